@@ -1,0 +1,113 @@
+//! A batch: label these pictures.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::names::ObjectRef;
+use crate::strict::Problem;
+
+/// Pictures to classify with one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// The model's `model.json`.
+    pub model: ObjectRef,
+    /// The pictures.
+    pub images: Vec<ImageRef>,
+    /// How many labels a picture.
+    #[serde(default = "five")]
+    pub top_k: u32,
+    /// Labels with a lower score are left out.
+    #[serde(default)]
+    pub threshold: f64,
+}
+
+/// One picture in the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRef {
+    /// What the producer calls it: a path or an address, repeated in the result.
+    pub image: String,
+    /// The file.
+    pub object: ObjectRef,
+}
+
+/// What a batch came to: one entry a picture, in the order of the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchOutcome {
+    /// One entry a picture.
+    pub images: Vec<ImageOutcome>,
+}
+
+/// One picture's labels, or why it has none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageOutcome {
+    /// The picture, as the job called it.
+    pub image: String,
+    /// Its labels or its error.
+    #[serde(flatten)]
+    pub verdict: ImageVerdict,
+}
+
+/// Labels or an error, never both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageVerdict {
+    /// The best labels, best first.
+    Predictions(Vec<Prediction>),
+    /// Why there are none.
+    Error(ImageError),
+}
+
+/// One label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    /// The label's text.
+    pub label: String,
+    /// Its position among the model's outputs, from 0.
+    pub index: u32,
+    /// Softmax probability, 0 to 1.
+    pub score: f64,
+}
+
+/// Why one picture has no labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageError {
+    /// A stable code: `decode_failed`, `too_large`, `unsupported_format`, `not_found`, `altered`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Pictures a batch may hold.
+const MOST_IMAGES: usize = 1_000;
+
+impl Batch {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first one out of range, by its key.
+    pub fn check(&self) -> Result<(), Problem> {
+        if !(1..=MOST_IMAGES).contains(&self.images.len()) {
+            return Err(Problem::new(
+                "batch.images",
+                format!("{} pictures", self.images.len()),
+                "1 to 1000 are accepted",
+            ));
+        }
+        if !(1..=1_000).contains(&self.top_k) {
+            return Err(Problem::new("batch.top_k", self.top_k, "1 to 1000 is accepted"));
+        }
+        if !(0.0..=1.0).contains(&self.threshold) {
+            return Err(Problem::new("batch.threshold", self.threshold, "0 to 1 is accepted"));
+        }
+        Ok(())
+    }
+}
+
+fn five() -> u32 {
+    5
+}

@@ -1,0 +1,137 @@
+//! A result: what a job came to, committed once in the store and then published.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BatchOutcome, Kind, TrialOutcome};
+use crate::names::{JobId, Name, ObjectRef};
+
+/// What a job came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobResult {
+    /// The job's id.
+    pub id: JobId,
+    /// Its run.
+    pub run: Name,
+    /// Its kind.
+    pub kind: Kind,
+    /// How it ended.
+    pub status: Status,
+    /// The worker that committed it.
+    pub worker: String,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// The SIMD path that computed it: `avx512`, `avx2`, `portable`. Equal inputs give equal bits on
+    /// one path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simd: Option<String>,
+    /// When it was committed.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub finished_at: Timestamp,
+    /// Where the time went.
+    pub durations: Durations,
+    /// What it cost.
+    pub costs: Cost,
+    /// The outcome, by kind, of a job that is `done`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// The outcome's place in the store, when it is too large for a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome_ref: Option<ObjectRef>,
+    /// Why a job `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+    /// Drawn by the writer, so that after a lost answer it knows its own write again.
+    pub nonce: String,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// With an outcome.
+    Done,
+    /// With an error that trying again would not heal, or after its last attempt.
+    Failed,
+    /// Somebody cancelled it first.
+    Cancelled,
+}
+
+/// An outcome, by kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A trial's.
+    Trial(Box<TrialOutcome>),
+    /// A batch's.
+    Batch(Box<BatchOutcome>),
+}
+
+/// Where the time went, in milliseconds, summed over all slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Durations {
+    /// Fetching what was not in the cache.
+    pub fetch_ms: u64,
+    /// Computing.
+    pub compute_ms: u64,
+}
+
+/// What a job cost, summed over all slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    /// Processor time of the executor, in milliseconds.
+    pub cpu_ms: u64,
+    /// Bytes read from the store; what the cache held costs nothing.
+    pub bytes_fetched: u64,
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorReport {
+    /// A stable code: `invalid_job`, `missing_object`, `altered_object`, `diverged`, `crashed`,
+    /// `failed`.
+    pub code: String,
+    /// What went wrong, for people.
+    pub message: String,
+    /// What lay beneath, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+}
+
+impl ErrorReport {
+    /// A report with `code` of `error` and everything beneath it.
+    pub fn of(code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
+        Self { code: code.into(), message: error.to_string(), causes }
+    }
+}
+
+impl std::fmt::Display for ErrorReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl JobResult {
+    /// The trial's outcome, where there is one.
+    pub fn trial(&self) -> Option<&TrialOutcome> {
+        match &self.outcome {
+            Some(Outcome::Trial(outcome)) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// The batch's outcome, where there is one.
+    pub fn batch(&self) -> Option<&BatchOutcome> {
+        match &self.outcome {
+            Some(Outcome::Batch(outcome)) => Some(outcome),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The queue seam: jobs to workers, results and progress back, words to all workers.
+//!
+//! Two implementations, [`rabbit`] for fleets and [`sqlite`] for one machine, pass one contract
+//! suite ([`contract_suite`], compiled for tests). Every publish of a job, a result, a retry or a
+//! dead letter is confirmed when its call returns; progress and heartbeats are not.
+//!
+//! Delivery is at least once. A delivery that is neither acknowledged nor released comes again, to
+//! another consumer, marked `redelivered`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::contract::{Control, Heartbeat, Job, JobResult, Kind, Progress};
+use crate::names::Name;
+
+/// A queue of jobs and its side channels. Cheap to share; reconnects by itself: a call that fails
+/// with [`QueueError::Unreachable`] may be made again.
+#[async_trait]
+pub trait Queue: Send + Sync + fmt::Debug {
+    /// Where it is, without credentials, for messages to people.
+    fn place(&self) -> String;
+
+    /// Publishes jobs, all confirmed when this returns. After an error some may have been published:
+    /// publishing them again is harmless, since a job's id makes its result one.
+    async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError>;
+
+    /// Starts to take jobs of `kind`, at most `prefetch` unsettled at once.
+    async fn consume(&self, kind: Kind, prefetch: u16) -> Result<Box<dyn Deliveries>, QueueError>;
+
+    /// Publishes a letter that comes to its kind's queue after about `delay` (the retry queues have
+    /// 5 s, 30 s, 2 min and 10 min; the nearest above is taken).
+    async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError>;
+
+    /// Puts away what cannot be done, with the reason.
+    async fn bury(&self, dead: &DeadLetter) -> Result<(), QueueError>;
+
+    /// Publishes a result to everyone who watches, and to `reply_to` where the job named one.
+    ///
+    /// A reply queue that is gone or refuses is logged and is no error: the result stands in the store.
+    async fn publish_result(&self, result: &JobResult, reply: Option<&Reply>) -> Result<(), QueueError>;
+
+    /// Tells watchers how a job moves on. Losing it is no error.
+    async fn publish_progress(&self, progress: &Progress);
+
+    /// Tells everyone that a worker is alive. Losing it is no error.
+    async fn publish_heartbeat(&self, heartbeat: &Heartbeat);
+
+    /// Says something to every worker.
+    async fn publish_control(&self, control: &Control) -> Result<(), QueueError>;
+
+    /// Watches one run's results and progress, or with `None` all runs' and the workers' heartbeats.
+    /// What was published before is not seen: watchers reconcile with the store.
+    async fn watch(&self, run: Option<&Name>) -> Result<Box<dyn Events>, QueueError>;
+
+    /// What is said to every worker from now on.
+    async fn listen(&self) -> Result<Box<dyn Controls>, QueueError>;
+
+    /// How much lies where.
+    async fn depths(&self) -> Result<Vec<Depth>, QueueError>;
+
+    /// Up to `most` dead letters, oldest first, left where they are.
+    async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;
+}
+
+/// A stream of deliveries. Dropping it stops consuming; unsettled deliveries come again elsewhere.
+#[async_trait]
+pub trait Deliveries: Send {
+    /// The next delivery. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost: consume again.
+    async fn next(&mut self) -> Result<Delivery, QueueError>;
+}
+
+/// A stream of results, progress and heartbeats.
+#[async_trait]
+pub trait Events: Send {
+    /// The next event. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost: watch again and reconcile with the store.
+    async fn next(&mut self) -> Result<Event, QueueError>;
+}
+
+/// A stream of words to all workers.
+#[async_trait]
+pub trait Controls: Send {
+    /// The next word. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost: listen again.
+    async fn next(&mut self) -> Result<Control, QueueError>;
+}
+
+/// Something a watcher sees.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A job ended.
+    Result(Box<JobResult>),
+    /// A job moved on.
+    Progress(Box<Progress>),
+    /// A worker is alive.
+    Heartbeat(Box<Heartbeat>),
+}
+
+/// A job as it travels: its body, untouched from the client's hand to the last retry, and what goes
+/// with it in properties and headers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Letter {
+    /// Whose queue it belongs to.
+    pub kind: Kind,
+    /// The job, as JSON.
+    pub body: Vec<u8>,
+    /// What goes with it.
+    pub headers: Headers,
+}
+
+/// What goes with a job and is not part of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Headers {
+    /// Fresh for every publish of ours; a redelivery keeps it. Empty when a client sent none.
+    pub message_id: String,
+    /// Where a client wants its results too.
+    pub reply: Option<Reply>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Which slice of the job this delivery is to compute, from 0 (header `gannet-slice`).
+    pub slice: u32,
+    /// Attempts that were spent so far (header `gannet-attempts`, as JSON).
+    pub attempts: Attempts,
+}
+
+/// A client's own results queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The queue (`reply_to`).
+    pub queue: String,
+    /// Repeated in the answer (`correlation_id`).
+    pub correlation_id: Option<String>,
+}
+
+impl Reply {
+    /// Whether a client may name this queue: not ours, not the broker's, direct reply-to apart.
+    pub fn is_allowed(&self) -> bool {
+        let ours = self.queue.starts_with("gannet.") || self.queue.starts_with("amq.");
+        !self.queue.is_empty() && self.queue.len() <= 255 && (!ours || self.queue.starts_with("amq.rabbitmq.reply-to"))
+    }
+}
+
+/// Attempts that a job has spent, by what ended them. Each has a budget of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Attempts {
+    /// The executor reported an error.
+    pub errors: u32,
+    /// The executor died.
+    pub crashes: u32,
+    /// The worker was lost or stopped.
+    pub preemptions: u32,
+}
+
+/// A letter in a worker's hands.
+pub struct Delivery {
+    /// What was delivered.
+    pub letter: Letter,
+    /// Whether an earlier delivery of it was not settled.
+    pub redelivered: bool,
+    /// Cancelled when it can no longer be settled (the connection or the lease is lost): drop the
+    /// work, it has gone to somebody else.
+    pub lost: CancellationToken,
+    /// Settles it.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// Settles one delivery, once.
+#[async_trait]
+pub trait Receipt: Send + Sync {
+    /// It is done with.
+    async fn ack(self: Box<Self>) -> Result<(), QueueError>;
+
+    /// Somebody else may have it, now.
+    async fn release(self: Box<Self>) -> Result<(), QueueError>;
+}
+
+/// A job that could not be done, or a message that is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetter {
+    /// Which queue it came from.
+    pub kind: Kind,
+    /// A stable code: `unreadable`, `error`, `crash`, `preemption`.
+    pub reason: String,
+    /// The last error, outermost first.
+    pub errors: Vec<String>,
+    /// What was tried.
+    pub attempts: Attempts,
+    /// The worker that gave up.
+    pub worker: String,
+    /// The body: text where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// The body where it is not UTF-8, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_hex: Option<String>,
+    /// When, RFC 3339.
+    pub at: jiff::Timestamp,
+}
+
+/// Messages in one queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Depth {
+    /// Its name.
+    pub queue: String,
+    /// Messages nobody has taken.
+    pub ready: u64,
+    /// Messages in workers' hands, where the broker tells.
+    pub unsettled: Option<u64>,
+    /// Consumers.
+    pub consumers: u64,
+}
+
+/// What can go wrong with a queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Nobody answers there, or the connection was lost. Try again.
+    #[error("the queue at {place} cannot be reached: {reason}")]
+    Unreachable {
+        /// Where, without credentials.
+        place: String,
+        /// What was tried and what came back.
+        reason: String,
+    },
+    /// It answers, and refuses: credentials, permissions, a queue of another shape.
+    #[error("the queue at {place} refused {what}: {reason}")]
+    Refused {
+        /// Where, without credentials.
+        place: String,
+        /// What was asked.
+        what: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A message that is too large to publish.
+    #[error("a message of {size} bytes is over the limit of {limit}: put what it holds into the store and refer to it")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+impl QueueError {
+    /// Whether the same call may succeed later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+impl Letter {
+    /// The first letter of a job: slice 0, a fresh message id.
+    pub fn new(job: &Job) -> Self {
+        let body = serde_json::to_vec(job).expect("a job is plain data");
+        Self { kind: job.kind(), body, headers: Headers { message_id: fresh_message_id(), ..Headers::default() } }
+    }
+
+    /// The same job as another publish, with a fresh message id.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let mut letter = self.clone();
+        letter.headers.message_id = fresh_message_id();
+        letter
+    }
+}
+
+impl DeadLetter {
+    /// A dead letter of `letter`, its body kept whole.
+    pub fn of(letter: &Letter, reason: &str, errors: Vec<String>, worker: &str) -> Self {
+        let text = String::from_utf8(letter.body.clone());
+        let (job, job_hex) = match text {
+            Ok(text) => (Some(text), None),
+            Err(error) => (None, Some(hex::encode(error.as_bytes()))),
+        };
+        Self {
+            kind: letter.kind,
+            reason: reason.into(),
+            errors,
+            attempts: letter.headers.attempts,
+            worker: worker.into(),
+            job,
+            job_hex,
+            at: jiff::Timestamp::now(),
+        }
+    }
+}
+
+/// A message id that no other publish has.
+pub fn fresh_message_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Depths by queue name.
+pub fn by_name(depths: Vec<Depth>) -> BTreeMap<String, Depth> {
+    depths.into_iter().map(|depth| (depth.queue.clone(), depth)).collect()
+}

@@ -1,0 +1,103 @@
+//! What lies where in the store. The only place that spells a key.
+
+use crate::digest::Digest;
+use crate::names::{JobId, Key, Name};
+
+fn key(text: String) -> Key {
+    Key::new(text).expect("made of checked names")
+}
+
+/// `runs`
+pub fn runs() -> Key {
+    key("runs".into())
+}
+
+/// `runs/<run>`: everything of one run.
+pub fn run(run: &Name) -> Key {
+    key(format!("runs/{run}"))
+}
+
+/// `runs/<run>/run.json`: what was asked.
+pub fn run_manifest(run: &Name) -> Key {
+    key(format!("runs/{run}/run.json"))
+}
+
+/// `runs/<run>/results`: one object a job.
+pub fn results(run: &Name) -> Key {
+    key(format!("runs/{run}/results"))
+}
+
+/// `runs/<run>/results/<job>.json`: the first writer's result.
+pub fn result(run: &Name, job: &JobId) -> Key {
+    key(format!("runs/{run}/results/{job}.json"))
+}
+
+/// `runs/<run>/outcomes/<job>-<nonce>.json`: an outcome that is too large for a message.
+pub fn outcome(run: &Name, job: &JobId, nonce: &str) -> Key {
+    key(format!("runs/{run}/outcomes/{job}-{nonce}.json"))
+}
+
+/// `runs/<run>/checkpoints/<job>/<slice>.json`: which delivery ended the slice, and with what.
+pub fn checkpoint_record(run: &Name, job: &JobId, slice: u32) -> Key {
+    key(format!("runs/{run}/checkpoints/{job}/{slice:06}.json"))
+}
+
+/// `runs/<run>/checkpoints/<job>/<sha256>.safetensors`: tensors, by content.
+pub fn checkpoint_tensors(run: &Name, job: &JobId, digest: Digest) -> Key {
+    key(format!("runs/{run}/checkpoints/{job}/{digest}.safetensors"))
+}
+
+/// `runs/<run>/attempts/<job>`: one object an attempt that began on a redelivery.
+pub fn attempts(run: &Name, job: &JobId) -> Key {
+    key(format!("runs/{run}/attempts/{job}"))
+}
+
+/// `runs/<run>/attempts/<job>/<id>`.
+pub fn attempt(run: &Name, job: &JobId, id: &str) -> Key {
+    key(format!("runs/{run}/attempts/{job}/{id}"))
+}
+
+/// `runs/<run>/images/<sha256>`: an uploaded picture, by content.
+pub fn image(run: &Name, digest: Digest) -> Key {
+    key(format!("runs/{run}/images/{digest}"))
+}
+
+/// `runs/<run>/cancelled`: the run's cancel marker.
+pub fn cancelled(run: &Name) -> Key {
+    key(format!("runs/{run}/cancelled"))
+}
+
+/// `datasets`
+pub fn datasets() -> Key {
+    key("datasets".into())
+}
+
+/// `datasets/<name>/current`: the digest in use.
+pub fn dataset_current(name: &Name) -> Key {
+    key(format!("datasets/{name}/current"))
+}
+
+/// `datasets/<name>/<digest>/<file>`.
+pub fn dataset_file(name: &Name, digest: Digest, file: &str) -> Key {
+    key(format!("datasets/{name}/{digest}/{file}"))
+}
+
+/// `models`
+pub fn models() -> Key {
+    key("models".into())
+}
+
+/// `models/<name>/current`: the digest in use.
+pub fn model_current(name: &Name) -> Key {
+    key(format!("models/{name}/current"))
+}
+
+/// `models/<name>/<digest>/<file>`.
+pub fn model_file(name: &Name, digest: Digest, file: &str) -> Key {
+    key(format!("models/{name}/{digest}/{file}"))
+}
+
+/// `probe/<id>`: what the probe at start writes and removes.
+pub fn probe(id: &str) -> Key {
+    key(format!("probe/{id}"))
+}

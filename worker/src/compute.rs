@@ -1,0 +1,113 @@
+//! The numbers: training, testing and classifying. Knows files and tensors; knows no queue, no store,
+//! no cache.
+//!
+//! Everything here runs inside an executor process, on one thread unless told otherwise, and is
+//! deterministic: same files, same job, same SIMD path, same bits, however a trial was cut into slices.
+
+use std::path::Path;
+
+use shared::contract::{Dataset, EpochMetrics, Metrics, Trial};
+
+/// A trial and the files it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingJob<'a> {
+    /// What to train.
+    pub trial: &'a Trial,
+    /// The manifest that `trial.data.dataset` names.
+    pub dataset: &'a Dataset,
+    /// The training split's file.
+    pub train: &'a Path,
+    /// The checkpoint to go on from.
+    pub resume: Option<&'a Path>,
+    /// Where to write the kept parameters, or the checkpoint. It does not exist yet.
+    pub out: &'a Path,
+}
+
+/// Told after every step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Share of the trial that is done, 0 to 1.
+    pub fraction: f64,
+    /// The epoch that has just ended, if one has.
+    pub epoch: Option<EpochMetrics>,
+}
+
+/// What to do after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Go,
+    /// Write a checkpoint and stop.
+    Pause,
+}
+
+/// How training ended.
+#[derive(Debug, Clone)]
+pub enum Ended {
+    /// `out` holds the kept parameters.
+    Finished(Trained),
+    /// `out` holds a checkpoint: parameters, the best so far, optimiser state and position.
+    Paused,
+}
+
+/// What training came to.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// One entry an epoch, those of earlier slices included.
+    pub epochs: Vec<EpochMetrics>,
+    /// The epoch (from 1) whose parameters `out` holds.
+    pub best_epoch: u32,
+    /// Those parameters on the validation rows.
+    pub validation: Metrics,
+    /// Numbers in the network that are trained.
+    pub parameter_count: u64,
+    /// Whether it ended before its last epoch.
+    pub stopped_early: bool,
+}
+
+/// Why something could not be computed. None of these heals by trying again on the same files.
+#[derive(Debug, thiserror::Error)]
+pub enum ComputeError {
+    /// The job does not fit its dataset or model.
+    #[error("the job cannot be computed: {0}")]
+    InvalidJob(String),
+    /// A file is not what its manifest says.
+    #[error("the file of {what} cannot be used: {problem}")]
+    BadFile {
+        /// What it should hold.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The loss is no longer a finite number.
+    #[error("the loss became {loss} in epoch {epoch}: try a smaller learning rate")]
+    Diverged {
+        /// The loss.
+        loss: f64,
+        /// Epoch, from 1.
+        epoch: u32,
+    },
+    /// candle refused an operation: a defect of ours.
+    #[error("the tensor library failed")]
+    Tensor(#[from] candle_core::Error),
+    /// The disk failed.
+    #[error("cannot {what}")]
+    Disk {
+        /// What was tried, with the file.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl ComputeError {
+    /// The stable code of an [`shared::contract::ErrorReport`].
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidJob(_) => "invalid_job",
+            Self::BadFile { .. } => "altered_object",
+            Self::Diverged { .. } => "diverged",
+            Self::Tensor(_) | Self::Disk { .. } => "failed",
+        }
+    }
+}
