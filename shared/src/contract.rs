@@ -24,7 +24,7 @@ pub use job::{Job, Kind, Work};
 pub use model::{Model, ModelConfig, Preprocessing};
 pub use network::{Activation, Layer, Network, Op, Padding, PoolPadding, Size};
 pub use progress::{Heartbeat, Progress, Running};
-pub use result::{Cost, Durations, ErrorReport, JobResult, Outcome, Status};
+pub use result::{Cost, Durations, ErrorCode, ErrorReport, JobResult, Outcome, Status};
 pub use shapes::{Init, NetworkError, Parameter, Shape};
 pub use training::{EarlyStop, Objective, Optimizer, Schedule, Training};
 pub use trial::{EpochMetrics, Evaluate, Metrics, Trial, TrialData, TrialOutcome};

@@ -5,6 +5,7 @@
 
 pub mod contract;
 pub mod digest;
+pub mod logs;
 pub mod names;
 pub mod queue;
 pub mod random;

@@ -37,7 +37,8 @@ pub struct JobResult {
     /// The outcome, by kind, of a job that is `done`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The outcome's place in the store, when it is too large for a message.
+    /// In a message only, in place of an outcome that is too large for one: the whole result in the
+    /// store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome_ref: Option<ObjectRef>,
     /// Why a job `failed`.
@@ -93,9 +94,8 @@ pub struct Cost {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorReport {
-    /// A stable code: `invalid_job`, `missing_object`, `altered_object`, `diverged`, `crashed`,
-    /// `failed`.
-    pub code: String,
+    /// Which sort of failure it is.
+    pub code: ErrorCode,
     /// What went wrong, for people.
     pub message: String,
     /// What lay beneath, outermost first.
@@ -103,17 +103,52 @@ pub struct ErrorReport {
     pub causes: Vec<String>,
 }
 
+/// Sorts of failures. Which of them are tried again is decided in one place, on the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The job does not fit its dataset or model.
+    InvalidJob,
+    /// An object that the job names is not in the store.
+    MissingObject,
+    /// An object is not what its sha256 or its manifest says.
+    AlteredObject,
+    /// The loss became infinite or not a number: a point of the search space that does not train.
+    Diverged,
+    /// The executor died.
+    Crashed,
+    /// Too many workers were lost with this job in hand.
+    Preempted,
+    /// Anything else.
+    Failed,
+}
+
+impl ErrorCode {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "invalid_job",
+            Self::MissingObject => "missing_object",
+            Self::AlteredObject => "altered_object",
+            Self::Diverged => "diverged",
+            Self::Crashed => "crashed",
+            Self::Preempted => "preempted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl ErrorReport {
     /// A report with `code` of `error` and everything beneath it.
-    pub fn of(code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+    pub fn of(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
-        Self { code: code.into(), message: error.to_string(), causes }
+        Self { code, message: error.to_string(), causes }
     }
 }
 
 impl std::fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.code, self.message)?;
+        write!(f, "{}: {}", self.code.as_str(), self.message)?;
         self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }

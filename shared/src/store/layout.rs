@@ -32,11 +32,6 @@ pub fn result(run: &Name, job: &JobId) -> Key {
     key(format!("runs/{run}/results/{job}.json"))
 }
 
-/// `runs/<run>/outcomes/<job>-<nonce>.json`: an outcome that is too large for a message.
-pub fn outcome(run: &Name, job: &JobId, nonce: &str) -> Key {
-    key(format!("runs/{run}/outcomes/{job}-{nonce}.json"))
-}
-
 /// `runs/<run>/checkpoints/<job>/<slice>.json`: which delivery ended the slice, and with what.
 pub fn checkpoint_record(run: &Name, job: &JobId, slice: u32) -> Key {
     key(format!("runs/{run}/checkpoints/{job}/{slice:06}.json"))
