@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use shared::contract::{Dataset, EpochMetrics, Metrics, Trial};
+use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
 /// A trial and the files it needs.
 #[derive(Debug, Clone, Copy)]
@@ -101,13 +101,13 @@ pub enum ComputeError {
 }
 
 impl ComputeError {
-    /// The stable code of an [`shared::contract::ErrorReport`].
-    pub fn code(&self) -> &'static str {
+    /// Which sort of failure it is.
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::InvalidJob(_) => "invalid_job",
-            Self::BadFile { .. } => "altered_object",
-            Self::Diverged { .. } => "diverged",
-            Self::Tensor(_) | Self::Disk { .. } => "failed",
+            Self::InvalidJob(_) => ErrorCode::InvalidJob,
+            Self::BadFile { .. } => ErrorCode::AlteredObject,
+            Self::Diverged { .. } => ErrorCode::Diverged,
+            Self::Tensor(_) | Self::Disk { .. } => ErrorCode::Failed,
         }
     }
 }

@@ -1,2 +1,176 @@
-//! w
-fn main() {}
+//! `gannet-worker`: joins a fleet (or an embedded folder) and works until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use shared::contract::Kind;
+use shared::logs::{self, LogFormat};
+use shared::settings::{Places, QueuePlace};
+use shared::{queue, store};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use worker::settings::{CACHE_LIMIT, SLICE, STALL, WorkerSettings, cores};
+use worker::{Patience, executor, work};
+
+/// Takes jobs from the queue, computes them in executor processes, commits their results to the store.
+///
+/// Where to work is read from the environment: `GANNET_AMQP_URL` (amqp://user:password@host:5672/%2f)
+/// and `GANNET_STORE` (s3://bucket/prefix, with `AWS_*` and `GANNET_S3_ENDPOINT`). Without them the
+/// worker joins the embedded folder `GANNET_HOME` (./.gannet).
+///
+/// SIGTERM or Ctrl-C: takes no more jobs, lets running trials make a checkpoint, ends. A second one
+/// ends at once; nothing is lost either way.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  gannet-worker\n  gannet-worker --slots 4 --kinds trial\n  GANNET_AMQP_URL=amqp://guest:guest@localhost GANNET_STORE=s3://gannet GANNET_S3_ENDPOINT=http://localhost:9000 gannet-worker"
+)]
+struct Arguments {
+    /// Jobs computed at once, one executor process each [default: the number of cores]
+    #[arg(long, env = "GANNET_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: Option<u32>,
+    /// Threads of each executor. One is fastest as long as there are jobs for every core
+    #[arg(long, env = "GANNET_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Kinds of jobs to take, the preferred first
+    #[arg(long, env = "GANNET_KINDS", value_delimiter = ',', default_value = "trial,batch", value_parser = kind)]
+    kinds: Vec<Kind>,
+    /// Folder of the cache; workers of one host may share it [default: GANNET_HOME/cache]
+    #[arg(long, env = "GANNET_CACHE")]
+    cache: Option<PathBuf>,
+    /// The cache's size limit, in MiB
+    #[arg(long, env = "GANNET_CACHE_MIB", default_value_t = CACHE_LIMIT >> 20)]
+    cache_mib: u64,
+    /// How long a delivery may train before the trial goes on as another one, like 5m or 20s
+    #[arg(long, env = "GANNET_SLICE", default_value_t = SLICE.into())]
+    slice: humantime::Duration,
+    /// Longest silence of a computing executor before it is killed, like 15m
+    #[arg(long, env = "GANNET_STALL", default_value_t = STALL.into())]
+    stall: humantime::Duration,
+    /// This worker's name, unique in the fleet [default: HOST-PID]
+    #[arg(long, env = "GANNET_WORKER_NAME")]
+    name: Option<String>,
+    /// Run executors also where the system cannot shut them off from the network
+    #[arg(long, env = "GANNET_UNSANDBOXED")]
+    unsandboxed: bool,
+    /// What to log, like `info` or `warn,worker=debug`
+    #[arg(long, env = "GANNET_LOG", default_value = "info")]
+    log: String,
+    /// Form of log lines: `text` or `json`
+    #[arg(long, env = "GANNET_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "`trial` or `batch` is accepted".into())
+}
+
+fn main() -> ExitCode {
+    executor::run_if_asked();
+    let arguments = Arguments::parse();
+    if let Err(error) = logs::start(&arguments.log, arguments.log_format) {
+        eprintln!("gannet-worker: {error}");
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("gannet-worker: cannot start its threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gannet-worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let places = Places::read(&|name| std::env::var(name).ok())?;
+    let settings = settings(&arguments, &places)?;
+    let drain = CancellationToken::new();
+    stop_on_signals(drain.clone())?;
+    let patience = Patience::default();
+    let queue = loop {
+        match queue::open(&places).await {
+            Err(error) if error.is_passing() && matches!(places.queue, QueuePlace::Amqp(_)) => {
+                tokio::select! {
+                    () = patience.wait(&error) => {}
+                    () = drain.cancelled() => return Ok(()),
+                }
+            }
+            opened => break opened?,
+        }
+    };
+    let store = loop {
+        let opened = async {
+            let store = store::open(&places).await?;
+            store::probe::probe(&store).await?;
+            Ok::<_, store::StoreError>(store)
+        };
+        match opened.await {
+            Err(error) if error.is_passing() => {
+                tokio::select! {
+                    () = patience.wait(&error) => {}
+                    () = drain.cancelled() => return Ok(()),
+                }
+            }
+            opened => break opened?,
+        }
+    };
+    tracing::info!(queue = %queue.place(), store = %store.place(), "connected");
+    work(settings, queue, store, drain).await
+}
+
+fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSettings> {
+    let cache = arguments.cache.clone().unwrap_or_else(|| places.home.join("cache"));
+    let mut settings = WorkerSettings::new(cache).context("find this program's own file")?;
+    settings.slots = arguments.slots.unwrap_or_else(cores);
+    settings.kinds = arguments.kinds.clone();
+    settings.kinds.dedup();
+    settings.cache_limit = arguments.cache_mib << 20;
+    settings.slice = at_least(arguments.slice, Duration::from_secs(1), "--slice")?;
+    settings.executor.stall = at_least(arguments.stall, Duration::from_secs(1), "--stall")?;
+    settings.executor.threads = arguments.threads;
+    settings.executor.unsandboxed = arguments.unsandboxed;
+    if let Some(name) = &arguments.name {
+        settings.name = shared::names::Name::new(name.as_str()).context("read --name")?.to_string();
+    }
+    Ok(settings)
+}
+
+fn at_least(duration: humantime::Duration, least: Duration, flag: &str) -> anyhow::Result<Duration> {
+    anyhow::ensure!(
+        *duration >= least,
+        "{flag} is {duration}: at least {} is accepted",
+        humantime::format_duration(least)
+    );
+    Ok(*duration)
+}
+
+/// The first signal drains, the second ends the process at once.
+fn stop_on_signals(drain: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                tracing::info!("drains: takes no more jobs, lets running trials make a checkpoint");
+                drain.cancel();
+            }
+        }
+        tracing::warn!("ends at once");
+        std::process::exit(130);
+    });
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What supervisor and executor say to each other: one JSON document a line, over the executor's
+//! standard input and output. Files go by path, never through the pipes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use shared::contract::{Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Trial};
+
+/// To the executor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Train, from the start or from a checkpoint.
+    Train {
+        /// What to train.
+        trial: Box<Trial>,
+        /// The dataset's manifest.
+        dataset: Box<Dataset>,
+        /// The training split.
+        train: PathBuf,
+        /// The checkpoint to go on from.
+        resume: Option<PathBuf>,
+        /// Where the parameters or the checkpoint go; it does not exist yet.
+        out: PathBuf,
+    },
+    /// Measure parameters on a split.
+    Evaluate {
+        /// What was trained.
+        trial: Box<Trial>,
+        /// The dataset's manifest.
+        dataset: Box<Dataset>,
+        /// The split.
+        split: PathBuf,
+        /// The parameters.
+        checkpoint: PathBuf,
+    },
+    /// Label pictures.
+    Classify {
+        /// The model's manifest.
+        model: Box<Model>,
+        /// Its weights. A model whose weights are at the same path as the last one's stays loaded.
+        weights: PathBuf,
+        /// What the producer calls each picture, and its file.
+        images: Vec<(String, PathBuf)>,
+        /// Labels a picture.
+        top_k: u32,
+        /// Lower scores are left out.
+        threshold: f64,
+    },
+    /// End training with a checkpoint at the next step.
+    Pause,
+}
+
+/// From the executor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Say {
+    /// It takes orders.
+    Ready,
+    /// Training moved on.
+    Step {
+        /// Share that is done, 0 to 1.
+        fraction: f64,
+        /// The epoch that has just ended, if one has.
+        epoch: Option<EpochMetrics>,
+    },
+    /// The order is done with.
+    Report {
+        /// Processor time it took, in milliseconds.
+        cpu_ms: u64,
+        /// What it came to.
+        report: Report,
+    },
+}
+
+/// What an order came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// `out` holds the kept parameters.
+    Trained {
+        /// One entry an epoch.
+        epochs: Vec<EpochMetrics>,
+        /// The epoch whose parameters were kept, from 1.
+        best_epoch: u32,
+        /// Those parameters on the validation rows.
+        validation: Metrics,
+        /// Numbers in the network that are trained.
+        parameter_count: u64,
+        /// Whether it ended before its last epoch.
+        stopped_early: bool,
+    },
+    /// `out` holds a checkpoint.
+    Paused,
+    /// The parameters on the split.
+    Evaluated(Metrics),
+    /// One entry a picture.
+    Classified(Vec<ImageOutcome>),
+    /// It could not be computed.
+    Failed(ErrorReport),
+}

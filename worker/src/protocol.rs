@@ -1,0 +1,344 @@
+//! What to do with a delivery, step by step: the commit protocol as pure code.
+//!
+//! [`Protocol`] asks, the world answers, until it asks to settle. It holds no payload and does no
+//! I/O, so that the code a worker runs can also be run by a model checker. The rules it keeps:
+//!
+//! 1. A result is committed by a create-only write before it is published, and published before its
+//!    delivery is acknowledged; whoever finds a result publishes it again, since its writer may have died.
+//! 2. Slice `n + 1` is published only by the delivery that the checkpoint of slice `n` names. Its
+//!    redelivery has the same message id, so nothing is lost; a duplicate finds another's name and ends.
+//! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins.
+
+use shared::contract::Kind;
+use shared::queue::Attempts;
+
+/// How many attempts of each sort a job has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budgets {
+    /// Errors that the executor reported.
+    pub errors: u32,
+    /// Deaths of the executor.
+    pub crashes: u32,
+    /// Losses of the worker.
+    pub preemptions: u32,
+}
+
+impl Default for Budgets {
+    /// Errors and crashes mostly come from the job itself and come again; a fleet on spot machines
+    /// loses workers all the time.
+    fn default() -> Self {
+        Self { errors: 3, crashes: 3, preemptions: 20 }
+    }
+}
+
+/// What the protocol wants done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ask {
+    /// Look for the run's cancel marker. Answer: [`Answer::Cancelled`] or [`Answer::Absent`].
+    LookCancelled,
+    /// Look for the job's result. Answer: [`Answer::Result`] or [`Answer::Absent`].
+    LookResult,
+    /// Look for this slice's checkpoint. Answer: [`Answer::Checkpoint`] or [`Answer::Absent`].
+    LookCheckpoint,
+    /// Record in the store that a lost worker took an attempt with it, and count them. Answer:
+    /// [`Answer::Preemptions`].
+    RecordAttempt,
+    /// Fetch and compute. Answer: [`Answer::Computed`].
+    Compute,
+    /// Create the result object from what was computed, or from the failure. Answer:
+    /// [`Answer::Committed`] if it is ours, else [`Answer::Result`] with what stands there.
+    CommitResult,
+    /// Upload the tensors, create the checkpoint record. Answer: [`Answer::Checkpoint`] with who won.
+    CommitCheckpoint,
+    /// Publish the result that stands in the store; wait for the confirm. Answer: [`Answer::Done`].
+    PublishResult,
+    /// Publish the job's next slice; wait for the confirm. Answer: [`Answer::Done`].
+    PublishNextSlice,
+    /// Publish the job to a retry queue with these attempts; wait for the confirm. Answer: [`Answer::Done`].
+    PublishRetry(Spent),
+    /// Put the job away with the reason; wait for the confirm. Answer: [`Answer::Done`].
+    Bury,
+    /// Acknowledge the delivery. The last step.
+    Ack,
+    /// Give the delivery back. The last step.
+    Release,
+}
+
+/// Which attempt was spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Spent {
+    /// One more error.
+    Error,
+    /// One more crash.
+    Crash,
+}
+
+/// What the world says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// It is not there.
+    Absent,
+    /// The run is cancelled or deleted.
+    Cancelled,
+    /// A result stands in the store.
+    Result(Found),
+    /// A checkpoint of this slice stands in the store.
+    Checkpoint {
+        /// Whether it names this delivery's message id.
+        mine: bool,
+    },
+    /// The result object is ours.
+    Committed,
+    /// Attempts that lost workers took with them, this one included.
+    Preemptions(u32),
+    /// What computing came to.
+    Computed(Computed),
+}
+
+/// A result that somebody committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Found {
+    /// The job is done, or failed by its own nature, or was cancelled.
+    Settled,
+    /// It failed and belongs among the dead letters.
+    Buried,
+}
+
+/// What computing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Computed {
+    /// There is an outcome.
+    Finished,
+    /// The slice is over; there is a checkpoint to commit.
+    Paused,
+    /// It was stopped before there was anything to keep.
+    Stopped,
+    /// The run was cancelled meanwhile.
+    Cancelled,
+    /// It failed and would fail again; the outcome is that failure (a diverged trial).
+    Hopeless,
+    /// It failed and would fail again, by somebody's mistake.
+    Mistaken,
+    /// It failed and may go well the next time.
+    Error,
+    /// The executor died.
+    Crash,
+}
+
+/// One delivery's way. Feed answers to [`Protocol::next`] until it asks to settle.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Protocol {
+    kind: Kind,
+    redelivered: bool,
+    slice: u32,
+    attempts: [u32; 2],
+    budgets: Budgets,
+    asked: Option<Ask>,
+    bury: bool,
+}
+
+impl Protocol {
+    /// The protocol of one delivery.
+    pub fn new(kind: Kind, slice: u32, redelivered: bool, attempts: Attempts, budgets: Budgets) -> Self {
+        let attempts = [attempts.errors, attempts.crashes];
+        Self { kind, redelivered, slice, attempts, budgets, asked: None, bury: false }
+    }
+
+    /// The first question.
+    pub fn start(&mut self) -> Ask {
+        self.ask(Ask::LookCancelled)
+    }
+
+    /// The next question after `answer` to the last one.
+    ///
+    /// # Panics
+    /// On an answer that does not belong to the question: a defect of the caller.
+    pub fn next(&mut self, answer: Answer) -> Ask {
+        let asked = self.asked.expect("started");
+        let next = match (asked, answer) {
+            (Ask::LookCancelled, Answer::Cancelled) => Ask::Ack,
+            // A batch delivered for the first time has no past: nothing to look for.
+            (Ask::LookCancelled, Answer::Absent) if self.kind == Kind::Trial || self.redelivered => Ask::LookResult,
+            (Ask::LookCancelled, Answer::Absent) => Ask::Compute,
+
+            (Ask::LookResult | Ask::CommitResult, Answer::Result(found)) => {
+                self.bury = found == Found::Buried && (self.redelivered || asked == Ask::CommitResult);
+                Ask::PublishResult
+            }
+            (Ask::LookResult, Answer::Absent) if self.kind == Kind::Trial => Ask::LookCheckpoint,
+            (Ask::LookResult, Answer::Absent) => self.before_compute(),
+
+            (Ask::LookCheckpoint | Ask::CommitCheckpoint, Answer::Checkpoint { mine: true }) => Ask::PublishNextSlice,
+            (Ask::LookCheckpoint | Ask::CommitCheckpoint, Answer::Checkpoint { mine: false }) => Ask::Ack,
+            (Ask::LookCheckpoint, Answer::Absent) => self.before_compute(),
+
+            (Ask::RecordAttempt, Answer::Preemptions(count)) if count > self.budgets.preemptions => self.fail(),
+            (Ask::RecordAttempt, Answer::Preemptions(_)) => Ask::Compute,
+
+            (Ask::Compute, Answer::Computed(computed)) => self.computed(computed),
+
+            (Ask::CommitResult, Answer::Committed) => Ask::PublishResult,
+            (Ask::PublishResult, Answer::Done) if self.bury => Ask::Bury,
+            (Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishRetry(_) | Ask::Bury, Answer::Done) => Ask::Ack,
+            (asked, answer) => unreachable!("{answer:?} is no answer to {asked:?}"),
+        };
+        self.ask(next)
+    }
+
+    fn ask(&mut self, ask: Ask) -> Ask {
+        self.asked = Some(ask);
+        ask
+    }
+
+    fn before_compute(&self) -> Ask {
+        if self.redelivered { Ask::RecordAttempt } else { Ask::Compute }
+    }
+
+    fn computed(&mut self, computed: Computed) -> Ask {
+        let [errors, crashes] = self.attempts;
+        match computed {
+            Computed::Finished | Computed::Hopeless => Ask::CommitResult,
+            Computed::Paused => Ask::CommitCheckpoint,
+            Computed::Stopped => Ask::Release,
+            Computed::Cancelled => Ask::Ack,
+            Computed::Error if errors + 1 < self.budgets.errors => Ask::PublishRetry(Spent::Error),
+            Computed::Crash if crashes + 1 < self.budgets.crashes => Ask::PublishRetry(Spent::Crash),
+            Computed::Mistaken | Computed::Error | Computed::Crash => self.fail(),
+        }
+    }
+
+    fn fail(&mut self) -> Ask {
+        self.bury = true;
+        Ask::CommitResult
+    }
+
+    /// Whether the failure to commit belongs among the dead letters.
+    pub fn buries(&self) -> bool {
+        self.bury
+    }
+
+    /// The slice this delivery is to compute.
+    pub fn slice(&self) -> u32 {
+        self.slice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(protocol: &mut Protocol, answers: &[Answer]) -> Vec<Ask> {
+        let mut asks = vec![protocol.start()];
+        asks.extend(answers.iter().map(|answer| protocol.next(*answer)));
+        asks
+    }
+
+    fn trial(redelivered: bool, attempts: Attempts) -> Protocol {
+        Protocol::new(Kind::Trial, 0, redelivered, attempts, Budgets::default())
+    }
+
+    #[test]
+    fn a_trial_looks_computes_commits_publishes_and_acks_in_this_order() {
+        let answers = [
+            Answer::Absent,
+            Answer::Absent,
+            Answer::Absent,
+            Answer::Computed(Computed::Finished),
+            Answer::Committed,
+            Answer::Done,
+        ];
+        let asks = walk(&mut trial(false, Attempts::default()), &answers);
+        let expected = [
+            Ask::LookCancelled,
+            Ask::LookResult,
+            Ask::LookCheckpoint,
+            Ask::Compute,
+            Ask::CommitResult,
+            Ask::PublishResult,
+            Ask::Ack,
+        ];
+        assert_eq!(asks, expected);
+    }
+
+    #[test]
+    fn a_fresh_batch_looks_for_nothing_but_the_cancel_marker() {
+        let mut batch = Protocol::new(Kind::Batch, 0, false, Attempts::default(), Budgets::default());
+        assert_eq!(walk(&mut batch, &[Answer::Absent]), [Ask::LookCancelled, Ask::Compute]);
+    }
+
+    #[test]
+    fn a_found_result_is_published_again_and_acked() {
+        let answers = [Answer::Absent, Answer::Result(Found::Settled), Answer::Done];
+        let asks = walk(&mut trial(true, Attempts::default()), &answers);
+        assert_eq!(asks[2..], [Ask::PublishResult, Ask::Ack]);
+    }
+
+    #[test]
+    fn only_the_delivery_that_the_checkpoint_names_goes_on() {
+        for (mine, next) in [(true, Ask::PublishNextSlice), (false, Ask::Ack)] {
+            let found = walk(
+                &mut trial(true, Attempts::default()),
+                &[Answer::Absent, Answer::Absent, Answer::Checkpoint { mine }],
+            );
+            assert_eq!(found[3], next, "found, mine: {mine}");
+            let answers = [
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Computed(Computed::Paused),
+                Answer::Checkpoint { mine },
+            ];
+            let committed = walk(&mut trial(false, Attempts::default()), &answers);
+            assert_eq!(committed[4..], [Ask::CommitCheckpoint, next], "committed, mine: {mine}");
+        }
+    }
+
+    #[test]
+    fn a_redelivery_counts_an_attempt_before_it_computes() {
+        let answers = [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Preemptions(1)];
+        let asks = walk(&mut trial(true, Attempts::default()), &answers);
+        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::Compute]);
+        let spent = Answer::Preemptions(Budgets::default().preemptions + 1);
+        let answers =
+            [Answer::Absent, Answer::Absent, Answer::Absent, spent, Answer::Committed, Answer::Done, Answer::Done];
+        let asks = walk(&mut trial(true, Attempts::default()), &answers);
+        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::CommitResult, Ask::PublishResult, Ask::Bury, Ask::Ack]);
+    }
+
+    #[test]
+    fn budgets_are_counted_apart() {
+        let attempts = Attempts { errors: 2, crashes: 0, preemptions: 0 };
+        let computed = |computed| [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Computed(computed)];
+        let last = |computed_as| *walk(&mut trial(false, attempts), &computed(computed_as)).last().expect("some");
+        assert_eq!(last(Computed::Error), Ask::CommitResult);
+        assert_eq!(last(Computed::Crash), Ask::PublishRetry(Spent::Crash));
+    }
+
+    #[test]
+    fn a_stop_gives_back_and_a_cancel_acks() {
+        let computed = |computed| [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Computed(computed)];
+        let last = |how| *walk(&mut trial(false, Attempts::default()), &computed(how)).last().expect("some");
+        assert_eq!(last(Computed::Stopped), Ask::Release);
+        assert_eq!(last(Computed::Cancelled), Ask::Ack);
+        assert_eq!(walk(&mut trial(true, Attempts::default()), &[Answer::Cancelled]).last(), Some(&Ask::Ack));
+    }
+
+    #[test]
+    fn a_mistake_is_buried_and_a_diverged_trial_is_not() {
+        let answers = |computed| {
+            [
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Computed(computed),
+                Answer::Committed,
+                Answer::Done,
+            ]
+        };
+        let last = |how| *walk(&mut trial(false, Attempts::default()), &answers(how)).last().expect("some");
+        assert_eq!(last(Computed::Mistaken), Ask::Bury);
+        assert_eq!(last(Computed::Hopeless), Ask::Ack);
+    }
+}

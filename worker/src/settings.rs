@@ -1,0 +1,78 @@
+//! How a worker works: read and checked once, before any connection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shared::contract::Kind;
+
+use crate::executor::ExecutorSettings;
+use crate::protocol::Budgets;
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Its name, unique in the fleet.
+    pub name: String,
+    /// Executors it keeps, one job each.
+    pub slots: u32,
+    /// The kinds of jobs it takes, the preferred first.
+    pub kinds: Vec<Kind>,
+    /// The cache's folder; processes of one host may share it.
+    pub cache: PathBuf,
+    /// The cache's size limit in bytes.
+    pub cache_limit: u64,
+    /// How long one delivery may train before the trial goes on as another delivery.
+    pub slice: Duration,
+    /// How many attempts a job has.
+    pub budgets: Budgets,
+    /// How executors are started.
+    pub executor: ExecutorSettings,
+}
+
+/// Default of [`WorkerSettings::slice`]: far below any broker's consumer timeout (30 min), and short
+/// enough that a lost worker costs little.
+pub const SLICE: Duration = Duration::from_secs(5 * 60);
+/// Default of [`WorkerSettings::cache_limit`].
+pub const CACHE_LIMIT: u64 = 20 * 1024 * 1024 * 1024;
+/// Default of [`ExecutorSettings::stall`]: one step of the largest network that is sensible on a CPU,
+/// many times over.
+pub const STALL: Duration = Duration::from_secs(15 * 60);
+
+impl WorkerSettings {
+    /// Defaults, with executors made of this very program.
+    ///
+    /// # Errors
+    /// The program's own file cannot be found.
+    pub fn new(cache: PathBuf) -> std::io::Result<Self> {
+        // The link outlives a replacement of the file by an upgrade, and names the program that runs.
+        let link = PathBuf::from("/proc/self/exe");
+        let program = if link.exists() { link } else { std::env::current_exe()? };
+        Ok(Self {
+            name: format!("{}-{}", hostname(), std::process::id()),
+            slots: cores(),
+            kinds: Kind::ALL.to_vec(),
+            cache,
+            cache_limit: CACHE_LIMIT,
+            slice: SLICE,
+            budgets: Budgets::default(),
+            executor: ExecutorSettings { program, threads: 1, unsandboxed: false, stall: STALL },
+        })
+    }
+}
+
+/// Processors this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+/// This machine's name.
+pub fn hostname() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the length passed is the buffer's, and a name that is cut short need not be terminated.
+    let failed = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) } != 0;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    match std::str::from_utf8(&name[..end]) {
+        Ok(name) if !failed && !name.is_empty() => name.to_owned(),
+        _ => "localhost".to_owned(),
+    }
+}

@@ -1,0 +1,415 @@
+//! Carries a delivery through the [protocol](crate::protocol): the only place that acknowledges, and
+//! only after the result is committed and its publication confirmed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::RngExt as _;
+use shared::contract::{Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE, Outcome, Status, TrialOutcome};
+use shared::digest::Digest;
+use shared::names::ObjectRef;
+use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
+use shared::store::{StoreError, layout};
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::{self, CheckpointRecord};
+use crate::executor::Report;
+use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
+use crate::step::{self, Ended, Finished, Stops, Warm};
+use crate::supervisor::Context;
+
+/// Why a delivery was left where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// It can no longer be settled: it has gone to somebody else.
+    #[error("the delivery was lost")]
+    Lost,
+    /// The queue did not take what was to be published. The delivery comes again.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The store refuses this worker (no job can be done here), or a drain ended the wait for it.
+    #[error(transparent)]
+    Store(StoreError),
+    /// What stands in the store of this job cannot be used.
+    #[error("what the store holds of this job cannot be used")]
+    Job(#[source] StoreError),
+}
+
+/// The first wait before a job is tried again; it doubles with each attempt.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// The longest.
+const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
+
+/// Takes a delivery to its end.
+///
+/// # Errors
+/// It could not be settled here; it will be delivered again, and nothing is lost.
+pub async fn settle(context: &Context, warm: &mut Warm, delivery: Delivery, drain: &CancellationToken) -> Result<(), Fault> {
+    let Delivery { letter, redelivered, lost, receipt } = delivery;
+    let job = match read(&letter) {
+        Ok(job) => job,
+        Err(problem) => {
+            tracing::warn!(kind = %letter.kind, bytes = letter.body.len(), problem, "a message that is no job goes to the dead letters");
+            let dead = DeadLetter::of(&letter, "unreadable", vec![problem], &context.settings.name);
+            context.queue.bury(&dead).await?;
+            return Ok(receipt.ack().await?);
+        }
+    };
+    let running = context.running(&job);
+    let protocol = Protocol::new(job.kind(), letter.headers.slice, redelivered, letter.headers.attempts, context.settings.budgets);
+    let stops = Stops { drain: drain.clone(), lost };
+    let mut hands = Hands { context, job: &job, letter: &letter, warm, stops, preemptions: 0, ended: None, failure: None, result: None, scratch: None };
+    let settled = hands.carry(protocol, receipt).await;
+    drop(running);
+    settled
+}
+
+fn read(letter: &Letter) -> Result<Job, String> {
+    if letter.body.len() > MAX_MESSAGE {
+        return Err(format!("the message has {} bytes: at most {MAX_MESSAGE} are accepted", letter.body.len()));
+    }
+    if let Some(reply) = &letter.headers.reply
+        && !reply.is_allowed()
+    {
+        return Err(format!("`reply_to` is `{}`: names that begin with `gannet.` or `amq.` are refused (direct reply-to is accepted)", reply.queue));
+    }
+    let job = Job::parse(&letter.body).map_err(|problem| problem.to_string())?;
+    if job.kind() != letter.kind {
+        return Err(format!("a {} stands in the queue of {} jobs", job.kind(), letter.kind));
+    }
+    Ok(job)
+}
+
+/// What the protocol's questions are answered with.
+struct Hands<'a> {
+    context: &'a Context,
+    job: &'a Job,
+    letter: &'a Letter,
+    warm: &'a mut Warm,
+    stops: Stops,
+    preemptions: u32,
+    ended: Option<(Ended, step::Spent)>,
+    failure: Option<ErrorReport>,
+    result: Option<JobResult>,
+    /// Removed when the delivery is settled.
+    scratch: Option<Scratch>,
+}
+
+impl Hands<'_> {
+    async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
+        let mut ask = protocol.start();
+        loop {
+            tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
+            let answer = match ask {
+                Ask::Ack => {
+                    receipt.ack().await?;
+                    self.context.settled();
+                    return Ok(());
+                }
+                Ask::Release => return Ok(receipt.release().await?),
+                ask => self.answer(ask, &protocol).await,
+            };
+            ask = match answer {
+                Ok(answer) => protocol.next(answer),
+                Err(Fault::Lost) => return Err(Fault::Lost),
+                Err(Fault::Job(error)) => {
+                    // Somebody damaged the run: nothing can be committed, so nothing is decided here.
+                    self.failure = Some(ErrorReport::of(ErrorCode::AlteredObject, &error));
+                    self.bury().await?;
+                    return Ok(receipt.ack().await?);
+                }
+                Err(fault) => {
+                    // It goes back at once instead of waiting for its lease to lapse.
+                    if let Err(error) = receipt.release().await {
+                        tracing::debug!(%error, "cannot give a delivery back");
+                    }
+                    return Err(fault);
+                }
+            };
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask, protocol: &Protocol) -> Result<Answer, Fault> {
+        let (context, job) = (self.context, self.job);
+        let store = context.store.as_ref();
+        match ask {
+            Ask::LookCancelled => {
+                let cancelled = self.patiently(async || context.cancels.is_cancelled(&job.run).await).await?;
+                Ok(if cancelled { Answer::Cancelled } else { Answer::Absent })
+            }
+            Ask::LookResult => {
+                let found = self.patiently(async || commit::find_result(store, &job.run, &job.id).await).await?;
+                Ok(self.found(found).map_or(Answer::Absent, Answer::Result))
+            }
+            Ask::LookCheckpoint => {
+                let slice = protocol.slice();
+                let found = self.patiently(async || commit::find_checkpoint(store, job, slice).await).await?;
+                Ok(found.map_or(Answer::Absent, |record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
+            }
+            Ask::RecordAttempt => self.record_attempt().await,
+            Ask::Compute => self.compute(protocol).await,
+            Ask::CommitResult => self.commit_result(protocol).await,
+            Ask::CommitCheckpoint => self.commit_checkpoint(protocol.slice()).await,
+            Ask::PublishResult => self.publish_result().await,
+            Ask::PublishNextSlice => {
+                let mut next = self.letter.again();
+                next.headers.slice = protocol.slice() + 1;
+                context.queue.publish(&[next]).await?;
+                Ok(Answer::Done)
+            }
+            Ask::PublishRetry(spent) => self.publish_retry(spent).await,
+            Ask::Bury => self.bury().await,
+            Ask::Ack | Ask::Release => unreachable!("settled by the caller"),
+        }
+    }
+
+    /// Asks the store until it answers: an outage is no fault of the job.
+    async fn patiently<T>(&self, mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, Fault> {
+        loop {
+            let error = match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) if error.is_passing() => error,
+                Err(error @ StoreError::Refused { .. }) => return Err(Fault::Store(error)),
+                Err(error) => return Err(Fault::Job(error)),
+            };
+            tokio::select! {
+                () = self.context.patience.wait(&error) => {}
+                () = self.stops.lost.cancelled() => return Err(Fault::Lost),
+                // Given back: whoever comes next may reach the store.
+                () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),
+            }
+        }
+    }
+
+    /// This delivery's identity: its message id, which redeliveries keep. A client that sends none
+    /// gets one of its job's content; then a duplicate of the job costs work, but no result.
+    fn identity(&self) -> String {
+        let id = &self.letter.headers.message_id;
+        if id.is_empty() { Digest::of(&self.letter.body).to_string() } else { id.clone() }
+    }
+
+    fn found(&mut self, found: Option<JobResult>) -> Option<Found> {
+        self.result = found;
+        self.result.as_ref().map(commit::judge)
+    }
+
+    async fn record_attempt(&mut self) -> Result<Answer, Fault> {
+        let (store, run, id) = (self.context.store.as_ref(), &self.job.run, &self.job.id);
+        let key = layout::attempt(run, id, &uuid::Uuid::new_v4().to_string());
+        self.patiently(async || store.put(&key, bytes::Bytes::from_static(b"{}")).await).await?;
+        let recorded = self.patiently(async || store.children(&layout::attempts(run, id)).await).await?;
+        self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
+        let lost = self.preemptions;
+        self.failure = Some(ErrorReport {
+            code: ErrorCode::Preempted,
+            message: format!("{lost} workers were lost with this job in hand"),
+            causes: Vec::new(),
+        });
+        Ok(Answer::Preemptions(lost))
+    }
+
+    async fn compute(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
+        let (store, slice) = (self.context.store.as_ref(), protocol.slice());
+        let resume = match slice.checked_sub(1) {
+            None => None,
+            Some(last) => self.patiently(async || commit::find_checkpoint(store, self.job, last).await).await?,
+        };
+        if slice > 0 && resume.is_none() {
+            let message = format!("the checkpoint of slice {} is gone: was the run deleted?", slice - 1);
+            self.failure = Some(ErrorReport { code: ErrorCode::MissingObject, message, causes: Vec::new() });
+            return Ok(Answer::Computed(Computed::Mistaken));
+        }
+        let scratch = Scratch::new(&self.context.scratch);
+        let (ended, mut spent) = step::run(self.context, self.job, resume.as_ref(), self.warm, &scratch.0, &self.stops).await;
+        self.scratch = Some(scratch);
+        if let Some(record) = &resume {
+            spent.durations = sum_durations(spent.durations, record.durations);
+            spent.costs = sum_costs(spent.costs, record.costs);
+        }
+        let computed = match &ended {
+            Ended::Finished(_) => Computed::Finished,
+            Ended::Paused(_) => Computed::Paused,
+            Ended::Stopped => Computed::Stopped,
+            Ended::Cancelled => Computed::Cancelled,
+            Ended::Lost => return Err(Fault::Lost),
+            Ended::Failed(report) => {
+                tracing::warn!(job.id = %self.job.id, run = %self.job.run, error = %report, "a job failed");
+                self.failure = Some(report.clone());
+                verdict(report.code)
+            }
+            Ended::Refused(_) => {
+                let Ended::Refused(error) = ended else { unreachable!("just matched") };
+                return Err(Fault::Store(error));
+            }
+        };
+        self.ended = Some((ended, spent));
+        Ok(Answer::Computed(computed))
+    }
+
+    async fn commit_result(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
+        let store = self.context.store.as_ref();
+        let (ended, spent) = self.ended.take().unwrap_or((Ended::Stopped, step::Spent::default()));
+        let outcome = match ended {
+            Ended::Finished(finished) => Some(self.outcome(finished, protocol.slice()).await?),
+            _ => None,
+        };
+        let attempts = self.letter.headers.attempts;
+        let result = JobResult {
+            id: self.job.id.clone(),
+            run: self.job.run.clone(),
+            kind: self.job.kind(),
+            status: if outcome.is_some() { Status::Done } else { Status::Failed },
+            worker: self.context.settings.name.clone(),
+            attempt: attempts.errors + attempts.crashes + self.preemptions + 1,
+            simd: outcome.is_some().then(|| crate::compute::simd_path().to_owned()),
+            finished_at: Timestamp::now(),
+            durations: spent.durations,
+            costs: spent.costs,
+            error: if outcome.is_some() { None } else { self.failure.clone() },
+            outcome,
+            outcome_ref: None,
+            nonce: uuid::Uuid::new_v4().to_string(),
+        };
+        let theirs = self.patiently(async || commit::create_result(store, &result).await).await?;
+        self.drop_checkpoint(protocol.slice()).await;
+        if theirs.is_some() {
+            return Ok(Answer::Result(self.found(theirs).expect("just found")));
+        }
+        self.result = Some(result);
+        Ok(Answer::Committed)
+    }
+
+    async fn outcome(&self, finished: Finished, slice: u32) -> Result<Outcome, Fault> {
+        let store = self.context.store.as_ref();
+        Ok(match finished {
+            Finished::Evaluated(outcome) => Outcome::Trial(outcome),
+            Finished::Classified(outcome) => Outcome::Batch(Box::new(outcome)),
+            Finished::Trained { report, file } => {
+                let Report::Trained { epochs, best_epoch, validation, parameter_count, stopped_early } = report else {
+                    unreachable!("only a trained report is kept so")
+                };
+                let checkpoint = self.patiently(async || commit::upload_tensors(store, self.job, &file).await).await?;
+                let validation = Some(validation);
+                Outcome::Trial(Box::new(TrialOutcome {
+                    epochs,
+                    best_epoch,
+                    validation,
+                    test: None,
+                    checkpoint,
+                    parameter_count,
+                    slices: slice + 1,
+                    stopped_early,
+                }))
+            }
+        })
+    }
+
+    async fn commit_checkpoint(&mut self, slice: u32) -> Result<Answer, Fault> {
+        let store = self.context.store.as_ref();
+        let Some((Ended::Paused(file), spent)) = self.ended.take() else { unreachable!("only a paused step has a checkpoint") };
+        let tensors: ObjectRef = self.patiently(async || commit::upload_tensors(store, self.job, &file).await).await?;
+        let record = CheckpointRecord {
+            message_id: self.identity(),
+            tensors,
+            simd: crate::compute::simd_path().into(),
+            worker: self.context.settings.name.clone(),
+            durations: spent.durations,
+            costs: spent.costs,
+        };
+        let winner = self.patiently(async || commit::create_checkpoint(store, self.job, slice, &record).await).await?;
+        self.drop_checkpoint(slice).await;
+        Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
+    }
+
+    /// Removes the tensors that slice `slice` began with: the next commit stands, nobody needs them.
+    /// The record stays, so that a late duplicate finds it.
+    async fn drop_checkpoint(&self, slice: u32) {
+        let store = self.context.store.as_ref();
+        let Some(last) = slice.checked_sub(1) else { return };
+        let removed = async {
+            if let Some(record) = commit::find_checkpoint(store, self.job, last).await? {
+                store.delete(&record.tensors.key).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = removed.await {
+            tracing::debug!(%error, job.id = %self.job.id, "a superseded checkpoint stays");
+        }
+    }
+
+    async fn publish_result(&mut self) -> Result<Answer, Fault> {
+        let result = self.result.as_ref().expect("committed or found before it is published");
+        let body = serde_json::to_vec(result).expect("a result is plain data");
+        let by_reference = (body.len() > MAX_MESSAGE).then(|| JobResult {
+            outcome: None,
+            outcome_ref: Some(ObjectRef { key: layout::result(&result.run, &result.id), sha256: Digest::of(&body) }),
+            ..result.clone()
+        });
+        let published = by_reference.as_ref().unwrap_or(result);
+        self.context.queue.publish_result(published, self.letter.headers.reply.as_ref()).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
+        let mut next = self.letter.again();
+        let attempts = &mut next.headers.attempts;
+        match spent {
+            Spent::Error => attempts.errors += 1,
+            Spent::Crash => attempts.crashes += 1,
+        }
+        let wait = FIRST_RETRY.saturating_mul(1 << (attempts.errors + attempts.crashes).min(8)).min(LAST_RETRY);
+        // Full jitter: jobs that failed together do not come back together.
+        let delay = wait.mul_f64(rand::rng().random::<f64>());
+        self.context.queue.retry(&next, delay).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn bury(&mut self) -> Result<Answer, Fault> {
+        let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
+        let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
+        let errors = report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
+        let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
+        dead.attempts.preemptions = self.preemptions;
+        self.context.queue.bury(&dead).await?;
+        Ok(Answer::Done)
+    }
+}
+
+/// What a failure means for the job. Exhaustive, so that a new sort forces a decision.
+fn verdict(code: ErrorCode) -> Computed {
+    match code {
+        ErrorCode::Diverged => Computed::Hopeless,
+        ErrorCode::InvalidJob | ErrorCode::MissingObject | ErrorCode::AlteredObject => Computed::Mistaken,
+        ErrorCode::Crashed => Computed::Crash,
+        ErrorCode::Preempted | ErrorCode::Failed => Computed::Error,
+    }
+}
+
+fn sum_durations(a: Durations, b: Durations) -> Durations {
+    Durations { fetch_ms: a.fetch_ms + b.fetch_ms, compute_ms: a.compute_ms + b.compute_ms }
+}
+
+fn sum_costs(a: Cost, b: Cost) -> Cost {
+    Cost { cpu_ms: a.cpu_ms + b.cpu_ms, bytes_fetched: a.bytes_fetched + b.bytes_fetched }
+}
+
+/// A folder of one delivery's own, removed with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(parent: &std::path::Path) -> Self {
+        let path = parent.join(uuid::Uuid::new_v4().to_string());
+        if let Err(error) = std::fs::create_dir_all(&path) {
+            tracing::warn!(%error, path = %path.display(), "cannot create a scratch folder");
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left over: swept when the next worker starts.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,313 @@
+//! One job's step: fetch what it names, compute, hand back the outcome. Knows no broker.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use shared::contract::{
+    Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageVerdict, Job, Model, Trial,
+    TrialOutcome, Work,
+};
+use shared::names::ObjectRef;
+use shared::store::StoreError;
+use shared::strict;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{CacheError, Cached};
+use crate::cancel;
+use crate::commit::CheckpointRecord;
+use crate::executor::{Death, Executor, Order, Report, Say};
+use crate::supervisor::Context;
+
+/// What stops a step.
+#[derive(Debug, Clone)]
+pub struct Stops {
+    /// The worker drains: make a checkpoint, or give the job back.
+    pub drain: CancellationToken,
+    /// The delivery has gone to somebody else: drop everything.
+    pub lost: CancellationToken,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Ended {
+    /// There is an outcome.
+    Finished(Finished),
+    /// The slice is over; the file holds the checkpoint.
+    Paused(PathBuf),
+    /// It was stopped before there was anything to keep.
+    Stopped,
+    /// The run was cancelled.
+    Cancelled,
+    /// The delivery was lost.
+    Lost,
+    /// It failed.
+    Failed(ErrorReport),
+    /// The store refuses this worker, whatever the job: no job can be done here.
+    Refused(StoreError),
+}
+
+/// An outcome whose tensors are still a local file.
+#[derive(Debug)]
+pub enum Finished {
+    /// A trained network; its checkpoint has yet to be uploaded from the file.
+    Trained {
+        /// Everything else.
+        report: Report,
+        /// The kept parameters.
+        file: PathBuf,
+    },
+    /// A measured one.
+    Evaluated(Box<TrialOutcome>),
+    /// Labelled pictures.
+    Classified(BatchOutcome),
+}
+
+/// What a step cost, also when it failed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Time.
+    pub durations: Durations,
+    /// The rest.
+    pub costs: Cost,
+}
+
+/// A slot's executor, started when first needed and kept warm.
+#[derive(Debug, Default)]
+pub struct Warm(Option<Executor>);
+
+/// How long a drain waits for a checkpoint before it kills the executor and gives the job back.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Runs one step in `scratch`, an empty folder of its own.
+pub async fn run(context: &Context, job: &Job, resume: Option<&CheckpointRecord>, warm: &mut Warm, scratch: &Path, stops: &Stops) -> (Ended, Spent) {
+    let mut step = Step { context, job, stops, scratch, spent: Spent::default(), pins: Vec::new() };
+    let ended = match step.run(resume, warm).await {
+        Ok(ended) | Err(ended) => ended,
+    };
+    (ended, step.spent)
+}
+
+struct Step<'a> {
+    context: &'a Context,
+    job: &'a Job,
+    stops: &'a Stops,
+    scratch: &'a Path,
+    spent: Spent,
+    /// Keeps the files in the cache while they are used.
+    pins: Vec<Cached>,
+}
+
+/// `Err` is an early end, so that `?` leaves.
+type Early<T> = Result<T, Ended>;
+
+impl Step<'_> {
+    async fn run(&mut self, resume: Option<&CheckpointRecord>, warm: &mut Warm) -> Early<Ended> {
+        match &self.job.work {
+            Work::Trial(trial) => self.trial(trial, resume, warm).await,
+            Work::Batch(batch) => self.batch(batch, warm).await,
+        }
+    }
+
+    async fn trial(&mut self, trial: &Trial, resume: Option<&CheckpointRecord>, warm: &mut Warm) -> Early<Ended> {
+        let dataset: Dataset = self.manifest(&trial.data.dataset).await?;
+        dataset.check().map_err(|problem| invalid(format!("the dataset `{}`: {problem}", trial.data.dataset.key)))?;
+        let split = |name| dataset.split(name).map_err(|problem| invalid(problem.to_string()));
+        trial
+            .network
+            .check(&dataset.shape, dataset.classes as usize)
+            .map_err(|error| invalid(format!("trial.network.{error}")))?;
+        if let Some(evaluate) = &trial.evaluate {
+            let order = Order::Evaluate {
+                split: self.file(&split("test")?.object).await?,
+                checkpoint: self.file(&evaluate.checkpoint).await?,
+                trial: Box::new(trial.clone()),
+                dataset: Box::new(dataset.clone()),
+            };
+            let Report::Evaluated(metrics) = self.compute(&order, warm).await? else { return Err(nonsense()) };
+            return Ok(Ended::Finished(Finished::Evaluated(Box::new(TrialOutcome {
+                epochs: Vec::new(),
+                best_epoch: 0,
+                validation: None,
+                test: Some(metrics),
+                checkpoint: evaluate.checkpoint.clone(),
+                parameter_count: 0,
+                slices: 1,
+                stopped_early: false,
+            }))));
+        }
+        let out = self.scratch.join("out.safetensors");
+        let order = Order::Train {
+            train: self.file(&split("train")?.object).await?,
+            resume: match resume {
+                Some(record) => Some(self.file(&record.tensors).await?),
+                None => None,
+            },
+            trial: Box::new(trial.clone()),
+            dataset: Box::new(dataset.clone()),
+            out: out.clone(),
+        };
+        Ok(match self.compute(&order, warm).await? {
+            Report::Paused => Ended::Paused(out),
+            report @ Report::Trained { .. } => Ended::Finished(Finished::Trained { report, file: out }),
+            _ => return Err(nonsense()),
+        })
+    }
+
+    async fn batch(&mut self, batch: &Batch, warm: &mut Warm) -> Early<Ended> {
+        let model: Model = self.manifest(&batch.model).await?;
+        let weights = self.file(&model.weights).await?;
+        let (images, missing) = self.images(batch).await?;
+        let order = Order::Classify { model: Box::new(model), weights, images, top_k: batch.top_k, threshold: batch.threshold };
+        let Report::Classified(mut classified) = self.compute(&order, warm).await? else { return Err(nonsense()) };
+        // Back into the order of the job.
+        for (position, outcome) in missing {
+            classified.insert(position.min(classified.len()), outcome);
+        }
+        Ok(Ended::Finished(Finished::Classified(BatchOutcome { images: classified })))
+    }
+
+    /// The pictures' files, and the outcomes of those that cannot be had, by position: one missing
+    /// picture costs one line, not the batch.
+    async fn images(&mut self, batch: &Batch) -> Early<(Vec<(String, PathBuf)>, Vec<(usize, ImageOutcome)>)> {
+        let (mut files, mut missing) = (Vec::new(), Vec::new());
+        for (position, image) in batch.images.iter().enumerate() {
+            match self.file(&image.object).await {
+                Ok(path) => files.push((image.image.clone(), path)),
+                Err(Ended::Failed(ErrorReport { code: code @ (ErrorCode::MissingObject | ErrorCode::AlteredObject), message, .. })) => {
+                    let code = if code == ErrorCode::MissingObject { "not_found" } else { "altered" };
+                    let verdict = ImageVerdict::Error(ImageError { code: code.into(), message });
+                    missing.push((position, ImageOutcome { image: image.image.clone(), verdict }));
+                }
+                Err(ended) => return Err(ended),
+            }
+        }
+        Ok((files, missing))
+    }
+
+    async fn manifest<T: serde::de::DeserializeOwned>(&mut self, object: &ObjectRef) -> Early<T> {
+        let path = self.file(object).await?;
+        let bytes = tokio::fs::read(&path).await.map_err(|error| failed(ErrorCode::Failed, format!("cannot read {}: {error}", path.display())))?;
+        strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
+    }
+
+    /// A file from the cache. A store that cannot be reached is waited for: it is no fault of the job.
+    async fn file(&mut self, object: &ObjectRef) -> Early<PathBuf> {
+        let begun = Instant::now();
+        let fetch = async {
+            loop {
+                match self.context.cache.fetch(self.context.store.as_ref(), object).await {
+                    Err(CacheError::Store(error)) if error.is_passing() => self.context.patience.wait(&error).await,
+                    other => return other,
+                }
+            }
+        };
+        let fetched = tokio::select! {
+            fetched = fetch => fetched,
+            () = self.stops.lost.cancelled() => return Err(Ended::Lost),
+            () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+        };
+        let cached = fetched.map_err(|error| match error {
+            CacheError::Store(error @ StoreError::Refused { .. }) => Ended::Refused(error),
+            error => Ended::Failed(ErrorReport::of(error.code(), &error)),
+        })?;
+        if cached.bytes_fetched > 0 {
+            self.spent.durations.fetch_ms += millis(begun.elapsed());
+            self.spent.costs.bytes_fetched += cached.bytes_fetched;
+        }
+        let path = cached.path.clone();
+        self.pins.push(cached);
+        Ok(path)
+    }
+
+    async fn compute(&mut self, order: &Order, warm: &mut Warm) -> Early<Report> {
+        let begun = Instant::now();
+        let answered = self.answer(order, warm).await;
+        self.spent.durations.compute_ms += millis(begun.elapsed());
+        let (cpu_ms, report) = answered?;
+        self.spent.costs.cpu_ms += cpu_ms;
+        match report {
+            Report::Failed(report) => Err(Ended::Failed(report)),
+            report => Ok(report),
+        }
+    }
+
+    async fn answer(&mut self, order: &Order, warm: &mut Warm) -> Early<(u64, Report)> {
+        let mut executor = match warm.0.take() {
+            Some(executor) => executor,
+            None => Executor::start(&self.context.settings.executor).await.map_err(|death| crashed(&death))?,
+        };
+        let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let mut each = |said: Say| {
+            if let Say::Step { fraction, epoch } = said {
+                self.context.tell(self.job, fraction, epoch);
+            }
+        };
+        let mut cancelled = false;
+        let ran = {
+            let run = executor.run(order, &mut each, &pause, &give_up);
+            tokio::pin!(run);
+            let slice_over = sleep(self.context.settings.slice);
+            tokio::pin!(slice_over);
+            let grace = async {
+                self.stops.drain.cancelled().await;
+                sleep(GRACE).await;
+            };
+            tokio::pin!(grace);
+            loop {
+                tokio::select! {
+                    ran = &mut run => break ran,
+                    () = &mut slice_over, if !pause.is_cancelled() => pause.cancel(),
+                    () = self.stops.drain.cancelled(), if !pause.is_cancelled() => pause.cancel(),
+                    () = &mut grace, if !give_up.is_cancelled() => give_up.cancel(),
+                    () = self.stops.lost.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
+                    () = self.run_cancelled(), if !give_up.is_cancelled() => {
+                        cancelled = true;
+                        give_up.cancel();
+                    }
+                }
+            }
+        };
+        match ran {
+            Ok(answer) => {
+                warm.0 = Some(executor);
+                Ok(answer)
+            }
+            Err(Death::GivenUp) if cancelled => Err(Ended::Cancelled),
+            Err(Death::GivenUp) if self.stops.lost.is_cancelled() => Err(Ended::Lost),
+            Err(Death::GivenUp) => Err(Ended::Stopped),
+            Err(death) => Err(crashed(&death)),
+        }
+    }
+
+    /// Returns once the run is seen to be cancelled.
+    async fn run_cancelled(&self) {
+        loop {
+            sleep(cancel::FRESH).await;
+            // A store that does not answer now says nothing about the run.
+            if self.context.cancels.is_cancelled(&self.job.run).await.unwrap_or(false) {
+                return;
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn failed(code: ErrorCode, message: String) -> Ended {
+    Ended::Failed(ErrorReport { code, message, causes: Vec::new() })
+}
+
+fn invalid(message: String) -> Ended {
+    failed(ErrorCode::InvalidJob, message)
+}
+
+fn nonsense() -> Ended {
+    failed(ErrorCode::Failed, "the executor's report does not belong to its order".into())
+}
+
+fn crashed(death: &Death) -> Ended {
+    Ended::Failed(ErrorReport::of(ErrorCode::Crashed, death))
+}
