@@ -1,2 +1,19 @@
-//! w
-fn main() {}
+//! `gannet`: tunes networks and labels pictures, on a fleet or right here.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use producer::commands::Cli;
+
+fn main() -> ExitCode {
+    // The executors of the workers inside this command are this very program.
+    #[cfg(feature = "embedded")]
+    worker::executor::run_if_asked();
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gannet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: what can be asked, and what each answer prints.
+//!
+//! Data go to standard output, talk goes to standard error.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use shared::logs::{self, LogFormat};
+use shared::names::Name;
+
+use crate::report::Format;
+
+mod data;
+mod demo;
+mod model;
+mod results;
+mod schema;
+mod status;
+mod submit;
+mod tune;
+
+/// Tunes networks and labels pictures on a fleet of stateless workers, or right here.
+///
+/// Without any setting everything happens in the folder ./.gannet of this machine. With
+/// GANNET_AMQP_URL (RabbitMQ) and GANNET_STORE (s3://bucket/prefix, with AWS_* and
+/// GANNET_S3_ENDPOINT) the same commands enqueue, and `gannet-worker` processes do the work.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  gannet demo\n  gannet data push mnist/ --name mnist\n  gannet tune examples/digits.toml\n  gannet results digits-1 --format csv > trials.csv"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, like `info` or `warn,shared=debug`
+    #[arg(long, env = "GANNET_LOG", default_value = "warn", global = true, hide_default_value = true)]
+    log: String,
+    /// Form of log lines: `text` or `json`
+    #[arg(long, env = "GANNET_LOG_FORMAT", default_value = "text", global = true, hide_default_value = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tune a digit recogniser on this machine, from nothing to a report
+    Demo(demo::Arguments),
+    /// Run a study: train many variants of a network, find the best, test it once
+    Tune(tune::Arguments),
+    /// List a run's results
+    Results(results::Arguments),
+    /// Show queues, workers and runs
+    Status(status::Arguments),
+    /// Enqueue jobs written by hand or by another program
+    Submit(submit::Arguments),
+    /// Print the message contract as JSON Schema
+    Schema(schema::Arguments),
+    /// Bring data into the store
+    #[command(subcommand)]
+    Data(data::Command),
+    /// Make models of trained networks
+    #[command(subcommand)]
+    Model(model::Command),
+}
+
+/// How a listing is printed.
+#[derive(Debug, Clone, Copy, Args)]
+struct Listed {
+    /// `table` for people, `json` (one object a line) or `csv` for programs
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+/// How the workers inside this command work, where there is no fleet.
+#[derive(Debug, Clone, Args)]
+struct Embedded {
+    /// Trials computed at once on this machine, when it works without a fleet [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: Option<u32>,
+    /// Compute also where the system cannot shut executors off from the network
+    #[arg(long, env = "GANNET_UNSANDBOXED")]
+    unsandboxed: bool,
+}
+
+impl Embedded {
+    fn slots(&self) -> u32 {
+        self.workers.unwrap_or_else(cores)
+    }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+/// A run's name made of what it is and when it began.
+fn fresh_run(of: &Name) -> Name {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+    let stem: String = of.as_str().chars().take(40).collect();
+    Name::new(format!("{stem}-{now}")).expect("a name, a dash and digits")
+}
+
+/// Where a report goes unless the user says.
+fn report_path(given: Option<&PathBuf>, run: &Name) -> PathBuf {
+    given.cloned().unwrap_or_else(|| format!("gannet-{run}.html").into())
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// It could not be done; the error says what to do.
+    pub fn run(self) -> anyhow::Result<()> {
+        logs::start(&self.log, self.log_format).map_err(anyhow::Error::msg)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(async {
+            match self.command {
+                Command::Demo(arguments) => demo::run(arguments).await,
+                Command::Tune(arguments) => tune::run(arguments).await,
+                Command::Results(arguments) => results::run(arguments).await,
+                Command::Status(arguments) => status::run(arguments).await,
+                Command::Submit(arguments) => submit::run(arguments).await,
+                Command::Schema(arguments) => schema::run(&arguments),
+                Command::Data(command) => data::run(command).await,
+                Command::Model(command) => model::run(command).await,
+            }
+        })
+    }
+}
+
+/// A bar over bytes; nothing where there is no terminal.
+fn bytes_bar() -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{bar:30.green/dim} {bytes}/{total_bytes} · {eta} left");
+    let style = style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()).progress_chars("━╸─");
+    indicatif::ProgressBar::new(0).with_style(style)
+}
+
+fn show_bytes(bar: &indicatif::ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}

@@ -1,0 +1,147 @@
+//! `gannet demo`: the main job on this machine, from nothing to a report.
+//!
+//! A small study on handwritten digits, its best network as a model, and that model on test digits.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
+use shared::contract::{Batch, ImageRef, ImageVerdict, Job, JobResult, Work};
+use shared::digest::Digest;
+use shared::names::{JobId, Name, ObjectRef};
+use shared::store::{Store, layout};
+
+use super::tune::{Tuned, tune, with_workers};
+use super::{Embedded, Listed, fresh_run, report_path};
+use crate::data::{self, Table, mnist};
+use crate::drive::Drive;
+use crate::report;
+use crate::runs::{Asked, RunManifest};
+use crate::session::Session;
+use crate::study::Study;
+use crate::{listings, models};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  gannet demo\n  gannet demo --quick\n  gannet demo --data mnist/ --report digits.html")]
+pub(super) struct Arguments {
+    /// Fewer trials on fewer digits
+    #[arg(long)]
+    quick: bool,
+    /// A folder with the four MNIST files [default: ../shared/data/mnist, else a download, else digits drawn on the spot]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where the HTML report goes [default: gannet-RUN.html]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    embedded: Embedded,
+    #[command(flatten)]
+    listed: Listed,
+}
+
+const STUDY: &str = include_str!("demo/study.toml");
+const QUICK_STUDY: &str = include_str!("demo/quick.toml");
+/// Measures time against workers: a few equal trials.
+const RACE: &str = include_str!("demo/race.toml");
+/// Test digits that the winner labels.
+const PICTURES: usize = 100;
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let session = Session::open().await?;
+    let (table, source) = {
+        let (given, cache) = (arguments.data.clone(), session.places.home.join("mnist"));
+        tokio::task::spawn_blocking(move || mnist::find(given.as_deref(), &cache)).await??
+    };
+    eprintln!("data: {source}");
+    let name = Name::new("demo-digits").expect("a name");
+    data::push(session.store.as_ref(), &name, &table, &|_, _| ()).await?;
+
+    let text = if arguments.quick { QUICK_STUDY } else { STUDY };
+    let study = Study::parse(text, "the demo's study")?;
+    let run = fresh_run(&study.name);
+    let mut tuned = tune(&session, &study, text.into(), run.clone(), &arguments.embedded).await?;
+    let (winner, result) = tuned.trials.winner().context("no trial of the demo ended well")?;
+    let model = Name::new("demo-digits").expect("a name");
+    let (model_ref, _) = models::promote(session.store.as_ref(), winner, result, &model).await?;
+    eprintln!("model {model}: the network of {}", winner.id);
+
+    classify(&session, &arguments.embedded, &table, &model_ref).await?;
+    if session.places.is_embedded() {
+        tuned.times = race(&session, &arguments.embedded).await?;
+    }
+    let report_file = report_path(arguments.report.as_ref(), &run);
+    std::fs::write(&report_file, report::study_html(&tuned.summary())).with_context(|| format!("write the report `{}`", report_file.display()))?;
+    finish(&tuned, &arguments, &report_file)
+}
+
+fn finish(tuned: &Tuned, arguments: &Arguments, report_file: &std::path::Path) -> anyhow::Result<()> {
+    listings::trials(&tuned.trials).print(arguments.listed.format)?;
+    eprintln!("{}", tuned.verdict());
+    eprintln!("report: {}", report_file.display());
+    eprintln!("next: `gannet data push DIR --name NAME` and `gannet tune examples/digits.toml`");
+    Ok(())
+}
+
+/// Labels test digits with the winner, as a batch job like any other.
+async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: &ObjectRef) -> anyhow::Result<()> {
+    let run = fresh_run(&Name::new("demo-pictures").expect("a name"));
+    let (images, truth) = upload_digits(session.store.as_ref(), &run, table).await?;
+    let asked = Asked::Classification { model: model.clone(), images: images.len() as u64 };
+    RunManifest::new(run.clone(), asked).create(session.store.as_ref()).await?;
+    let id = JobId::new("b0000").expect("a letter and digits");
+    let batch = Batch { model: model.clone(), images, top_k: 3, threshold: 0.0 };
+    let job = Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) };
+    let results = with_workers(session, embedded, async |session: &Session| {
+        let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run };
+        drive.all(std::slice::from_ref(&job), &mut |_| ()).await
+    })
+    .await?;
+    let outcome = results.values().find_map(JobResult::batch).context("the pictures were not classified")?;
+    let best = |verdict: &ImageVerdict| match verdict {
+        ImageVerdict::Predictions(predictions) => predictions.first().cloned(),
+        ImageVerdict::Error(_) => None,
+    };
+    let labelled: Vec<_> = outcome.images.iter().zip(&truth).filter_map(|(image, truth)| Some((image, best(&image.verdict)?, *truth))).collect();
+    let right = labelled.iter().filter(|(_, prediction, truth)| prediction.index == *truth).count();
+    let mut talk = std::io::stderr().lock();
+    for (image, prediction, truth) in labelled.iter().take(5) {
+        writeln!(talk, "  {} is a {truth}: labelled {} ({:.1} %)", image.image, prediction.label, 100.0 * prediction.score)?;
+    }
+    writeln!(talk, "labelled {} test digits, {right} of them rightly", truth.len())?;
+    Ok(())
+}
+
+/// Puts test digits into the run's folder as PNG files, and says what each really is.
+async fn upload_digits(store: &dyn Store, run: &Name, table: &Table) -> anyhow::Result<(Vec<ImageRef>, Vec<u32>)> {
+    let split = table.splits.get("test").context("the data have no test split")?;
+    let &[1, height, width] = table.shape.as_slice() else { anyhow::bail!("the data are no grey pictures") };
+    let mut images = Vec::new();
+    for (index, pixels) in split.inputs.chunks_exact(height * width).take(PICTURES).enumerate() {
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png).write_image(pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::L8)?;
+        let sha256 = Digest::of(&png);
+        let key = layout::image(run, sha256);
+        store.put(&key, Bytes::from(png)).await?;
+        images.push(ImageRef { image: format!("test digit {index}"), object: ObjectRef { key, sha256 } });
+    }
+    let truth = split.labels.iter().take(images.len()).copied().collect();
+    Ok((images, truth))
+}
+
+/// The same trials with one worker, two, … up to the machine's: what a worker more is worth here.
+async fn race(session: &Session, embedded: &Embedded) -> anyhow::Result<Vec<(u32, f64)>> {
+    let study = Study::parse(RACE, "the demo's race")?;
+    let mut times = Vec::new();
+    let counts = std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n < embedded.slots()).chain([embedded.slots()]);
+    for workers in counts {
+        let run = Name::new(format!("{}-w{workers}", fresh_run(&study.name)))?;
+        let embedded = Embedded { workers: Some(workers), ..embedded.clone() };
+        let begun = Instant::now();
+        tune(session, &study, RACE.into(), run, &embedded).await?;
+        times.push((workers, begun.elapsed().as_secs_f64()));
+    }
+    Ok(times)
+}

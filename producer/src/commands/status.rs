@@ -1,0 +1,57 @@
+//! `gannet status`: queues, workers and runs at a glance.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shared::contract::Heartbeat;
+use shared::queue::{Event, Queue};
+use shared::store::layout;
+use tokio::time::{Instant, timeout_at};
+
+use super::Listed;
+use crate::listings;
+use crate::session::Session;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  gannet status\n  gannet status --listen 6s --format json")]
+pub(super) struct Arguments {
+    /// How long to listen to the workers' heartbeats; they come every five seconds
+    #[arg(long, value_name = "TIME", default_value = "6s")]
+    listen: humantime::Duration,
+    #[command(flatten)]
+    listed: Listed,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let session = Session::open().await?;
+    let depths = session.queue.depths().await?;
+    let runs = session.store.children(&layout::runs()).await?;
+    let workers = hear_workers(session.queue.as_ref(), arguments.listen.into()).await?;
+    let mut counted = Vec::new();
+    for run in runs {
+        let Ok(name) = shared::names::Name::new(run) else { continue };
+        let results = session.store.list(&layout::results(&name)).await?.len();
+        counted.push((name, results));
+    }
+    listings::status(&depths, workers.values(), &counted).print(arguments.listed.format)
+}
+
+async fn hear_workers(queue: &dyn Queue, listen: Duration) -> anyhow::Result<BTreeMap<String, Heartbeat>> {
+    let mut events = queue.watch(None).await?;
+    let mut workers = BTreeMap::new();
+    if listen > Duration::from_secs(2) {
+        eprintln!("listens to the workers for {} s", listen.as_secs());
+    }
+    let until = Instant::now() + listen;
+    while let Ok(event) = timeout_at(until, events.next()).await {
+        if let Event::Heartbeat(heartbeat) = event? {
+            // The last word of a worker that ends has no slots.
+            if heartbeat.slots == 0 {
+                workers.remove(&heartbeat.worker);
+            } else {
+                workers.insert(heartbeat.worker.clone(), *heartbeat);
+            }
+        }
+    }
+    Ok(workers)
+}

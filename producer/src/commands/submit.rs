@@ -1,0 +1,102 @@
+//! `gannet submit`: jobs written by hand or by another program.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use shared::contract::{Job, MAX_MESSAGE};
+use shared::queue::Letter;
+use shared::strict::{self, Problem};
+
+use super::{Embedded, Listed, tune::with_workers};
+use crate::bar::Bar;
+use crate::drive::Drive;
+use crate::listings;
+use crate::session::Session;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  gannet submit job.json\n  jq -c .jobs[] plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued.")]
+pub(super) struct Arguments {
+    /// A file of JSON jobs, one after another or in an array; `-` for standard input
+    file: PathBuf,
+    /// Waits for the results and lists them; without a fleet, computes them here
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    embedded: Embedded,
+    #[command(flatten)]
+    listed: Listed,
+}
+
+/// The largest input that is read, in bytes.
+const MOST_BYTES: u64 = 1 << 30;
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let name = if arguments.file.as_os_str() == "-" { "standard input".to_owned() } else { arguments.file.display().to_string() };
+    let mut text = Vec::new();
+    let read = if arguments.file.as_os_str() == "-" {
+        std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(&arguments.file).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut text))
+    };
+    read.with_context(|| format!("read jobs from {name}"))?;
+    let jobs = parse(&text).map_err(|problem| anyhow::anyhow!("{name}: {problem}: see `gannet schema job`; nothing was enqueued"))?;
+    if jobs.is_empty() {
+        bail!("{name} holds no jobs");
+    }
+    let session = Session::open().await?;
+    if !arguments.wait {
+        let letters: Vec<Letter> = jobs.iter().map(Letter::new).collect();
+        session.queue.publish(&letters).await?;
+        eprintln!("{} jobs enqueued", jobs.len());
+        return Ok(());
+    }
+    let results = with_workers(&session, &arguments.embedded, async |session: &Session| {
+        let mut bar = Bar::new("jobs", jobs.len(), None);
+        let mut results = Vec::new();
+        for run in runs_of(&jobs) {
+            let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run[0].run };
+            results.extend(drive.all(&run, &mut |news| bar.hear(&news)).await?.into_values());
+        }
+        bar.finish();
+        Ok(results)
+    })
+    .await?;
+    listings::results(results.iter()).print(arguments.listed.format)
+}
+
+/// Jobs by run, in the order of their first.
+fn runs_of(jobs: &[Job]) -> Vec<Vec<Job>> {
+    let mut runs: Vec<Vec<Job>> = Vec::new();
+    for job in jobs {
+        match runs.iter_mut().find(|run| run[0].run == job.run) {
+            Some(run) => run.push(job.clone()),
+            None => runs.push(vec![job.clone()]),
+        }
+    }
+    runs
+}
+
+/// Reads documents one after another; an array stands for its elements.
+fn parse(text: &[u8]) -> Result<Vec<Job>, Problem> {
+    let mut jobs = Vec::new();
+    for document in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
+        let document = document.map_err(|error| Problem { at: format!("document {}", jobs.len() + 1), what: format!("is not JSON: {error}") })?;
+        let documents = match document {
+            Value::Array(documents) => documents,
+            document => vec![document],
+        };
+        for document in documents {
+            let at = format!("job {}", jobs.len() + 1);
+            let size = document.to_string().len();
+            if size > MAX_MESSAGE {
+                return Err(Problem::new(at, format!("{size} bytes"), format!("at most {MAX_MESSAGE} are accepted")));
+            }
+            let job: Job = strict::from_value(&document).map_err(|problem| problem.inside(&at))?;
+            job.check().map_err(|problem| problem.inside(&at))?;
+            jobs.push(job);
+        }
+    }
+    Ok(jobs)
+}

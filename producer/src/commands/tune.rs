@@ -1,0 +1,152 @@
+//! `gannet tune`: a study from its file to its report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use shared::contract::{Job, JobResult};
+use shared::names::{JobId, Name};
+
+use super::{Embedded, Listed, fresh_run, report_path};
+use crate::bar::Bar;
+use crate::drive::Drive;
+use crate::report::{self, StudySummary};
+use crate::runs::{Asked, RunManifest, Trials};
+use crate::session::Session;
+use crate::study::{self, Study};
+use crate::{data, listings};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  gannet tune examples/digits.toml\n  gannet tune study.toml --run night-1 --format json > trials.jsonl\n\nThe same study and run name again take up where it was left.")]
+pub(super) struct Arguments {
+    /// The study file
+    study: PathBuf,
+    /// The run's name; one that exists is taken up [default: the study's name and the time]
+    #[arg(long)]
+    run: Option<Name>,
+    /// Where the HTML report goes [default: gannet-RUN.html]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    embedded: Embedded,
+    #[command(flatten)]
+    listed: Listed,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    // Everything that can be wrong without a connection first.
+    let text = std::fs::read_to_string(&arguments.study).with_context(|| format!("read the study `{}`", arguments.study.display()))?;
+    let study = Study::parse(&text, &arguments.study.display().to_string())?;
+    let session = Session::open().await?;
+    let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
+    let report_file = report_path(arguments.report.as_ref(), &name);
+    let tuned = tune(&session, &study, text, name, &arguments.embedded).await?;
+    let html = report::study_html(&tuned.summary());
+    std::fs::write(&report_file, html).with_context(|| format!("write the report `{}`", report_file.display()))?;
+    listings::trials(&tuned.trials).print(arguments.listed.format)?;
+    eprintln!("{}", tuned.verdict());
+    eprintln!("report: {}", report_file.display());
+    if tuned.trials.winner().is_none() {
+        bail!("no trial of the run `{}` ended well: `gannet results {}` says why", tuned.name, tuned.name);
+    }
+    Ok(())
+}
+
+/// A study that has run to its end.
+pub(super) struct Tuned {
+    pub(super) name: Name,
+    pub(super) study: Study,
+    pub(super) trials: Trials,
+    /// Workers and the seconds that the study took with them.
+    pub(super) times: Vec<(u32, f64)>,
+}
+
+impl Tuned {
+    pub(super) fn summary(&self) -> StudySummary {
+        StudySummary::new(&self.name, &self.study, &self.trials, &self.times)
+    }
+
+    pub(super) fn verdict(&self) -> String {
+        let Some((job, result)) = self.trials.winner() else { return format!("{}: no trial ended well", self.name) };
+        let validation = result.trial().and_then(|trial| trial.validation).map_or(f64::NAN, |metrics| metrics.error);
+        let test = self.trials.test_error().map_or_else(|| "its test failed".into(), |error| format!("test error {:.2} %", 100.0 * error));
+        format!("{}: the best of {} trials is {}: validation error {:.2} %, {test}", self.name, self.trials.trials.len(), job.id, 100.0 * validation)
+    }
+}
+
+/// Runs a study to its end: checks, enqueues, collects, tests the chosen trial once.
+pub(super) async fn tune(session: &Session, study: &Study, text: String, name: Name, embedded: &Embedded) -> anyhow::Result<Tuned> {
+    let store = session.store.as_ref();
+    let (dataset_ref, dataset) = data::resolve(store, &study.dataset).await?;
+    let jobs = study.trials(&dataset, &dataset_ref, &name)?;
+    let manifest = RunManifest::new(name.clone(), Asked::Study { text, dataset: dataset_ref });
+    manifest.create(store).await?;
+    eprintln!("run {name}: {} trials on {} ({})", jobs.len(), dataset.name, session.queue.place());
+    let begun = Instant::now();
+    let (results, workers) = with_workers(session, embedded, async |session: &Session| {
+        let mut bar = Bar::new("trials", jobs.len(), Some(study.objective));
+        let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &name };
+        let results = drive.all(&jobs, &mut |news| bar.hear(&news)).await;
+        bar.finish();
+        let mut results = results?;
+        let elapsed = begun.elapsed();
+        test_winner(&drive, &jobs, &mut results).await?;
+        Ok((results, elapsed))
+    })
+    .await
+    .map(|(results, elapsed)| (results, (used_workers(session, embedded), elapsed)))?;
+    Ok(Tuned { name, study: study.clone(), times: times(&results, workers), trials: Trials::new(jobs, results) })
+}
+
+/// The test split is touched here, once, by the chosen trial alone.
+async fn test_winner(drive: &Drive<'_>, jobs: &[Job], results: &mut BTreeMap<JobId, JobResult>) -> anyhow::Result<()> {
+    let trials: Vec<_> = jobs.iter().map(|job| (job.clone(), results.get(&job.id).cloned())).collect();
+    let Some(index) = study::winner(&trials) else { return Ok(()) };
+    let (job, result) = &trials[index];
+    let outcome = result.as_ref().and_then(JobResult::trial).context("the chosen trial has an outcome")?;
+    let test = study::test_job(job, outcome.checkpoint.clone()).context("make the test of the chosen trial")?;
+    results.append(&mut drive.all(&[test], &mut |_| ()).await?);
+    Ok(())
+}
+
+/// Slots that worked; unknown on a fleet, where the results name the workers.
+fn used_workers(session: &Session, embedded: &Embedded) -> Option<u32> {
+    session.places.is_embedded().then(|| embedded.slots())
+}
+
+/// Time against workers: what this run took, and what one worker would have taken, by the trials' own
+/// durations.
+fn times(results: &BTreeMap<JobId, JobResult>, (workers, elapsed): (Option<u32>, Duration)) -> Vec<(u32, f64)> {
+    let mut names: Vec<&str> = results.values().map(|result| result.worker.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let workers = workers.unwrap_or_else(|| u32::try_from(names.len()).unwrap_or(1).max(1));
+    vec![(workers, elapsed.as_secs_f64())]
+}
+
+/// Does `work`, with workers inside this process where there is no fleet. Ctrl-C lets them make
+/// checkpoints first.
+pub(super) async fn with_workers<T>(session: &Session, embedded: &Embedded, work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let interrupted = async {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => anyhow::anyhow!("interrupted: the same command with the same --run takes it up again"),
+            Err(error) => anyhow::Error::from(error).context("listen to Ctrl-C"),
+        }
+    };
+    #[cfg(feature = "embedded")]
+    if session.places.is_embedded() {
+        let mut workers = crate::session::Workers::start(session, embedded.slots(), embedded.unsandboxed)?;
+        let done = tokio::select! {
+            done = work(session) => done,
+            error = workers.ended() => return Err(error),
+            interrupted = interrupted => Err(interrupted),
+        };
+        workers.stop().await?;
+        return done;
+    }
+    tokio::select! {
+        done = work(session) => done,
+        interrupted = interrupted => Err(interrupted),
+    }
+}

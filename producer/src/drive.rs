@@ -1,0 +1,184 @@
+//! Publishes a run's jobs and collects their results until every one is there.
+//!
+//! The store is the truth: what is published only makes it quick. At the start, when it is quiet and
+//! when a connection was lost, the results in the store are read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::bail;
+use shared::contract::{Job, JobResult, Progress};
+use shared::names::{JobId, Name};
+use shared::queue::{Event, Events, Letter, Queue, QueueError};
+use shared::store::{Store, StoreError, fetch_checked, layout};
+use shared::strict;
+use tokio::time::{sleep, timeout};
+
+use crate::runs;
+
+/// Jobs published and not yet settled. Enough for the largest fleet's appetite between two results;
+/// the queue stays small enough for any broker.
+const OUTSTANDING: usize = 2_000;
+/// Silence after which the store is asked. Doubles up to [`QUIETEST`] while it goes on.
+const QUIET: Duration = Duration::from_secs(3);
+/// The longest.
+const QUIETEST: Duration = Duration::from_secs(30);
+
+/// What happens while a run goes on.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// A job ended.
+    Result(&'a JobResult),
+    /// A job moved on.
+    Progress(&'a Progress),
+    /// Nothing was heard for a while, and no worker consumes.
+    NoWorkers,
+}
+
+/// A run that is driven to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Drive<'a> {
+    /// Where jobs go.
+    pub queue: &'a dyn Queue,
+    /// Where results stand.
+    pub store: &'a dyn Store,
+    /// The run.
+    pub run: &'a Name,
+}
+
+impl Drive<'_> {
+    /// Publishes those of `jobs` that have no result yet, and returns all their results.
+    ///
+    /// Cancel-safe: what was published goes on, and driving again takes it up.
+    ///
+    /// # Errors
+    /// The run is cancelled, or the queue or the store refuses.
+    pub async fn all(&self, jobs: &[Job], tell: &mut (dyn FnMut(News<'_>) + Send)) -> anyhow::Result<BTreeMap<JobId, JobResult>> {
+        let mut state = State { wanted: jobs.iter().map(|job| job.id.clone()).collect(), results: BTreeMap::new(), tell };
+        // Before the first publish, so that no result is missed.
+        let mut events = self.queue.watch(Some(self.run)).await?;
+        self.reconcile(&mut state).await?;
+        let mut waiting: Vec<&Job> = jobs.iter().rev().filter(|job| !state.results.contains_key(&job.id)).collect();
+        let mut published = state.results.len();
+        let mut quiet = QUIET;
+        while state.results.len() < state.wanted.len() {
+            let free = OUTSTANDING.saturating_sub(published - state.results.len().min(published)).min(waiting.len());
+            // Half-empty before it is filled up: many letters in one go.
+            if free > 0 && (free == waiting.len() || free >= OUTSTANDING / 2) {
+                let letters: Vec<Letter> = waiting.split_off(waiting.len() - free).into_iter().rev().map(Letter::new).collect();
+                self.publish(&letters).await?;
+                published += free;
+            }
+            match timeout(quiet, events.next()).await {
+                Ok(Ok(event)) => {
+                    if self.hear(event, &mut state).await? {
+                        quiet = QUIET;
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "watches again");
+                    events = self.watch_again().await?;
+                    self.reconcile(&mut state).await?;
+                }
+                Err(_) => {
+                    if !self.reconcile(&mut state).await? {
+                        self.look_for_workers(&mut state).await;
+                    }
+                    quiet = (2 * quiet).min(QUIETEST);
+                }
+            }
+        }
+        Ok(state.results)
+    }
+
+    /// Publishes; a lost connection is waited for, since repeating is harmless.
+    async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError> {
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match self.queue.publish(letters).await {
+                Err(error) if error.is_passing() && wait < QUIETEST => {
+                    tracing::warn!(%error, "publishes again");
+                    sleep(wait).await;
+                    wait *= 2;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn watch_again(&self) -> Result<Box<dyn Events>, QueueError> {
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match self.queue.watch(Some(self.run)).await {
+                Err(error) if error.is_passing() && wait < 4 * QUIETEST => {
+                    sleep(wait).await;
+                    wait *= 2;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether it was a result that was wanted.
+    async fn hear(&self, event: Event, state: &mut State<'_>) -> anyhow::Result<bool> {
+        match event {
+            Event::Result(result) => {
+                let result = match &result.outcome_ref {
+                    Some(whole) => {
+                        let bytes = fetch_checked(self.store, whole).await?;
+                        strict::json(&bytes)?
+                    }
+                    None => *result,
+                };
+                Ok(state.take(result))
+            }
+            Event::Progress(progress) => {
+                if !state.results.contains_key(&progress.id) {
+                    (state.tell)(News::Progress(&progress));
+                }
+                Ok(false)
+            }
+            Event::Heartbeat(_) => Ok(false),
+        }
+    }
+
+    /// Reads what the store has; whether that brought anything.
+    async fn reconcile(&self, state: &mut State<'_>) -> anyhow::Result<bool> {
+        match self.store.get(&layout::cancelled(self.run)).await {
+            Ok(_) => bail!("the run `{}` was cancelled", self.run),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut brought = false;
+        for result in runs::results(self.store, self.run, &state.results).await? {
+            brought |= state.take(result);
+        }
+        Ok(brought)
+    }
+
+    async fn look_for_workers(&self, state: &mut State<'_>) {
+        if let Ok(depths) = self.queue.depths().await
+            && depths.iter().map(|depth| depth.consumers).sum::<u64>() == 0
+        {
+            (state.tell)(News::NoWorkers);
+        }
+    }
+}
+
+struct State<'a> {
+    wanted: BTreeSet<JobId>,
+    results: BTreeMap<JobId, JobResult>,
+    tell: &'a mut (dyn FnMut(News<'_>) + Send),
+}
+
+impl State<'_> {
+    /// Keeps a result once, however often it is published; others of the run are not ours.
+    fn take(&mut self, result: JobResult) -> bool {
+        if !self.wanted.contains(&result.id) || self.results.contains_key(&result.id) {
+            return false;
+        }
+        (self.tell)(News::Result(&result));
+        self.results.insert(result.id.clone(), result);
+        true
+    }
+}

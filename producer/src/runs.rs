@@ -1,0 +1,158 @@
+//! Runs in the store: what was asked, what came out. Reads and writes keys; never publishes.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::contract::{Dataset, Job, JobResult};
+use shared::names::{JobId, Name, ObjectRef};
+use shared::store::{Created, Store, create_json, get_json, get_optional_json, layout};
+use shared::strict;
+
+use crate::study::{self, Study};
+
+/// `runs/<run>/run.json`: what was asked. A study's trials follow from it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunManifest {
+    /// The run.
+    pub run: Name,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The version of the program that made it.
+    pub made_by: String,
+    /// What was asked.
+    pub asked: Asked,
+}
+
+/// What was asked of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Asked {
+    /// Tune a network.
+    Study {
+        /// The study file's text.
+        text: String,
+        /// Its dataset's manifest.
+        dataset: ObjectRef,
+    },
+    /// Label pictures.
+    Classification {
+        /// The model's manifest.
+        model: ObjectRef,
+        /// How many pictures.
+        images: u64,
+    },
+}
+
+impl RunManifest {
+    /// A new run's manifest.
+    pub fn new(run: Name, asked: Asked) -> Self {
+        Self { run, created_at: Timestamp::now(), made_by: env!("CARGO_PKG_VERSION").into(), asked }
+    }
+
+    /// Writes it; a run of this name that asked for the same is joined.
+    ///
+    /// # Errors
+    /// There is a run of this name that asked for something else.
+    pub async fn create(&self, store: &dyn Store) -> anyhow::Result<Created> {
+        let key = layout::run_manifest(&self.run);
+        let created = create_json(store, &key, self).await?;
+        if created == Created::Exists {
+            let there: Self = get_json(store, &key).await?;
+            if there.asked != self.asked {
+                bail!("a run `{}` exists and asked for something else: choose another name with --run", self.run);
+            }
+        }
+        Ok(created)
+    }
+
+    /// Reads the manifest of `run`, `None` where there is none: then its jobs came from another client.
+    ///
+    /// # Errors
+    /// There is no such run at all; the error names the nearest.
+    pub async fn find(store: &dyn Store, run: &Name) -> anyhow::Result<Option<Self>> {
+        if let Some(manifest) = get_optional_json(store, &layout::run_manifest(run)).await? {
+            return Ok(Some(manifest));
+        }
+        let runs = store.children(&layout::runs()).await?;
+        if runs.iter().any(|name| name == run.as_str()) {
+            return Ok(None);
+        }
+        let hint = match strict::nearest(run.as_str(), runs.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if runs.is_empty() => "there are no runs yet".into(),
+            None => format!("`gannet status` lists them ({} there)", runs.len()),
+        };
+        bail!("no run `{run}` in the store at {}: {hint}", store.place());
+    }
+}
+
+/// The jobs of a study's run, made again from what was asked.
+///
+/// # Errors
+/// The dataset is gone, or this version reads the study differently.
+pub async fn trials(store: &dyn Store, manifest: &RunManifest) -> anyhow::Result<Vec<Job>> {
+    let Asked::Study { text, dataset } = &manifest.asked else { return Ok(Vec::new()) };
+    let study = Study::parse(text, "run.json")?;
+    let contents: Dataset = get_json(store, &dataset.key).await?;
+    Ok(study.trials(&contents, dataset, &manifest.run)?)
+}
+
+/// Every result of a run that stands in the store, but those `known` already.
+///
+/// # Errors
+/// The store fails, or a result cannot be read.
+pub async fn results(store: &dyn Store, run: &Name, known: &BTreeMap<JobId, JobResult>) -> anyhow::Result<Vec<JobResult>> {
+    let entries = store.list(&layout::results(run)).await?;
+    let job_of = |key: &str| key.rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
+    let wanted = entries.into_iter().filter_map(|entry| {
+        let id = job_of(entry.key.as_str())?;
+        (!known.contains_key(&id)).then_some(entry.key)
+    });
+    // As many at once as a store answers well; the order does not matter.
+    let wanted: Vec<_> = wanted.collect();
+    stream::iter(wanted)
+        .map(|key| async move { get_json::<JobResult>(store, &key).await.with_context(|| format!("read `{key}`")) })
+        .buffer_unordered(32)
+        .try_collect()
+        .await
+}
+
+/// A study's trials with their results, and the test of the chosen one where it was made.
+#[derive(Debug)]
+pub struct Trials {
+    /// Each trial and its result so far.
+    pub trials: Vec<(Job, Option<JobResult>)>,
+    /// The test of the chosen trial.
+    pub test: Option<JobResult>,
+}
+
+impl Trials {
+    /// Sorts `results` to `jobs`.
+    pub fn new(jobs: Vec<Job>, mut results: BTreeMap<JobId, JobResult>) -> Self {
+        let trials: Vec<_> = jobs
+            .into_iter()
+            .map(|job| {
+                let result = results.remove(&job.id);
+                (job, result)
+            })
+            .collect();
+        let chosen = study::winner(&trials).map(|index| &trials[index].0);
+        let test = chosen.and_then(|job| results.into_values().find(|result| result.id.as_str() == format!("test-{}", job.id)));
+        Self { trials, test }
+    }
+
+    /// The chosen trial, and its result.
+    pub fn winner(&self) -> Option<(&Job, &JobResult)> {
+        let (job, result) = &self.trials[study::winner(&self.trials)?];
+        Some((job, result.as_ref()?))
+    }
+
+    /// The chosen trial's error on the test split.
+    pub fn test_error(&self) -> Option<f64> {
+        Some(self.test.as_ref()?.trial()?.test?.error)
+    }
+}
