@@ -236,3 +236,6 @@ impl fmt::Debug for RabbitQueue {
         f.debug_tuple("RabbitQueue").field(&self.address.shown).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

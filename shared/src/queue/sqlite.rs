@@ -297,3 +297,94 @@ impl Drop for SqliteReceipt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::contract_suite::{Place, suite};
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn file(&self) -> std::path::PathBuf {
+            self.0.path().join("made/queue.sqlite")
+        }
+    }
+
+    #[async_trait]
+    impl Place for Folder {
+        async fn open(&self) -> Arc<dyn Queue> {
+            Arc::new(SqliteQueue::open(&self.file()).await.expect("open"))
+        }
+
+        async fn reply_queue(&self, _: &str) {}
+
+        async fn take_reply(&self, name: &str) -> Option<(Option<String>, Vec<u8>)> {
+            SqliteQueue::open(&self.file()).await.expect("open").take_reply(name).await.expect("readable")
+        }
+    }
+
+    async fn folder(_: &str) -> Option<Folder> {
+        Some(Folder(tempfile::tempdir().expect("a temporary folder")))
+    }
+
+    suite!(folder);
+
+    fn letter() -> Letter {
+        Letter { kind: Kind::Trial, body: b"{}".to_vec(), headers: crate::queue::Headers::default() }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_newer_gannet_or_of_another_program_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, content, expected) in [
+            ("newer", "PRAGMA user_version = 2", "written by a newer Gannet (tables of version 2; this one knows 1)"),
+            ("foreign", "CREATE TABLE t (a)", "another program's database"),
+        ] {
+            let path = folder.path().join(name);
+            rusqlite::Connection::open(&path).expect("open").execute_batch(content).expect("write");
+            let error = SqliteQueue::open(&path).await.expect_err("refused");
+            assert!(!error.is_passing() && error.to_string().contains(expected), "{error}");
+        }
+        let path = folder.path().join("text");
+        std::fs::write(&path, "this is a text and no database, long enough to have a header ".repeat(9))
+            .expect("write");
+        let error = SqliteQueue::open(&path).await.expect_err("refused");
+        assert!(!error.is_passing(), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn jobs_of_a_process_that_has_gone_come_back() {
+        let folder = folder("").await.expect("a folder");
+        let queue = folder.open().await;
+        queue.publish(&[letter()]).await.expect("publish");
+        // As a killed process would leave it: no such process on this host.
+        let dead = format!("{} {} 1", lease::scope_of_this_host().unwrap_or_default(), u32::MAX);
+        let file = rusqlite::Connection::open(folder.file()).expect("open");
+        file.execute("INSERT INTO holders (id, process) VALUES (77, ?)", [dead]).expect("write");
+        file.execute("UPDATE jobs SET holder = 77", []).expect("write");
+        // Where there is no /proc, its silence tells, after a quarter of a minute.
+        let mut deliveries = queue.consume(Kind::Trial, 1).await.expect("consume");
+        let delivery = tokio::time::timeout(Duration::from_secs(60), deliveries.next()).await;
+        assert!(delivery.expect("comes back").expect("readable").redelivered);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lost_lease_cancels_what_was_taken() {
+        let folder = folder("").await.expect("a folder");
+        let queue = folder.open().await;
+        queue.publish(&[letter()]).await.expect("publish");
+        let mut deliveries = queue.consume(Kind::Trial, 1).await.expect("consume");
+        let delivery = deliveries.next().await.expect("a job");
+        // As another process does that takes this one for dead.
+        let file = rusqlite::Connection::open(folder.file()).expect("open");
+        file.execute_batch("DELETE FROM holders; UPDATE jobs SET holder = NULL, redelivered = 1").expect("write");
+        let lost = tokio::time::timeout(Duration::from_secs(60), delivery.lost.cancelled()).await;
+        lost.expect("the next beat notices");
+        let error = delivery.receipt.ack().await.expect_err("too late");
+        assert!(error.is_passing() && error.to_string().contains("too late"), "{error}");
+        let again = deliveries.next().await.expect("under a new lease");
+        assert!(again.redelivered && !again.lost.is_cancelled());
+        again.receipt.ack().await.expect("ack");
+    }
+}

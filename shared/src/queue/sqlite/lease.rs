@@ -162,7 +162,7 @@ mod process {
         scope_then == scope_now && started(pid).as_deref() != Some(started_then)
     }
 
-    fn scope() -> Option<String> {
+    pub(super) fn scope() -> Option<String> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
         Some(format!("{}/{}", boot.trim(), namespace.display()))
@@ -195,6 +195,12 @@ mod process {
             assert!(!is_gone("? 1"));
         }
     }
+}
+
+/// Where this host's process ids mean something, for tests that write of processes that are gone.
+#[cfg(test)]
+pub(super) fn scope_of_this_host() -> Option<String> {
+    process::scope()
 }
 
 #[cfg(test)]
