@@ -9,14 +9,33 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{Control, Heartbeat, Job, JobResult, Kind, Progress};
+use crate::contract::{Control, Heartbeat, Job, JobResult, Kind, MAX_MESSAGE, Progress};
 use crate::names::Name;
+use crate::settings::{Places, QueuePlace};
+
+#[cfg(test)]
+mod contract_suite;
+pub mod rabbit;
+pub mod sqlite;
+pub mod topology;
+
+/// Opens the queue of `places`: connects and declares the topology, or creates the file.
+///
+/// # Errors
+/// It cannot be reached or refuses; the error says what was tried.
+pub async fn open(places: &Places) -> Result<Arc<dyn Queue>, QueueError> {
+    Ok(match &places.queue {
+        QueuePlace::Amqp(url) => Arc::new(rabbit::RabbitQueue::open(url).await?),
+        QueuePlace::File(path) => Arc::new(sqlite::SqliteQueue::open(path).await?),
+    })
+}
 
 /// A queue of jobs and its side channels. Cheap to share; reconnects by itself: a call that fails
 /// with [`QueueError::Unreachable`] may be made again.
@@ -26,14 +45,15 @@ pub trait Queue: Send + Sync + fmt::Debug {
     fn place(&self) -> String;
 
     /// Publishes jobs, all confirmed when this returns. After an error some may have been published:
-    /// publishing them again is harmless, since a job's id makes its result one.
+    /// publishing them again ([`Letter::again`]) is harmless, since a job's id makes its result one.
+    /// A letter without a message id gets a fresh one.
     async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError>;
 
     /// Starts to take jobs of `kind`, at most `prefetch` unsettled at once.
     async fn consume(&self, kind: Kind, prefetch: u16) -> Result<Box<dyn Deliveries>, QueueError>;
 
-    /// Publishes a letter that comes to its kind's queue after about `delay` (the retry queues have
-    /// 5 s, 30 s, 2 min and 10 min; the nearest above is taken).
+    /// Publishes a letter, with a fresh message id, that comes to its kind's queue after about `delay`
+    /// (RabbitMQ's retry queues have 5 s, 30 s, 2 min and 10 min; the nearest above is taken).
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError>;
 
     /// Puts away what cannot be done, with the reason.
@@ -177,7 +197,7 @@ pub struct Delivery {
     pub receipt: Box<dyn Receipt>,
 }
 
-/// Settles one delivery, once.
+/// Settles one delivery, once. Dropping it releases the delivery.
 #[async_trait]
 pub trait Receipt: Send + Sync {
     /// It is done with.
@@ -281,10 +301,17 @@ impl Letter {
     }
 }
 
+/// What a dead letter keeps of a body, in bytes: four times what a job may have, far below any broker's limit.
+const MOST_BURIED: usize = 4 * MAX_MESSAGE;
+
 impl DeadLetter {
-    /// A dead letter of `letter`, its body kept whole.
-    pub fn of(letter: &Letter, reason: &str, errors: Vec<String>, worker: &str) -> Self {
-        let text = String::from_utf8(letter.body.clone());
+    /// A dead letter of `letter`. Its body is kept whole up to 1 MiB, so that no message is too large to be put away.
+    pub fn of(letter: &Letter, reason: &str, mut errors: Vec<String>, worker: &str) -> Self {
+        let size = letter.body.len();
+        if size > MOST_BURIED {
+            errors.push(format!("only the first {MOST_BURIED} of the body's {size} bytes are kept here"));
+        }
+        let text = String::from_utf8(letter.body[..size.min(MOST_BURIED)].to_vec());
         let (job, job_hex) = match text {
             Ok(text) => (Some(text), None),
             Err(error) => (None, Some(hex::encode(error.as_bytes()))),
@@ -305,6 +332,21 @@ impl DeadLetter {
 /// A message id that no other publish has.
 pub fn fresh_message_id() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// A result as a message.
+///
+/// # Errors
+/// [`QueueError::TooLarge`]: the caller stores the outcome and publishes a reference.
+fn result_body(result: &JobResult) -> Result<Vec<u8>, QueueError> {
+    let body = serde_json::to_vec(result).expect("a result is plain data");
+    check_size(&body)?;
+    Ok(body)
+}
+
+fn check_size(body: &[u8]) -> Result<(), QueueError> {
+    let (size, limit) = (body.len(), MAX_MESSAGE);
+    if size > limit { Err(QueueError::TooLarge { size, limit }) } else { Ok(()) }
 }
 
 /// Depths by queue name.
