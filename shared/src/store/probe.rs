@@ -43,7 +43,7 @@ pub async fn probe(store: &Arc<dyn Store>) -> Result<(), StoreError> {
         match verdict? {
             Verdict::Decided => decided += 1,
             Verdict::Lost if undecided < UNDECIDED => undecided += 1,
-            Verdict::Lost => return Err(refused(store, "nobody was told that its write was the first".into())),
+            Verdict::Lost => return Err(refused(store, "nobody was told that its write was the first")),
         }
     }
     Ok(())
@@ -66,15 +66,15 @@ async fn round(store: &Arc<dyn Store>, key: &crate::names::Key) -> Result<Verdic
     match (winners.as_slice(), found) {
         ([winner], Some(found)) if **winner == found => Ok(Verdict::Decided),
         ([], Some(found)) if bodies.contains(&found) => Ok(Verdict::Lost),
-        ([_] | [], _) => Err(refused(store, "the object is not what the first writer wrote".into())),
+        ([_] | [], _) => Err(refused(store, "the object is not what the first writer wrote")),
         (many, _) => {
             let reason = format!("of {WRITERS} writers of one new key, {} were told to be the first", many.len());
-            Err(refused(store, reason))
+            Err(refused(store, &reason))
         }
     }
 }
 
-fn refused(store: &Arc<dyn Store>, found: String) -> StoreError {
+fn refused(store: &Arc<dyn Store>, found: &str) -> StoreError {
     let reason = format!("{found}; {ACCEPTED}");
     StoreError::Refused { place: store.place(), what: "conditional writes".into(), reason }
 }

@@ -3,17 +3,23 @@
 use std::time::Duration;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::credentials::ProfileFileCredentialsProvider;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_config::{BehaviorVersion, imds};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    Credentials, ProvideCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    Credentials, ProvideCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedCredentialsProvider, SharedHttpClient,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
@@ -25,28 +31,29 @@ const REGION_OF_ENDPOINTS: &str = "us-east-1";
 
 /// A client with what the environment says.
 pub(super) async fn from_environment(place: &str, endpoint: Option<&str>) -> Result<Client, StoreError> {
+    let missing = |what: &str, reason: String| StoreError::Refused {
+        place: place.into(),
+        what: format!("to work without {what}"),
+        reason,
+    };
     let http = http();
     let provider = ProviderConfig::without_region().with_http_client(http.clone());
+    let own = endpoint.is_some_and(|endpoint| !endpoint.contains(".amazonaws.com"));
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::builder().configure(&provider).build())
-        .or_else(endpoint.map(|_| Region::from_static(REGION_OF_ENDPOINTS)))
+        .or_else(own.then(|| Region::from_static(REGION_OF_ENDPOINTS)))
         .region()
         .await;
-    let region = region.ok_or_else(|| StoreError::Refused {
-        place: place.into(),
-        what: "to be found".into(),
-        reason: "no region is known: set AWS_REGION to the bucket's, or GANNET_S3_ENDPOINT to your own service".into(),
+    let region = region.ok_or_else(|| {
+        missing("a region", "set AWS_REGION to the bucket's, or GANNET_S3_ENDPOINT to your own service".into())
     })?;
-    let credentials = credentials(&provider, region.clone()).await;
+    let credentials = credentials(&provider, region.clone(), own).await;
     if let Err(error) = credentials.provide_credentials().await {
-        return Err(StoreError::Refused {
-            place: place.into(),
-            what: "us without credentials".into(),
-            reason: format!(
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE ({})",
-                errors::chain(&error)
-            ),
-        });
+        let found = errors::chain(&error);
+        return Err(missing(
+            "credentials",
+            format!("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE ({found})"),
+        ));
     }
     Ok(client(http, region, credentials, endpoint).await)
 }
@@ -100,9 +107,19 @@ async fn client(
     Client::from_conf(aws_sdk_s3::config::Builder::from(&loaded).force_path_style(true).build())
 }
 
-/// The usual chain: variables, profile, web identity, container, machine. The last would ask a machine
-/// that is no EC2 instance for half a minute: one short attempt answers as well.
-async fn credentials(provider: &ProviderConfig, region: Region) -> DefaultCredentialsChain {
+/// The usual chain: variables, profile, web identity, container, and for Amazon's own service the
+/// machine's role.
+///
+/// A service of one's own (`own`) knows no such roles, so nobody asks the machine for one. Elsewhere one
+/// short attempt is made: the SDK's default would keep a machine that has none waiting for long.
+async fn credentials(provider: &ProviderConfig, region: Region, own: bool) -> SharedCredentialsProvider {
+    if own {
+        let chain = CredentialsProviderChain::first_try("variables", EnvironmentVariableCredentialsProvider::new())
+            .or_else("profile", ProfileFileCredentialsProvider::builder().configure(provider).build())
+            .or_else("web identity", WebIdentityTokenCredentialsProvider::builder().configure(provider).build())
+            .or_else("container", EcsCredentialsProvider::builder().configure(provider).build());
+        return SharedCredentialsProvider::new(chain);
+    }
     let second = Duration::from_secs(1);
     let machine = imds::Client::builder()
         .configure(provider)
@@ -111,7 +128,8 @@ async fn credentials(provider: &ProviderConfig, region: Region) -> DefaultCreden
         .read_timeout(second)
         .operation_timeout(2 * second)
         .build();
-    DefaultCredentialsChain::builder().configure(provider.clone()).region(region).imds_client(machine).build().await
+    let chain = DefaultCredentialsChain::builder().configure(provider.clone()).region(region).imds_client(machine);
+    SharedCredentialsProvider::new(chain.build().await)
 }
 
 fn http() -> SharedHttpClient {

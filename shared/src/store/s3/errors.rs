@@ -45,10 +45,12 @@ impl Asked<'_> {
             SdkError::ConstructionFailure(_) => self.refused(&chain(error)),
             // Credentials that ran out and cannot be renewed come as a dispatch failure.
             SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => self.unreachable(
-                format!("{}; check the endpoint's address, its certificate and your credentials", chain(error)),
+                &format!("{}; check the endpoint's address, its certificate and your credentials", chain(error)),
             ),
-            SdkError::ResponseError(_) => self.unreachable(format!("{}; is the endpoint an S3 service?", chain(error))),
-            _ => self.unreachable(format!("{}; is the service running, and its address right?", chain(error))),
+            SdkError::ResponseError(_) => {
+                self.unreachable(&format!("{}; is the endpoint an S3 service?", chain(error)))
+            }
+            _ => self.unreachable(&format!("{}; is the service running, and its address right?", chain(error))),
         }
     }
 
@@ -60,7 +62,7 @@ impl Asked<'_> {
 
     /// Another conditional write of the same key was under way (409).
     pub(super) fn conflict(&self, error: &(dyn Error + 'static)) -> StoreError {
-        self.unreachable(format!("others write this key at the same time: {}", chain(error)))
+        self.unreachable(&format!("others write this key at the same time: {}", chain(error)))
     }
 
     /// The service does not know `If-None-Match` (501).
@@ -85,7 +87,7 @@ impl Asked<'_> {
             )),
             (404, _) => StoreError::NotFound { key: self.key.clone(), place: self.place.into() },
             (500 | 502..=599 | 429 | 408, _) | (_, "RequestTimeout" | "SlowDown" | "Throttling") => {
-                self.unreachable(format!("it answered {said}"))
+                self.unreachable(&format!("it answered {said}"))
             }
             (_, "RequestTimeTooSkewed") => self.refused(&format!("{said}; set this machine's clock")),
             (301 | 307, _) | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
@@ -99,7 +101,7 @@ impl Asked<'_> {
         }
     }
 
-    fn unreachable(&self, reason: String) -> StoreError {
+    fn unreachable(&self, reason: &str) -> StoreError {
         let reason = format!("cannot {} `{}`: {reason}", self.verb, self.key);
         StoreError::Unreachable { place: self.place.into(), reason }
     }
