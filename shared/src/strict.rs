@@ -93,7 +93,7 @@ fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
 /// The part to blame is the one whose absence changes the complaint.
 fn blame<T: DeserializeOwned>(value: &Value, first: &Problem) -> String {
     let pointer = if first.at.is_empty() { String::new() } else { format!("/{}", first.at) };
-    let mut pointer = pointer.replace('.', "/").replace('[', "/").replace(']', "");
+    let mut pointer = pointer.replace(['.', '['], "/").replace(']', "");
     let mut rest = String::new();
     let changes = |pointer: &str, without: &dyn Fn(&mut Value)| {
         let mut changed = value.clone();

@@ -86,7 +86,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Study, Problem> {
         dataset: wire.data.dataset,
         validation: validation(wire.data.validation)?,
         train_rows: wire.data.train_rows,
-        sampler: sampler(wire.search)?,
+        sampler: sampler(&wire.search)?,
         objective: wire.objective.metric,
         space,
         network: wire.network,
@@ -131,7 +131,7 @@ fn validation(number: Option<serde_json::Number>) -> Result<Validation, Problem>
     }
 }
 
-fn sampler(search: Search) -> Result<Sampler, Problem> {
+fn sampler(search: &Search) -> Result<Sampler, Problem> {
     let trials = search.trials.map(|trials| match u32::try_from(trials) {
         Ok(trials) if (1..=MOST_TRIALS).contains(&trials) => Ok(trials),
         _ => Err(Problem::new("search.trials", trials, format!("1 to {MOST_TRIALS} is accepted"))),
