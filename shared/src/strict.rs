@@ -69,16 +69,70 @@ pub fn toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 /// # Errors
 /// The first value that does not fit, with its key.
 pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let at = if path == "." || path == "?" { String::new() } else { path };
-        let mut what = error.into_inner().to_string();
+    read(value).map_err(|first| {
+        let at = format!("{}{}", first.at, blame::<T>(value, &first));
+        let mut what = first.what;
         if let Some(nearest) = nearest_in(&what) {
             what.push_str(&format!("; did you mean `{nearest}`?"));
         }
-        Problem { at, what: format!("is wrong: {what}") }
+        Problem { at: at.trim_start_matches('.').to_owned(), what: format!("is wrong: {what}") }
     })
 }
+
+/// As [`from_value`], with serde's own words.
+fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let at = if path == "." || path == "?" { String::new() } else { path };
+        Problem { at, what: error.into_inner().to_string() }
+    })
+}
+
+/// The rest of the path to a wrong value: serde loses track inside a tagged value (a layer, an optimiser).
+///
+/// The part to blame is the one whose absence changes the complaint.
+fn blame<T: DeserializeOwned>(value: &Value, first: &Problem) -> String {
+    let pointer = if first.at.is_empty() { String::new() } else { format!("/{}", first.at) };
+    let mut pointer = pointer.replace(['.', '['], "/").replace(']', "");
+    let mut rest = String::new();
+    let changes = |pointer: &str, without: &dyn Fn(&mut Value)| {
+        let mut changed = value.clone();
+        changed.pointer_mut(pointer).map(without);
+        read::<T>(&changed).err().is_none_or(|other| other != *first)
+    };
+    while !first.what.starts_with("missing field") && rest.len() < MOST_BLAME {
+        match value.pointer(&pointer) {
+            Some(Value::Object(map)) => {
+                // Without its tag a value always reads differently: the tag is blamed last.
+                let mut keys: Vec<&String> = map.keys().take(MOST_BLAME).collect();
+                keys.sort_by_key(|key| key.as_str() == "type");
+                let remove = |key: &str| changes(&pointer, &|v| drop(v.as_object_mut().and_then(|m| m.remove(key))));
+                let Some(key) = keys.into_iter().find(|key| !key.contains(['/', '~']) && remove(key)) else { break };
+                rest.push_str(&format!(".{key}"));
+                pointer.push_str(&format!("/{key}"));
+            }
+            Some(Value::Array(items)) => {
+                // The shortest beginning with the same complaint ends with the culprit.
+                let cut = |length: usize| {
+                    changes(&pointer, &|v| v.as_array_mut().into_iter().for_each(|a| a.truncate(length)))
+                };
+                let lengths: Vec<usize> = (0..items.len()).collect();
+                let index = lengths.partition_point(|length| cut(*length)).saturating_sub(1);
+                if items.is_empty() || !cut(index) {
+                    break;
+                }
+                rest.push_str(&format!("[{index}]"));
+                pointer.push_str(&format!("/{index}"));
+            }
+            _ => break,
+        }
+    }
+    rest
+}
+
+/// Keys that are tried, and bytes of path that are found, in search of a wrong value: a bound on the
+/// work that a hostile document can ask for.
+const MOST_BLAME: usize = 100;
 
 /// The accepted word nearest to `word`, if one is near.
 pub fn nearest<'a>(word: &str, accepted: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -128,6 +182,29 @@ mod tests {
         assert_eq!(
             problem.to_string(),
             "`inner[0].kernal` is wrong: unknown field `kernal`, expected `filters` or `kernel`; did you mean `kernel`?"
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_found_inside_tagged_values() {
+        let layer = |text: &str| json::<crate::contract::Network>(text.as_bytes()).expect_err("wrong").to_string();
+        assert_eq!(
+            layer(r#"{"layers": [{"type": "relu"}, {"type": "conv", "filters": "many", "kernel": 3}]}"#),
+            "`layers[1].filters` is wrong: invalid type: string \"many\", expected usize"
+        );
+        assert_eq!(
+            layer(r#"{"layers": [{"type": "residual", "layers": [{"type": "relu"}, {"type": "conw"}]}]}"#)
+                .split(", expected")
+                .next(),
+            Some("`layers[0].layers[1].type` is wrong: unknown variant `conw`")
+        );
+        assert_eq!(
+            layer(r#"{"layers": [{"type": "conv", "filters": 3}]}"#),
+            "`layers[0]` is wrong: missing field `kernel`"
+        );
+        assert_eq!(
+            layer(r#"{"layers": [{"type": "conv", "filters": 3, "kernel": [1, -1]}]}"#),
+            "`layers[0].kernel` is wrong: a number, or [height, width]"
         );
     }
 

@@ -1,0 +1,131 @@
+//! From a study and a dataset's manifest to jobs, every one of them checked.
+
+use rand::Rng as _;
+use serde_json::Value;
+use shared::contract::{
+    Dataset, Evaluate, Job, JobResult, MAX_MESSAGE, Network, NetworkError, Objective, Status, Training, Trial,
+    TrialData, Work,
+};
+use shared::names::{JobId, Name, ObjectRef};
+use shared::random;
+use shared::strict::{self, Problem};
+
+use super::file::Validation;
+use super::space::Point;
+use super::template::{self, Scope};
+use super::{Study, StudyError};
+
+impl Study {
+    /// The study's trials on `dataset`, as jobs of `run`: `t0000`, `t0001`, … in the sampler's order.
+    ///
+    /// # Errors
+    /// The first thing that does not fit: rows, a reference to a parameter that does not exist at a
+    /// point, a layer that does not fit its input, a number out of range. Nothing is left to a worker.
+    pub fn trials(&self, dataset: &Dataset, dataset_ref: &ObjectRef, run: &Name) -> Result<Vec<Job>, StudyError> {
+        self.plan(dataset, dataset_ref, run).map_err(|problem| StudyError::Wrong { file: self.file.clone(), problem })
+    }
+
+    fn plan(&self, dataset: &Dataset, dataset_ref: &ObjectRef, run: &Name) -> Result<Vec<Job>, Problem> {
+        let data = self.data(dataset, dataset_ref)?;
+        let points = self.sampler.points(&self.space, self.seed)?;
+        let jobs = points.into_iter().zip(0u32..).map(|(point, index)| {
+            let place = describe(&point);
+            let job = self.job(dataset, &data, run, index, point);
+            job.map_err(|problem| Problem { what: format!("{}{place}", problem.what), ..problem })
+        });
+        jobs.collect()
+    }
+
+    fn data(&self, dataset: &Dataset, dataset_ref: &ObjectRef) -> Result<TrialData, Problem> {
+        let rows = dataset.train()?.rows;
+        let validation_rows = match self.validation {
+            Validation::Rows(rows) => rows,
+            Validation::Fraction(share) => ((f64::from(rows) * share).round() as u32).max(1),
+        };
+        let name = &dataset.name;
+        if validation_rows >= rows {
+            let accepted = format!("the training split of `{name}` has {rows} rows, of which some must be left");
+            return Err(Problem::new("data.validation", validation_rows, accepted));
+        }
+        let left = rows - validation_rows;
+        if let Some(train_rows) = self.train_rows
+            && !(1..=left).contains(&train_rows)
+        {
+            let accepted = format!("1 to {left} is accepted: `{name}` has {rows} and {validation_rows} are held out");
+            return Err(Problem::new("data.train_rows", train_rows, accepted));
+        }
+        Ok(TrialData {
+            dataset: dataset_ref.clone(),
+            validation_rows,
+            train_rows: self.train_rows,
+            split_seed: self.seed,
+        })
+    }
+
+    fn job(&self, dataset: &Dataset, data: &TrialData, run: &Name, index: u32, point: Point) -> Result<Job, Problem> {
+        let scope = Scope { space: &self.space, point: &point, classes: dataset.classes };
+        let network: Network = read(&template::render(&self.network, "network", &scope)?, "network")?;
+        let training = template::render(&self.training, "training", &scope)?;
+        let training = Training { objective: self.objective, ..read(&training, "training")? };
+        training.check()?;
+        network.check(&dataset.shape, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
+            at: format!("network.{at}"),
+            what: format!("is wrong: {problem}"),
+        })?;
+        let trial = Trial {
+            network,
+            data: data.clone(),
+            training,
+            seed: random::stream(self.seed, &["seed".into(), index.into()]).next_u32(),
+            parameters: point,
+            evaluate: None,
+        };
+        let id = JobId::new(format!("t{index:04}")).expect("a letter and digits");
+        let job = Job { id, run: run.clone(), work: Work::Trial(Box::new(trial)) };
+        job.check()?;
+        let size = serde_json::to_vec(&job).map_or(usize::MAX, |body| body.len());
+        if size > MAX_MESSAGE {
+            let accepted = format!("a trial of at most {MAX_MESSAGE} is accepted");
+            return Err(Problem::new("network", format!("{size} bytes of description"), accepted));
+        }
+        Ok(job)
+    }
+}
+
+/// The job that measures a trained network on the test split: `test-` and the id of `winner`. `None`
+/// where `winner` is no trial, or its id leaves no room.
+pub fn test_job(winner: &Job, checkpoint: ObjectRef) -> Option<Job> {
+    let Work::Trial(trial) = &winner.work else { return None };
+    let id = JobId::new(format!("test-{}", winner.id)).ok()?;
+    let trial = Trial { evaluate: Some(Evaluate { checkpoint }), ..Trial::clone(trial) };
+    Some(Job { id, run: winner.run.clone(), work: Work::Trial(Box::new(trial)) })
+}
+
+/// The position of the trial that is best by its own objective; the first of equals. Jobs that only
+/// evaluate, failed ones and those without a finite objective do not take part.
+pub fn winner(trials: &[(Job, Option<JobResult>)]) -> Option<usize> {
+    let objective = |(job, result): &(Job, Option<JobResult>)| {
+        let Work::Trial(trial) = &job.work else { return None };
+        let result = result.as_ref().filter(|result| result.status == Status::Done && trial.evaluate.is_none())?;
+        let metrics = result.trial()?.validation?;
+        let value = match trial.training.objective {
+            Objective::ValidationError => metrics.error,
+            Objective::ValidationLoss => metrics.loss,
+        };
+        value.is_finite().then_some(value)
+    };
+    let measured = trials.iter().enumerate().filter_map(|(index, pair)| Some((index, objective(pair)?)));
+    measured.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(index, _)| index)
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: &Value, at: &str) -> Result<T, Problem> {
+    strict::from_value(value).map_err(|problem| problem.inside(at))
+}
+
+fn describe(point: &Point) -> String {
+    if point.is_empty() {
+        return String::new();
+    }
+    let values: Vec<String> = point.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    format!(" (in the trial {})", values.join(", "))
+}
