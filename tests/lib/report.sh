@@ -86,6 +86,6 @@ counts() {
 # Tests print `SKIPPED name: reason`; nextest keeps what a passed test printed in its report.
 skipped_tests() {
   (($#)) || return 0
-  { grep -hoE 'SKIPPED [^:<]+: [^<]*' "$@" || true; } |
+  { grep -hoE 'SKIPPED [^<]+: [^<]+' "$@" || true; } |
     sed -e "s/&apos;/'/g" -e 's/&quot;/"/g' -e 's/&lt;/</g' -e 's/&gt;/>/g' -e 's/&amp;/\&/g' | sort -u
 }

@@ -55,15 +55,16 @@ impl S3 {
         pairs.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
-    /// How many requests with `method` there were whose path ends with `suffix`.
+    /// How many requests of `operation` (`GetObject`) there were for keys that end with `suffix`, by the server's log:
+    /// `operation key status`, where a key may hold spaces.
     ///
     /// # Errors
     /// The log cannot be read.
-    pub fn requests(&self, method: &str, suffix: &str) -> Result<usize> {
+    pub fn requests(&self, operation: &str, suffix: &str) -> Result<usize> {
         let log = std::fs::read_to_string(&self.log).context("read the S3 server's log")?;
         let counts = |line: &&str| {
-            let mut words = line.split_whitespace();
-            words.any(|word| word == method) && words.any(|word| path_of(word).ends_with(suffix))
+            let key = line.strip_prefix(operation).and_then(|rest| rest.strip_prefix(' ')?.rsplit_once(' '));
+            key.is_some_and(|(key, _)| key.ends_with(suffix))
         };
         Ok(log.lines().filter(counts).count())
     }
@@ -96,9 +97,4 @@ impl S3 {
         names.sort();
         Ok(names)
     }
-}
-
-/// A request's path without its query.
-fn path_of(word: &str) -> &str {
-    word.split('?').next().unwrap_or(word)
 }

@@ -15,37 +15,35 @@ pub fn long() -> String {
 fn study(trials: u32, epochs: u32) -> String {
     format!(
         r#"name = "bars"
-dataset = "bars"
-trials = {trials}
-epochs = {epochs}
 seed = 7
-sampler = "random"
-validation_rows = 60
 
-[network]
-layers = [
-  {{ type = "conv", filters = 8, kernel = 3, padding = "same" }},
-  {{ type = "relu" }},
-  {{ type = "max_pool", kernel = 2 }},
-  {{ type = "flatten" }},
-  {{ type = "linear", units = "$hidden" }},
-  {{ type = "relu" }},
-  {{ type = "linear", units = 3 }},
-]
+[data]
+dataset = "bars"
+validation = 60
+
+[search]
+sampler = "random"
+trials = {trials}
 
 [training]
+epochs = {epochs}
 batch_size = 16
 optimizer = {{ type = "sgd", learning_rate = "$learning_rate" }}
 
-[space.hidden]
-type = "int"
-low = 8
-high = 32
+[space]
+hidden = {{ int = [8, 32] }}
+learning_rate = {{ log = [5e-3, 5e-2] }}
 
-[space.learning_rate]
-type = "log"
-low = 0.005
-high = 0.05
+[network]
+layers = [
+    {{ type = "conv", filters = 8, kernel = 3, padding = "same" }},
+    {{ type = "relu" }},
+    {{ type = "max_pool", kernel = 2 }},
+    {{ type = "flatten" }},
+    {{ type = "linear", units = "$hidden" }},
+    {{ type = "relu" }},
+    {{ type = "linear", units = "$classes" }},
+]
 "#
     )
 }

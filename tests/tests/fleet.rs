@@ -17,7 +17,7 @@ async fn a_study_runs_on_two_workers_that_share_one_download() {
     Fleet::run("a_study_runs_on_two_workers_that_share_one_download", async |fleet| {
         let train = training_split(fleet, &fleet.push_pictures().await?)?;
         fleet.write("study.toml", &studies::quick())?;
-        let pushed = fleet.s3.requests("GET", &train)?;
+        let pushed = fleet.s3.requests("GetObject", &train)?;
         let mut workers = [fleet.worker("left")?, fleet.worker("right")?];
         fleet.gannet(&["tune", "study.toml", "--run", "quick", "--format", "json"]).await?;
 
@@ -25,7 +25,7 @@ async fn a_study_runs_on_two_workers_that_share_one_download() {
         let rows: Vec<Value> = listing.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         ensure!(rows.len() >= 4, "each of four trials is listed:\n{listing}");
         fleet.each_trial_once("quick", 4)?;
-        let fetched = fleet.s3.requests("GET", &train)? - pushed;
+        let fetched = fleet.s3.requests("GetObject", &train)? - pushed;
         ensure!(fetched == 1, "two workers of one host fetched the training split {fetched} times");
         for worker in &mut workers {
             worker.must_run()?;
