@@ -234,6 +234,7 @@ impl Patience {
             failures
         };
         let most = Duration::from_millis(250).saturating_mul(1 << failures.min(10)).min(Self::LONGEST);
-        sleep(most.mul_f64(0.1 + 0.9 * rand::rng().random::<f64>())).await;
+        let share = 0.1 + 0.9 * rand::rng().random::<f64>();
+        sleep(most.mul_f64(share)).await;
     }
 }

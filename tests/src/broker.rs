@@ -1,0 +1,125 @@
+//! A private RabbitMQ node: the one that `tests/run` started, or a test's own that it may stop and start again.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::Folder;
+
+/// A RabbitMQ node. One that a test started is stopped when this is dropped.
+#[derive(Debug)]
+pub struct Broker {
+    /// `amqp://user:password@host:port`, without a virtual host.
+    address: String,
+    /// Holds the node's `rabbitmqctl`.
+    dir: PathBuf,
+    /// `tests/lib/broker`, where the node is a test's own.
+    keeper: Option<Child>,
+}
+
+impl Broker {
+    /// The node that all tests share, or why there is none.
+    ///
+    /// # Errors
+    /// Why a test that needs it cannot run.
+    pub fn shared() -> Result<Self, String> {
+        let variable = |name: &str| {
+            std::env::var(name)
+                .map_err(|_| format!("{name} is not set: run it through tests/run, which starts RabbitMQ"))
+        };
+        let url = variable("GANNET_TEST_AMQP_URL")?;
+        let dir = variable("GANNET_TEST_BROKER_DIR")?.into();
+        let address = url.rsplit_once('/').map_or(url.as_str(), |(address, _)| address).to_owned();
+        Ok(Self { address, dir, keeper: None })
+    }
+
+    /// Starts a node of a test's own, with its files in `folder`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(folder: &Folder) -> Result<Self> {
+        let mut broker = Self { address: String::new(), dir: folder.path().join("broker"), keeper: None };
+        broker.restart()?;
+        Ok(broker)
+    }
+
+    /// Starts the stopped node again: same address, same data.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.keeper.is_none(), "the node runs");
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/lib/broker");
+        let mut keeper = Command::new(program)
+            .arg(&self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
+        let output = keeper.stdout.take().context("standard output was asked for")?;
+        self.keeper = Some(keeper);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).context("read the address of the node")?;
+        let address = line.trim().strip_prefix("ready ").context("the node did not come up: see above")?;
+        address.clone_into(&mut self.address);
+        Ok(())
+    }
+
+    /// Stops a test's own node in order, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not a test's own.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut keeper = self.keeper.take().context("only a node of the test's own can be stopped")?;
+        // Its standard input ends, and with it the node.
+        drop(keeper.stdin.take());
+        keeper.wait().context("wait for the node to stop")?;
+        Ok(())
+    }
+
+    /// The address of the virtual host `vhost`.
+    pub fn url(&self, vhost: &str) -> String {
+        format!("{}/{vhost}", self.address)
+    }
+
+    /// Makes an empty virtual host.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn add_vhost(&self, vhost: &str) -> Result<()> {
+        self.ctl(&["add_vhost", vhost])?;
+        self.ctl(&["set_permissions", "-p", vhost, "gannet", ".*", ".*", ".*"])
+    }
+
+    /// Drops a virtual host with everything in it.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn delete_vhost(&self, vhost: &str) -> Result<()> {
+        self.ctl(&["delete_vhost", vhost])
+    }
+
+    fn ctl(&self, args: &[&str]) -> Result<()> {
+        let output = Command::new(self.dir.join("rabbitmqctl"))
+            .arg("--quiet")
+            .args(args)
+            .output()
+            .context("start the node's rabbitmqctl")?;
+        if !output.status.success() {
+            bail!("rabbitmqctl {args:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if self.keeper.is_some()
+            && let Err(error) = self.stop()
+        {
+            eprintln!("cannot stop the test's RabbitMQ node: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! An S3 server of a test's own: its objects are files, and it keeps a log of the requests.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{Folder, Process, eventually};
+
+/// The bucket that every test server has.
+const BUCKET: &str = "gannet-test";
+
+/// A running S3 server.
+#[derive(Debug)]
+pub struct S3 {
+    endpoint: String,
+    log: PathBuf,
+    root: PathBuf,
+    _server: Process,
+}
+
+impl S3 {
+    /// Starts one that keeps its files in `folder`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start(folder: &Folder) -> Result<Self> {
+        let root = folder.path().join("s3");
+        let log = folder.path().join("s3.requests");
+        std::fs::create_dir_all(&root).context("make the S3 server's folder")?;
+        let (root_text, log_text) = (root.display().to_string(), log.display().to_string());
+        let mut args = vec!["--root", &root_text, "--port", "0", "--bucket", BUCKET, "--log", &log_text];
+        args.extend(["--access-key", "test", "--secret-key", "testtest"]);
+        let mut server = Process::start("s3-server", "s3-server", &args, &[], folder.path())?;
+        let endpoint = eventually(Duration::from_secs(60), "the S3 server listens", async || {
+            let line = server.stdout().lines().find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
+            if line.is_none() {
+                server.must_run()?;
+            }
+            Ok(line)
+        })
+        .await?;
+        Ok(Self { endpoint, log, root, _server: server })
+    }
+
+    /// The environment of a program that uses it under `prefix`.
+    pub fn env(&self, prefix: &str) -> Vec<(String, String)> {
+        let pairs = [
+            ("GANNET_STORE", format!("s3://{BUCKET}/{prefix}")),
+            ("GANNET_S3_ENDPOINT", self.endpoint.clone()),
+            ("AWS_ACCESS_KEY_ID", "test".into()),
+            ("AWS_SECRET_ACCESS_KEY", "testtest".into()),
+            ("AWS_REGION", "us-east-1".into()),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
+    /// How many requests of `operation` (`GetObject`) there were for keys that end with `suffix`, by the server's log:
+    /// `operation key status`, where a key may hold spaces.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn requests(&self, operation: &str, suffix: &str) -> Result<usize> {
+        let log = std::fs::read_to_string(&self.log).context("read the S3 server's log")?;
+        let counts = |line: &&str| {
+            let key = line.strip_prefix(operation).and_then(|rest| rest.strip_prefix(' ')?.rsplit_once(' '));
+            key.is_some_and(|(key, _)| key.ends_with(suffix))
+        };
+        Ok(log.lines().filter(counts).count())
+    }
+
+    /// An object's bytes, read behind the server's back.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn object(&self, key: &str) -> Result<Vec<u8>> {
+        std::fs::read(self.root.join(BUCKET).join(key)).with_context(|| format!("read the object {key}"))
+    }
+
+    /// The names of the objects directly under `prefix`, sorted; none if there is nothing.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let folder = self.root.join(BUCKET).join(prefix);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => bail!("cannot list {}: {error}", folder.display()),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        // The server's own files (metadata, uploads that have not ended) begin with a dot.
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        Ok(names)
+    }
+}

@@ -1,0 +1,64 @@
+//! Studies and jobs over [`crate::Pictures`], as a person would write them.
+
+use serde_json::{Value, json};
+
+/// Four trials that take about a second each.
+pub fn quick() -> String {
+    study(4, 3)
+}
+
+/// Two trials long enough to be caught in the middle: many short epochs.
+pub fn long() -> String {
+    study(2, 200)
+}
+
+fn study(trials: u32, epochs: u32) -> String {
+    format!(
+        r#"name = "bars"
+seed = 7
+
+[data]
+dataset = "bars"
+validation = 60
+
+[search]
+sampler = "random"
+trials = {trials}
+
+[training]
+epochs = {epochs}
+batch_size = 16
+optimizer = {{ type = "sgd", learning_rate = "$learning_rate" }}
+
+[space]
+hidden = {{ int = [8, 32] }}
+learning_rate = {{ log = [5e-3, 5e-2] }}
+
+[network]
+layers = [
+    {{ type = "conv", filters = 8, kernel = 3, padding = "same" }},
+    {{ type = "relu" }},
+    {{ type = "max_pool", kernel = 2 }},
+    {{ type = "flatten" }},
+    {{ type = "linear", units = "$hidden" }},
+    {{ type = "relu" }},
+    {{ type = "linear", units = "$classes" }},
+]
+"#
+    )
+}
+
+/// One small trial, written by hand: `dataset` is the reference to a manifest.
+pub fn job(id: &str, run: &str, dataset: &Value) -> Value {
+    json!({
+        "id": id,
+        "run": run,
+        "kind": "trial",
+        "trial": {
+            "network": {"layers": [{"type": "flatten"}, {"type": "linear", "units": 3}]},
+            "data": {"dataset": dataset, "validation_rows": 60},
+            "training": {"epochs": 1, "batch_size": 16, "optimizer": {"type": "sgd", "learning_rate": 0.05}},
+            "seed": 1,
+        },
+    })
+}

@@ -1,0 +1,39 @@
+//! The sample files in `infra/` are what the programs accept.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use shared::settings::{Places, QueuePlace, StorePlace};
+
+/// `NAME=value` lines; those that are commented out too when `all`.
+fn variables(all: bool) -> BTreeMap<&'static str, &'static str> {
+    let sample = include_str!("../../infra/worker.env.sample");
+    let line = |line: &'static str| {
+        let line = if all { line.strip_prefix('#').unwrap_or(line) } else { line };
+        line.split_once('=').filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c == '3'))
+    };
+    sample.lines().filter_map(line).collect()
+}
+
+#[test]
+fn the_workers_sample_is_a_fleet() -> Result<()> {
+    for all in [false, true] {
+        let variables = variables(all);
+        let places = Places::read(&|name| variables.get(name).map(|value| (*value).to_owned()))?;
+        ensure!(matches!(places.queue, QueuePlace::Amqp(_)), "{places:?}");
+        ensure!(matches!(places.store, StorePlace::S3 { .. }), "{places:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_workers_sample_names_each_variable_of_the_compose_file() -> Result<()> {
+    let documented = variables(true);
+    let compose = include_str!("../../infra/docker-compose.yml");
+    for name in compose.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
+        (word.starts_with("GANNET_") && !word.starts_with("GANNET_WORKER_IMAGE")) || word.starts_with("AWS_")
+    }) {
+        ensure!(documented.contains_key(name), "{name} stands in docker-compose.yml and not in worker.env.sample");
+    }
+    Ok(())
+}
