@@ -31,7 +31,7 @@ impl std::str::FromStr for LogFormat {
 /// # Errors
 /// The filter cannot be read.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{filter},{}", crate::queue::rabbit::QUIET)).map_err(|error| {
         format!("the log filter `{filter}` cannot be read ({error}): `info` or `warn,worker=debug` is accepted")
     })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -352,7 +352,7 @@ impl Hands<'_> {
     }
 
     async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
-        let mut next = self.letter.again();
+        let mut next = self.letter.clone();
         let attempts = &mut next.headers.attempts;
         match spent {
             Spent::Error => attempts.errors += 1,
