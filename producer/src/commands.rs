@@ -2,13 +2,15 @@
 //!
 //! Data go to standard output, talk goes to standard error.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
 
-use crate::report::Format;
+use crate::report::{self, Format, Listing, StudySummary};
 
 mod data;
 mod demo;
@@ -66,7 +68,7 @@ enum Command {
 #[derive(Debug, Clone, Copy, Args)]
 struct Listed {
     /// `table` for people, `json` (one object a line) or `csv` for programs
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     format: Format,
 }
 
@@ -101,6 +103,20 @@ fn fresh_run(of: &Name) -> Name {
 /// Where a report goes unless the user says.
 fn report_path(given: Option<&PathBuf>, run: &Name) -> PathBuf {
     given.cloned().unwrap_or_else(|| format!("gannet-{run}.html").into())
+}
+
+/// Data go to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
+    match listing.write(format, &mut std::io::stdout().lock()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
+fn write_report(summary: &StudySummary, file: &Path) -> anyhow::Result<()> {
+    std::fs::write(file, report::study_html(summary)).with_context(|| format!("write the report `{}`", file.display()))?;
+    eprintln!("report: {}", file.display());
+    Ok(())
 }
 
 impl Cli {

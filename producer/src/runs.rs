@@ -121,38 +121,28 @@ pub async fn results(store: &dyn Store, run: &Name, known: &BTreeMap<JobId, JobR
         .await
 }
 
-/// A study's trials with their results, and the test of the chosen one where it was made.
-#[derive(Debug)]
-pub struct Trials {
-    /// Each trial and its result so far.
-    pub trials: Vec<(Job, Option<JobResult>)>,
-    /// The test of the chosen trial.
-    pub test: Option<JobResult>,
+/// A study's trials with their results, and behind them the test of the chosen one where it was made.
+pub type Trials = Vec<(Job, Option<JobResult>)>;
+
+/// Sorts `results` to a study's `jobs`, and adds the test of the chosen trial.
+pub fn pair(jobs: Vec<Job>, mut results: BTreeMap<JobId, JobResult>) -> Trials {
+    let paired = jobs.into_iter().map(|job| {
+        let result = results.remove(&job.id);
+        (job, result)
+    });
+    let mut trials: Trials = paired.collect();
+    if let Some((job, result)) = winner(&trials)
+        && let Some(outcome) = result.trial()
+        && let Some(test) = study::test_job(job, outcome.checkpoint.clone())
+        && let Some(result) = results.remove(&test.id)
+    {
+        trials.push((test, Some(result)));
+    }
+    trials
 }
 
-impl Trials {
-    /// Sorts `results` to `jobs`.
-    pub fn new(jobs: Vec<Job>, mut results: BTreeMap<JobId, JobResult>) -> Self {
-        let trials: Vec<_> = jobs
-            .into_iter()
-            .map(|job| {
-                let result = results.remove(&job.id);
-                (job, result)
-            })
-            .collect();
-        let chosen = study::winner(&trials).map(|index| &trials[index].0);
-        let test = chosen.and_then(|job| results.into_values().find(|result| result.id.as_str() == format!("test-{}", job.id)));
-        Self { trials, test }
-    }
-
-    /// The chosen trial, and its result.
-    pub fn winner(&self) -> Option<(&Job, &JobResult)> {
-        let (job, result) = &self.trials[study::winner(&self.trials)?];
-        Some((job, result.as_ref()?))
-    }
-
-    /// The chosen trial's error on the test split.
-    pub fn test_error(&self) -> Option<f64> {
-        Some(self.test.as_ref()?.trial()?.test?.error)
-    }
+/// The chosen trial, and its result.
+pub fn winner(trials: &Trials) -> Option<(&Job, &JobResult)> {
+    let (job, result) = &trials[study::winner(trials)?];
+    Some((job, result.as_ref()?))
 }

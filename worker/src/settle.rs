@@ -135,16 +135,16 @@ impl Hands<'_> {
         let store = context.store.as_ref();
         match ask {
             Ask::LookCancelled => {
-                let cancelled = self.patiently(async || context.cancels.is_cancelled(&job.run).await).await?;
+                let cancelled = self.patiently(|| context.cancels.is_cancelled(&job.run)).await?;
                 Ok(if cancelled { Answer::Cancelled } else { Answer::Absent })
             }
             Ask::LookResult => {
-                let found = self.patiently(async || commit::find_result(store, &job.run, &job.id).await).await?;
+                let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
                 Ok(self.found(found).map_or(Answer::Absent, Answer::Result))
             }
             Ask::LookCheckpoint => {
                 let slice = protocol.slice();
-                let found = self.patiently(async || commit::find_checkpoint(store, job, slice).await).await?;
+                let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
                 Ok(found.map_or(Answer::Absent, |record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
             }
             Ask::RecordAttempt => self.record_attempt().await,
@@ -165,7 +165,10 @@ impl Hands<'_> {
     }
 
     /// Asks the store until it answers: an outage is no fault of the job.
-    async fn patiently<T>(&self, mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, Fault> {
+    async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         loop {
             let error = match call().await {
                 Ok(value) => return Ok(value),
@@ -197,8 +200,9 @@ impl Hands<'_> {
     async fn record_attempt(&mut self) -> Result<Answer, Fault> {
         let (store, run, id) = (self.context.store.as_ref(), &self.job.run, &self.job.id);
         let key = layout::attempt(run, id, &uuid::Uuid::new_v4().to_string());
-        self.patiently(async || store.put(&key, bytes::Bytes::from_static(b"{}")).await).await?;
-        let recorded = self.patiently(async || store.children(&layout::attempts(run, id)).await).await?;
+        self.patiently(|| store.put(&key, bytes::Bytes::from_static(b"{}"))).await?;
+        let all = layout::attempts(run, id);
+        let recorded = self.patiently(|| store.children(&all)).await?;
         self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
         let lost = self.preemptions;
         self.failure = Some(ErrorReport {
@@ -213,7 +217,7 @@ impl Hands<'_> {
         let (store, slice) = (self.context.store.as_ref(), protocol.slice());
         let resume = match slice.checked_sub(1) {
             None => None,
-            Some(last) => self.patiently(async || commit::find_checkpoint(store, self.job, last).await).await?,
+            Some(last) => self.patiently(|| commit::find_checkpoint(store, self.job, last)).await?,
         };
         if slice > 0 && resume.is_none() {
             let message = format!("the checkpoint of slice {} is gone: was the run deleted?", slice - 1);
@@ -271,7 +275,7 @@ impl Hands<'_> {
             outcome_ref: None,
             nonce: uuid::Uuid::new_v4().to_string(),
         };
-        let theirs = self.patiently(async || commit::create_result(store, &result).await).await?;
+        let theirs = self.patiently(|| commit::create_result(store, &result)).await?;
         self.drop_checkpoint(protocol.slice()).await;
         if theirs.is_some() {
             return Ok(Answer::Result(self.found(theirs).expect("just found")));
@@ -289,7 +293,7 @@ impl Hands<'_> {
                 let Report::Trained { epochs, best_epoch, validation, parameter_count, stopped_early } = report else {
                     unreachable!("only a trained report is kept so")
                 };
-                let checkpoint = self.patiently(async || commit::upload_tensors(store, self.job, &file).await).await?;
+                let checkpoint = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
                 let validation = Some(validation);
                 Outcome::Trial(Box::new(TrialOutcome {
                     epochs,
@@ -308,7 +312,7 @@ impl Hands<'_> {
     async fn commit_checkpoint(&mut self, slice: u32) -> Result<Answer, Fault> {
         let store = self.context.store.as_ref();
         let Some((Ended::Paused(file), spent)) = self.ended.take() else { unreachable!("only a paused step has a checkpoint") };
-        let tensors: ObjectRef = self.patiently(async || commit::upload_tensors(store, self.job, &file).await).await?;
+        let tensors: ObjectRef = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
         let record = CheckpointRecord {
             message_id: self.identity(),
             tensors,
@@ -317,7 +321,7 @@ impl Hands<'_> {
             durations: spent.durations,
             costs: spent.costs,
         };
-        let winner = self.patiently(async || commit::create_checkpoint(store, self.job, slice, &record).await).await?;
+        let winner = self.patiently(|| commit::create_checkpoint(store, self.job, slice, &record)).await?;
         self.drop_checkpoint(slice).await;
         Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
     }

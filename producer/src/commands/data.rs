@@ -1,6 +1,7 @@
 //! `gannet data`: bring data into the store.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 use shared::names::Name;
@@ -39,9 +40,9 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                     Name::new(last.unwrap_or_default()).map_err(|error| anyhow::anyhow!("the folder's name cannot be the dataset's ({error}): give one with --name"))?
                 }
             };
-            let table = data::idx::read(&folder)?;
+            let table = Arc::new(tokio::task::spawn_blocking(move || data::idx::read(&folder)).await??);
             let bar = super::bytes_bar();
-            let reference = data::push(store.as_ref(), &name, &table, &|done, total| super::show_bytes(&bar, done, total)).await?;
+            let reference = data::push(store.as_ref(), &name, Arc::clone(&table), &|done, total| super::show_bytes(&bar, done, total)).await?;
             bar.finish_and_clear();
             let rows: Vec<String> = table.splits.iter().map(|(split, rows)| format!("{} {split} rows", rows.labels.len())).collect();
             eprintln!("dataset {name}: {}, {} classes, version {}", rows.join(", "), table.classes, &reference.sha256.to_string()[..12]);
@@ -54,9 +55,9 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 let (reference, dataset) = data::resolve(store.as_ref(), &name).await?;
                 let shape: Vec<String> = dataset.shape.iter().map(ToString::to_string).collect();
                 let rows = |split: &str| json!(dataset.splits.get(split).map(|split| split.rows));
-                listing.row(vec![json!(name.as_str()), json!(&reference.sha256.to_string()[..12]), json!(shape.join("x")), json!(dataset.classes), rows("train"), rows("test")]);
+                listing.push(vec![json!(name.as_str()), json!(&reference.sha256.to_string()[..12]), json!(shape.join("x")), json!(dataset.classes), rows("train"), rows("test")]);
             }
-            listing.print(listed.format)
+            super::print(&listing, listed.format)
         }
     }
 }

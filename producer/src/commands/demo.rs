@@ -4,6 +4,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -14,15 +15,15 @@ use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, layout};
 
-use super::tune::{Tuned, tune, with_workers};
+use super::tune::{tune, verdict, with_workers};
 use super::{Embedded, Listed, fresh_run, report_path};
 use crate::data::{self, Table, mnist};
 use crate::drive::Drive;
-use crate::report;
-use crate::runs::{Asked, RunManifest};
+use crate::runs::{self, Asked, RunManifest};
+use crate::report::StudySummary;
 use crate::session::Session;
 use crate::study::Study;
-use crate::{listings, models};
+use crate::models;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  gannet demo\n  gannet demo --quick\n  gannet demo --data mnist/ --report digits.html")]
@@ -57,13 +58,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     eprintln!("data: {source}");
     let name = Name::new("demo-digits").expect("a name");
-    data::push(session.store.as_ref(), &name, &table, &|_, _| ()).await?;
+    let table = Arc::new(table);
+    data::push(session.store.as_ref(), &name, Arc::clone(&table), &|_, _| ()).await?;
 
     let text = if arguments.quick { QUICK_STUDY } else { STUDY };
     let study = Study::parse(text, "the demo's study")?;
     let run = fresh_run(&study.name);
     let mut tuned = tune(&session, &study, text.into(), run.clone(), &arguments.embedded).await?;
-    let (winner, result) = tuned.trials.winner().context("no trial of the demo ended well")?;
+    let (winner, result) = runs::winner(&tuned.trials).context("no trial of the demo ended well")?;
     let model = Name::new("demo-digits").expect("a name");
     let (model_ref, _) = models::promote(session.store.as_ref(), winner, result, &model).await?;
     eprintln!("model {model}: the network of {}", winner.id);
@@ -72,15 +74,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if session.places.is_embedded() {
         tuned.times = race(&session, &arguments.embedded).await?;
     }
-    let report_file = report_path(arguments.report.as_ref(), &run);
-    std::fs::write(&report_file, report::study_html(&tuned.summary())).with_context(|| format!("write the report `{}`", report_file.display()))?;
-    finish(&tuned, &arguments, &report_file)
-}
-
-fn finish(tuned: &Tuned, arguments: &Arguments, report_file: &std::path::Path) -> anyhow::Result<()> {
-    listings::trials(&tuned.trials).print(arguments.listed.format)?;
-    eprintln!("{}", tuned.verdict());
-    eprintln!("report: {}", report_file.display());
+    let summary = StudySummary { notes: vec![format!("Data: {source}.")], ..tuned.summary() };
+    super::print(&summary.listing(), arguments.listed.format)?;
+    eprintln!("{}", verdict(&summary));
+    super::write_report(&summary, &report_path(arguments.report.as_ref(), &run))?;
     eprintln!("next: `gannet data push DIR --name NAME` and `gannet tune examples/digits.toml`");
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use shared::contract::Model;
 use shared::names::{Name, ObjectRef};
-use shared::store::{Store, get_json, layout};
+use shared::store::{Store, layout};
 
 use super::Listed;
 use crate::report::Listing;
@@ -46,11 +46,11 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
     };
     let results = runs::results(store, &run, &BTreeMap::new()).await?;
     let results = results.into_iter().map(|result| (result.id.clone(), result)).collect();
-    let trials = runs::Trials::new(runs::trials(store, &manifest).await?, results);
+    let trials = runs::pair(runs::trials(store, &manifest).await?, results);
     let (job, result) = match id {
-        None => trials.winner().with_context(|| format!("no trial of the run `{run}` has ended well"))?,
+        None => runs::winner(&trials).with_context(|| format!("no trial of the run `{run}` has ended well"))?,
         Some(id) => {
-            let found = trials.trials.iter().find(|(job, _)| job.id.as_str() == id);
+            let found = trials.iter().find(|(job, _)| job.id.as_str() == id);
             let (job, result) = found.with_context(|| format!("no trial `{id}` in the run `{run}`: `gannet results {run}` lists them"))?;
             (job, result.as_ref().with_context(|| format!("the trial `{id}` of the run `{run}` has not ended yet"))?)
         }
@@ -65,9 +65,9 @@ async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
     for name in store.children(&layout::models()).await? {
         let Ok(name) = Name::new(name) else { continue };
         let (reference, model) = models::resolve(store, &name).await?;
-        listing.row(describe(&name, &reference, &model));
+        listing.push(describe(&name, &reference, &model));
     }
-    listing.print(listed.format)
+    super::print(&listing, listed.format)
 }
 
 fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json::Value> {

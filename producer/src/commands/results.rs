@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use shared::names::Name;
 
 use super::Listed;
-use crate::report::{self, StudySummary};
-use crate::runs::{self, Asked, RunManifest, Trials};
-use crate::study::Study;
+use crate::report::StudySummary;
+use crate::runs::{self, Asked, RunManifest};
 use crate::{listings, session};
 
 #[derive(Debug, clap::Args)]
@@ -29,16 +27,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let manifest = RunManifest::find(store.as_ref(), &arguments.run).await?;
     let results = runs::results(store.as_ref(), &arguments.run, &BTreeMap::new()).await?;
     let results: BTreeMap<_, _> = results.into_iter().map(|result| (result.id.clone(), result)).collect();
-    let Some(manifest @ RunManifest { asked: Asked::Study { text, .. }, .. }) = &manifest else {
-        return listings::results(results.values()).print(arguments.listed.format);
+    let Some(manifest @ RunManifest { asked: Asked::Study { .. }, .. }) = &manifest else {
+        return super::print(&listings::results(results.values()), arguments.listed.format);
     };
-    let trials = Trials::new(runs::trials(store.as_ref(), manifest).await?, results);
-    listings::trials(&trials).print(arguments.listed.format)?;
+    let trials = runs::pair(runs::trials(store.as_ref(), manifest).await?, results);
+    let summary = StudySummary::new(&arguments.run, &trials);
+    super::print(&summary.listing(), arguments.listed.format)?;
     if let Some(file) = &arguments.report {
-        let study = Study::parse(text, "run.json")?;
-        let html = report::study_html(&StudySummary::new(&arguments.run, &study, &trials, &[]));
-        std::fs::write(file, html).with_context(|| format!("write the report `{}`", file.display()))?;
-        eprintln!("report: {}", file.display());
+        super::write_report(&summary, file)?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let results = session.store.list(&layout::results(&name)).await?.len();
         counted.push((name, results));
     }
-    listings::status(&depths, workers.values(), &counted).print(arguments.listed.format)
+    super::print(&listings::status(&depths, workers.values(), &counted), arguments.listed.format)
 }
 
 async fn hear_workers(queue: &dyn Queue, listen: Duration) -> anyhow::Result<BTreeMap<String, Heartbeat>> {

@@ -63,7 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Ok(results)
     })
     .await?;
-    listings::results(results.iter()).print(arguments.listed.format)
+    super::print(&listings::results(results.iter()), arguments.listed.format)
 }
 
 /// Jobs by run, in the order of their first.

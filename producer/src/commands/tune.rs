@@ -11,11 +11,11 @@ use shared::names::{JobId, Name};
 use super::{Embedded, Listed, fresh_run, report_path};
 use crate::bar::Bar;
 use crate::drive::Drive;
-use crate::report::{self, StudySummary};
-use crate::runs::{Asked, RunManifest, Trials};
+use crate::report::StudySummary;
+use crate::runs::{self, Asked, RunManifest, Trials};
 use crate::session::Session;
 use crate::study::{self, Study};
-use crate::{data, listings};
+use crate::data;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  gannet tune examples/digits.toml\n  gannet tune study.toml --run night-1 --format json > trials.jsonl\n\nThe same study and run name again take up where it was left.")]
@@ -42,12 +42,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
     let report_file = report_path(arguments.report.as_ref(), &name);
     let tuned = tune(&session, &study, text, name, &arguments.embedded).await?;
-    let html = report::study_html(&tuned.summary());
-    std::fs::write(&report_file, html).with_context(|| format!("write the report `{}`", report_file.display()))?;
-    listings::trials(&tuned.trials).print(arguments.listed.format)?;
-    eprintln!("{}", tuned.verdict());
-    eprintln!("report: {}", report_file.display());
-    if tuned.trials.winner().is_none() {
+    let summary = tuned.summary();
+    super::write_report(&summary, &report_file)?;
+    super::print(&summary.listing(), arguments.listed.format)?;
+    eprintln!("{}", verdict(&summary));
+    if summary.winner.is_none() {
         bail!("no trial of the run `{}` ended well: `gannet results {}` says why", tuned.name, tuned.name);
     }
     Ok(())
@@ -56,7 +55,6 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// A study that has run to its end.
 pub(super) struct Tuned {
     pub(super) name: Name,
-    pub(super) study: Study,
     pub(super) trials: Trials,
     /// Workers and the seconds that the study took with them.
     pub(super) times: Vec<(u32, f64)>,
@@ -64,15 +62,18 @@ pub(super) struct Tuned {
 
 impl Tuned {
     pub(super) fn summary(&self) -> StudySummary {
-        StudySummary::new(&self.name, &self.study, &self.trials, &self.times)
+        StudySummary { scaling: self.times.clone(), ..StudySummary::new(&self.name, &self.trials) }
     }
+}
 
-    pub(super) fn verdict(&self) -> String {
-        let Some((job, result)) = self.trials.winner() else { return format!("{}: no trial ended well", self.name) };
-        let validation = result.trial().and_then(|trial| trial.validation).map_or(f64::NAN, |metrics| metrics.error);
-        let test = self.trials.test_error().map_or_else(|| "its test failed".into(), |error| format!("test error {:.2} %", 100.0 * error));
-        format!("{}: the best of {} trials is {}: validation error {:.2} %, {test}", self.name, self.trials.trials.len(), job.id, 100.0 * validation)
-    }
+/// The study in one sentence.
+pub(super) fn verdict(summary: &StudySummary) -> String {
+    let Some(best) = summary.best() else { return format!("{}: no trial ended well", summary.run) };
+    let percent = |error: f64| format!("{:.2} %", 100.0 * error);
+    let validation = best.validation.map_or_else(|| "unknown".into(), |metrics| percent(metrics.error));
+    let test = summary.test.map_or_else(|| "not measured: its test failed".into(), |metrics| percent(metrics.error));
+    let (run, trials, id) = (&summary.run, summary.trials.len(), &best.id);
+    format!("{run}: the best of {trials} trials is {id}: validation error {validation}, test error {test}")
 }
 
 /// Runs a study to its end: checks, enqueues, collects, tests the chosen trial once.
@@ -96,15 +97,14 @@ pub(super) async fn tune(session: &Session, study: &Study, text: String, name: N
     })
     .await
     .map(|(results, elapsed)| (results, (used_workers(session, embedded), elapsed)))?;
-    Ok(Tuned { name, study: study.clone(), times: times(&results, workers), trials: Trials::new(jobs, results) })
+    Ok(Tuned { name, times: times(&results, workers), trials: runs::pair(jobs, results) })
 }
 
 /// The test split is touched here, once, by the chosen trial alone.
 async fn test_winner(drive: &Drive<'_>, jobs: &[Job], results: &mut BTreeMap<JobId, JobResult>) -> anyhow::Result<()> {
-    let trials: Vec<_> = jobs.iter().map(|job| (job.clone(), results.get(&job.id).cloned())).collect();
-    let Some(index) = study::winner(&trials) else { return Ok(()) };
-    let (job, result) = &trials[index];
-    let outcome = result.as_ref().and_then(JobResult::trial).context("the chosen trial has an outcome")?;
+    let trials: Trials = jobs.iter().map(|job| (job.clone(), results.get(&job.id).cloned())).collect();
+    let Some((job, result)) = runs::winner(&trials) else { return Ok(()) };
+    let outcome = result.trial().context("the chosen trial has an outcome")?;
     let test = study::test_job(job, outcome.checkpoint.clone()).context("make the test of the chosen trial")?;
     results.append(&mut drive.all(&[test], &mut |_| ()).await?);
     Ok(())
