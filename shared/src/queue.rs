@@ -1,7 +1,7 @@
 //! The queue seam: jobs to workers, results and progress back, words to all workers.
 //!
 //! Two implementations, [`rabbit`] for fleets and [`sqlite`] for one machine, pass one contract
-//! suite ([`contract_suite`], compiled for tests). Every publish of a job, a result, a retry or a
+//! suite (`contract_suite`, compiled for tests). Every publish of a job, a result, a retry or a
 //! dead letter is confirmed when its call returns; progress and heartbeats are not.
 //!
 //! Delivery is at least once. A delivery that is neither acknowledged nor released comes again, to
@@ -213,7 +213,7 @@ pub trait Receipt: Send + Sync {
 pub struct DeadLetter {
     /// Which queue it came from.
     pub kind: Kind,
-    /// A stable code: `unreadable`, `error`, `crash`, `preemption`.
+    /// A stable code: `unreadable`, `error`, `crash`, `preemption`; `broker` where the broker itself put it away.
     pub reason: String,
     /// The last error, outermost first.
     pub errors: Vec<String>,

@@ -1,10 +1,10 @@
 //! The fleet's queue: RabbitMQ 3.10 to 4.3 over AMQP 0-9-1.
 //!
-//! One connection, opened when it is needed and again when it was lost ([`link`]); a channel for every consumer, and
+//! One connection, opened when it is needed and again when it was lost (`link`); a channel for every consumer, and
 //! channels in confirm mode that one publishing call has at a time. Budgets, commits and retries are decided elsewhere.
 //!
-//! Message bodies and passwords are never logged here. lapin itself logs a returned message whole: switch that off in the
-//! log filter with [`QUIET`].
+//! Message bodies and passwords are never logged here. lapin itself logs a returned message whole: whoever sets up the log
+//! filter puts [`QUIET`] into it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,8 +31,9 @@ mod link;
 mod publish;
 mod watch;
 
-/// A directive for the log filter: lapin warns of a returned message with its whole body.
-pub const QUIET: &str = "lapin::returned_messages=off";
+/// A directive for the log filter. lapin warns of a returned message with its whole body, and everything else it logs comes
+/// to us as an error too, to be logged once, where it is handled.
+pub const QUIET: &str = "lapin=off";
 
 /// A queue on RabbitMQ.
 pub struct RabbitQueue {

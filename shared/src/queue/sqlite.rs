@@ -1,10 +1,10 @@
 //! One machine's queue: a SQLite file that several processes may share. Nothing to install.
 //!
-//! [`desk`] keeps the file on a thread of its own and says what is durable when; [`lease`] gives back what a process that
-//! has gone had taken; [`jobs`] and [`events`] are the tables. Budgets, commits and retries are decided elsewhere.
+//! `desk` keeps the file on a thread of its own and says what is durable when; `lease` gives back what a process that
+//! has gone had taken; `jobs` and `events` are the tables. Budgets, commits and retries are decided elsewhere.
 //!
-//! Nobody is told when another process writes, so consumers and watchers look every [`LOOK`]; within one process a bell
-//! ([`Inner::bell`]) rings at every write.
+//! Nobody is told when another process writes, so consumers and watchers look every `LOOK`; within one process a bell
+//! (`Inner::bell`) rings at every write.
 
 use std::fmt;
 use std::path::Path;
@@ -118,7 +118,7 @@ impl Queue for SqliteQueue {
 
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError> {
         let letter = letter.clone();
-        self.inner.write("publishing a retry", move |desk| desk.retry(letter, delay)).await
+        self.inner.write("publishing a retry", move |desk| desk.retry(&letter, delay)).await
     }
 
     async fn bury(&self, dead: &DeadLetter) -> Result<(), QueueError> {
@@ -192,8 +192,11 @@ struct SqliteDeliveries {
     /// The next delivery's.
     permit: Option<OwnedSemaphorePermit>,
     /// A take under way, kept here so that a cancelled [`Deliveries::next`] loses nothing.
-    taking: Option<oneshot::Receiver<rusqlite::Result<Option<(Taken, SqliteReceipt)>>>>,
+    taking: Option<oneshot::Receiver<Answer>>,
 }
+
+/// What the file's thread found.
+type Answer = rusqlite::Result<Option<(Taken, SqliteReceipt)>>;
 
 #[async_trait]
 impl Deliveries for SqliteDeliveries {

@@ -51,12 +51,12 @@ impl Address {
     }
 
     /// The connection, a channel or a consumer is gone, or nobody answers.
-    pub(super) fn unreachable(&self, reason: impl ToString) -> QueueError {
-        QueueError::Unreachable { place: self.shown.clone(), reason: reason.to_string() }
+    pub(super) fn unreachable(&self, reason: impl Into<String>) -> QueueError {
+        QueueError::Unreachable { place: self.shown.clone(), reason: reason.into() }
     }
 
-    pub(super) fn refused(&self, what: impl ToString, reason: impl ToString) -> QueueError {
-        QueueError::Refused { place: self.shown.clone(), what: what.to_string(), reason: reason.to_string() }
+    pub(super) fn refused(&self, what: impl Into<String>, reason: impl Into<String>) -> QueueError {
+        QueueError::Refused { place: self.shown.clone(), what: what.into(), reason: reason.into() }
     }
 
     /// What came back when `what` was asked.
@@ -70,7 +70,7 @@ impl Address {
             // old connection of somebody's still holds.
             (AMQPErrorKind::Soft(_), 404 | 405) => self.unreachable(format!("{what}: {message}")),
             // 403 credentials or permissions, 530 no such virtual host.
-            (AMQPErrorKind::Soft(_), _) | (_, 530) => self.refused(what, message),
+            (AMQPErrorKind::Soft(_), _) | (_, 530) => self.refused(what, message.as_str()),
             // 320: an operator closed the connection, or the broker stops.
             (AMQPErrorKind::Hard(_), _) => self.unreachable(format!("{what}: {message}")),
         }

@@ -228,9 +228,9 @@ async fn tls_is_spoken_and_its_failure_is_an_error() {
     });
     let error = RabbitQueue::open(&format!("amqps://u:secret@localhost:{port}/")).await.expect_err("no TLS there");
     assert!(error.is_passing(), "{error}");
-    if !first_bytes.is_finished() {
-        eprintln!("SKIPPED tls_is_spoken_and_its_failure_is_an_error: no client hello came: {error}");
-        return;
+    // Without any root certificate on the machine nothing is sent.
+    match tokio::time::timeout(Duration::from_secs(5), first_bytes).await {
+        Ok(bytes) => assert_eq!(bytes.expect("ended")[..2], [0x16, 0x03], "a TLS client hello"),
+        Err(_) => eprintln!("SKIPPED tls_is_spoken_and_its_failure_is_an_error: no client hello came: {error}"),
     }
-    assert_eq!(first_bytes.await.expect("ended")[..2], [0x16, 0x03], "a TLS client hello");
 }

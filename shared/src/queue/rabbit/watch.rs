@@ -127,7 +127,7 @@ impl PrivateQueue {
                 let _ = delivery.acker.ack(BasicAckOptions::default()).now_or_never();
                 Ok(delivery)
             }
-            Some(Err(error)) => Err(self.address.unreachable(error)),
+            Some(Err(error)) => Err(self.address.unreachable(error.to_string())),
             None => Err(self.address.unreachable("the broker cancelled the consumer")),
         }
     }

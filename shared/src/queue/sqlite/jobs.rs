@@ -31,7 +31,7 @@ impl Desk {
     }
 
     /// Writes a letter that is due after `delay`.
-    pub(super) fn retry(&mut self, letter: Letter, delay: Duration) -> rusqlite::Result<()> {
+    pub(super) fn retry(&mut self, letter: &Letter, delay: Duration) -> rusqlite::Result<()> {
         self.write(&[letter.again()], Some(delay.min(LONGEST)))
     }
 
