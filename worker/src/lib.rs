@@ -2,4 +2,5 @@
 //!
 //! A job's way: `receive → cache → executor → compute → commit → settle`; ARCHITECTURE.md tells it whole.
 
+pub mod cache;
 pub mod compute;
