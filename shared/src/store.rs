@@ -255,3 +255,59 @@ fn to_json<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result<B
     })?;
     Ok(text.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Document {
+        epochs: u32,
+    }
+
+    async fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let home = folder.path().to_str().expect("text").to_owned();
+        let places = Places::read(&|name| (name == "GANNET_HOME").then(|| home.clone())).expect("valid");
+        let store = open(&places).await.expect("opened");
+        (folder, store)
+    }
+
+    fn key(text: &str) -> Key {
+        Key::new(text).expect("a key")
+    }
+
+    #[tokio::test]
+    async fn documents_come_back() {
+        let (_folder, store) = store().await;
+        assert_eq!(get_optional_json::<Document>(&*store, &key("a")).await.expect("read"), None);
+        put_json(&*store, &key("a"), &Document { epochs: 3 }).await.expect("written");
+        let created = create_json(&*store, &key("a"), &Document { epochs: 4 }).await.expect("answered");
+        assert_eq!(created, Created::Exists);
+        assert_eq!(get_json::<Document>(&*store, &key("a")).await.expect("read"), Document { epochs: 3 });
+    }
+
+    #[tokio::test]
+    async fn a_document_that_does_not_fit_is_told_by_its_key() {
+        let (_folder, store) = store().await;
+        store.put(&key("a"), r#"{"epoch": 3}"#.into()).await.expect("written");
+        let error = get_json::<Document>(&*store, &key("a")).await.expect_err("unknown field");
+        let text = error.to_string();
+        assert!(text.starts_with("the object `a` in the store at ") && text.contains("`epoch`"), "{text}");
+        assert!(!error.is_passing());
+    }
+
+    #[tokio::test]
+    async fn an_altered_object_is_told_with_both_digests() {
+        let (_folder, store) = store().await;
+        let object = ObjectRef { key: key("a"), sha256: Digest::of(b"right") };
+        store.put(&object.key, "right".into()).await.expect("written");
+        assert_eq!(fetch_checked(&*store, &object).await.expect("right"), "right");
+        store.put(&object.key, "wrong".into()).await.expect("written");
+        let text = fetch_checked(&*store, &object).await.expect_err("altered").to_string();
+        assert!(text.contains(&Digest::of(b"right").to_string()) && text.contains(&Digest::of(b"wrong").to_string()));
+    }
+}

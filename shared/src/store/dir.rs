@@ -354,3 +354,6 @@ fn local(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Local { what, path: path.clone(), source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The cache's folder: `objects/<2 digits>/<sha256>`, `locks/<3 digits>`, `incoming/<sha256>.<unique>`.
+//!
+//! Every step here is one that a crash may follow. Decides nothing.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use shared::digest::Digest;
+
+use super::CacheError;
+use super::index::{Index, Item};
+
+/// The folder.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+}
+
+/// The right to download, check or evict the objects of one stripe: a locked file. There are 4096, made
+/// as needed and never removed; two objects rarely share one, and then only wait for each other.
+#[derive(Debug)]
+pub(super) struct Stripe {
+    _lock: File,
+}
+
+/// An object's file under a shared lock: nobody evicts it.
+#[derive(Debug)]
+pub(super) struct Pin {
+    file: File,
+    inode: u64,
+    size: u64,
+}
+
+/// A file that is being downloaded; removed when this is dropped, unless it was settled.
+#[derive(Debug)]
+pub(super) struct Incoming(PathBuf);
+
+/// What an eviction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evicted {
+    /// The file has gone, whoever removed it.
+    Gone,
+    /// Somebody uses, downloads or checks it.
+    InUse,
+}
+
+impl Files {
+    pub(super) fn open(root: PathBuf) -> Result<Self, CacheError> {
+        let files = Self { root };
+        for part in ["objects", "locks", "incoming"] {
+            let folder = files.root.join(part);
+            fs::create_dir_all(&folder).map_err(files.failed("make the folder", &folder))?;
+        }
+        files.sweep()?;
+        Ok(files)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where an object lies, if it is here.
+    pub(super) fn object(&self, digest: Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.root.join("objects").join(&name[..2]).join(name)
+    }
+
+    /// A new name for a download of `digest`. Unique, because a download that was cancelled may go on
+    /// writing for a moment.
+    pub(super) fn incoming(&self, digest: Digest) -> Incoming {
+        Incoming(self.root.join("incoming").join(format!("{digest}.{}", uuid::Uuid::new_v4())))
+    }
+
+    /// The object's file, if it is here and nobody is evicting it.
+    pub(super) fn pin(&self, digest: Digest) -> Result<Option<Pin>, CacheError> {
+        let path = self.object(digest);
+        match Pin::of(&path) {
+            // Without a name it has been evicted or replaced since it was opened.
+            Ok(pin) => Ok(pin.has_name().map_err(self.failed("look at", &path))?.then_some(pin)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock) => Ok(None),
+            Err(error) => Err(self.failed("open", &path)(error)),
+        }
+    }
+
+    /// The stripe of `digest`, unless somebody else has it.
+    pub(super) fn try_stripe(&self, digest: Digest) -> Result<Option<Stripe>, CacheError> {
+        let path = self.root.join("locks").join(&digest.to_string()[..3]);
+        let failed = self.failed("lock", &path);
+        let file = File::options().create(true).append(true).open(&path).map_err(&failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Stripe { _lock: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Gives a download its name, in place of a damaged file if there is one.
+    pub(super) fn settle(&self, digest: Digest, incoming: &Incoming) -> Result<(), CacheError> {
+        let path = self.object(digest);
+        let failed = self.failed("place", &path);
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(&failed)?;
+        fs::rename(incoming.path(), &path).map_err(&failed)
+    }
+
+    /// Removes an object that nobody uses.
+    pub(super) fn evict(&self, digest: Digest) -> Result<Evicted, CacheError> {
+        let path = self.object(digest);
+        let failed = self.failed("evict", &path);
+        // Whoever has the stripe may be about to put a new file in this one's place.
+        let Some(_stripe) = self.try_stripe(digest)? else { return Ok(Evicted::InUse) };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Evicted::Gone),
+            Err(error) => return Err(failed(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => fs::remove_file(&path).map(|()| Evicted::Gone).map_err(failed),
+            Err(TryLockError::WouldBlock) => Ok(Evicted::InUse),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Every object that is here. None counts as in use: [`Files::evict`] finds that out.
+    pub(super) fn scan(&self) -> Result<Index, CacheError> {
+        let mut index = Index::default();
+        for folder in self.entries(&self.root.join("objects"))? {
+            for entry in self.entries(&folder.path())? {
+                let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                // Foreign files, and files that have gone meanwhile, are no objects.
+                let (Some(digest), Ok(about)) = (digest, entry.metadata()) else { continue };
+                let used = about.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+                let last_used = used.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or_default();
+                index.insert(digest, Item { size: about.len(), last_used, pinned: false });
+            }
+        }
+        Ok(index)
+    }
+
+    /// Removes downloads whose process died: nobody has their stripe.
+    fn sweep(&self) -> Result<(), CacheError> {
+        for entry in self.entries(&self.root.join("incoming"))? {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| name.split('.').next()).and_then(|text| text.parse().ok());
+            let Some(digest) = digest else { continue };
+            if let Some(_stripe) = self.try_stripe(digest)? {
+                match fs::remove_file(entry.path()) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(self.failed("remove", &entry.path())(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self, folder: &Path) -> Result<Vec<fs::DirEntry>, CacheError> {
+        match fs::read_dir(folder).and_then(Iterator::collect) {
+            // A foreign file between our folders.
+            Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => Ok(Vec::new()),
+            read => read.map_err(self.failed("list", folder)),
+        }
+    }
+}
+
+impl Pin {
+    /// Opens and pins a file; `WouldBlock` where it is being evicted.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        file.try_lock_shared().map_err(io::Error::from)?;
+        let about = file.metadata()?;
+        Ok(Self { inode: about.ino(), size: about.len(), file })
+    }
+
+    /// Tells this file from any that may stand in its place, and from itself when it has been cut.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.inode, self.size)
+    }
+
+    /// Used now. Only the order of evictions hangs on it.
+    pub(super) fn touch(&self) {
+        if let Err(error) = self.file.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, "cannot note the use of a file in the cache");
+        }
+    }
+
+    /// The digest of what it holds.
+    pub(super) fn hash(&self) -> io::Result<Digest> {
+        let mut hasher = Digest::hasher();
+        let mut reader = io::BufReader::with_capacity(1024 * 1024, &self.file);
+        io::copy(&mut reader, &mut hasher)?;
+        Ok(hasher.finish())
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+}
+
+impl Incoming {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Gone already where it was settled; the next start sweeps what stays.
+        let _ = fs::remove_file(&self.0);
+    }
+}
