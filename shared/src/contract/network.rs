@@ -226,7 +226,7 @@ impl Default for Padding {
 
 impl Padding {
     /// `[before, after]` along one dimension.
-    pub(crate) fn along(self, axis: usize, input: usize, kernel: usize, stride: usize, dilation: usize) -> [usize; 2] {
+    pub fn along(self, axis: usize, input: usize, kernel: usize, stride: usize, dilation: usize) -> [usize; 2] {
         match self {
             Self::Rule(PaddingRule::Valid) => [0, 0],
             Self::Fixed(size) => [size.pair()[axis]; 2],
