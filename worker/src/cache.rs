@@ -75,10 +75,10 @@ pub enum CacheError {
 
 impl CacheError {
     /// The stable code of an [`shared::contract::ErrorReport`].
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Store(StoreError::NotFound { .. }) => "missing_object",
-            Self::Store(StoreError::Altered { .. } | StoreError::Unreadable { .. }) => "altered_object",
+            Self::Store(StoreError::NotFound { .. }) => ErrorCode::MissingObject,
+            Self::Store(StoreError::Altered { .. } | StoreError::Unreadable { .. }) => ErrorCode::AlteredObject,
             Self::Store(
                 StoreError::TooLarge { .. }
                 | StoreError::Unreachable { .. }
@@ -86,7 +86,7 @@ impl CacheError {
                 | StoreError::Local { .. },
             )
             | Self::Full { .. }
-            | Self::Disk { .. } => "failed",
+            | Self::Disk { .. } => ErrorCode::Failed,
         }
     }
 

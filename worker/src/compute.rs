@@ -4,9 +4,30 @@
 //! Everything here runs inside an executor process, on one thread unless told otherwise, and is
 //! deterministic: same files, same job, same SIMD path, same bits, however a trial was cut into slices.
 
+mod checkpoint;
+mod classify;
+mod evaluate;
+mod machine;
+mod network;
+mod ops;
+mod optimizer;
+mod parameters;
+mod picture;
+mod rows;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod trainer;
+mod weights;
+
 use std::path::Path;
 
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
+
+pub use classify::Classifier;
+pub use evaluate::evaluate;
+pub use machine::{keep_pages, set_threads, simd_path};
+pub use trainer::train;
 
 /// A trial and the files it needs.
 #[derive(Debug, Clone, Copy)]

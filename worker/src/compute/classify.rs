@@ -1,0 +1,108 @@
+//! Labelling pictures with a model.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction};
+
+use super::network::{Mode, Net};
+use super::rows::Standard;
+use super::{ComputeError, picture, weights};
+
+/// A model that is ready to label pictures.
+pub struct Classifier {
+    net: Net,
+    input: [usize; 3],
+    standard: Standard,
+    labels: Vec<String>,
+}
+
+impl Classifier {
+    /// Binds a model to its weights: safetensors with exactly the model's tensors, in fp32.
+    ///
+    /// # Errors
+    /// The model's parts do not fit each other, or the weights are not the model's.
+    pub fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
+        let invalid = |problem: String| ComputeError::InvalidJob(format!("the model `{}`: {problem}", model.name));
+        let shape = model.config.input.as_slice();
+        let input = match *shape {
+            [channels @ (1 | 3), height, width] => [channels, height, width],
+            _ => return Err(invalid(format!("its input is {shape:?}: [1 or 3, height, width] is accepted"))),
+        };
+        let network = &model.config.network;
+        network.check(shape, model.labels.len()).map_err(|error| invalid(error.to_string()))?;
+        let list = network.parameters(shape).map_err(|error| invalid(error.to_string()))?;
+        let (mean, std) = (&model.preprocessing.mean, &model.preprocessing.std);
+        let are_numbers = mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_finite() && *s > 0.0);
+        if mean.len() != input[0] || std.len() != input[0] || !are_numbers {
+            return Err(invalid(format!(
+                "its preprocessing has mean {mean:?} and std {std:?}: {} finite numbers in each, std above 0, are accepted",
+                input[0]
+            )));
+        }
+        let tensors = weights::read(weights, &list)?;
+        let net = Net::new(network, shape, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
+        Ok(Self { net, input, standard: Standard::new(mean, std, 255.0), labels: model.labels.clone() })
+    }
+
+    /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
+    /// One entry a picture, in order: `images` are names, repeated in the outcome, and files.
+    ///
+    /// Each picture is computed alone, so its numbers are the same to the bit in any company.
+    pub fn classify(&self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
+        let one = |(name, path): &(String, PathBuf)| {
+            let verdict = match self.scores(path) {
+                Ok(scores) => ImageVerdict::Predictions(self.best(&scores, top_k as usize, threshold)),
+                Err(error) => ImageVerdict::Error(error),
+            };
+            ImageOutcome { image: name.clone(), verdict }
+        };
+        if rayon::current_num_threads() == 1 {
+            return images.iter().map(one).collect();
+        }
+        images.par_iter().map(one).collect()
+    }
+
+    /// The softmax of a picture's logits.
+    fn scores(&self, path: &Path) -> Result<Vec<f64>, ImageError> {
+        let pixels = picture::read(path, self.input)?;
+        let mut input = Vec::with_capacity(pixels.len());
+        self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
+        let failed = |message: String| ImageError { code: "failed".into(), message };
+        let [channels, height, width] = self.input;
+        let logits: Vec<f32> = Tensor::from_vec(input, (1, channels, height, width), &Device::Cpu)
+            .and_then(|input| self.net.forward(&input, Mode::Infer)?.flatten_all()?.to_vec1())
+            .map_err(|error| failed(format!("the network cannot be computed: {error}")))?;
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let scores: Vec<f64> = logits.iter().map(|logit| libm::exp(f64::from(*logit) - f64::from(most))).collect();
+        let sum: f64 = scores.iter().sum();
+        if !sum.is_finite() {
+            return Err(failed("the network's outputs are not finite numbers".into()));
+        }
+        Ok(scores.iter().map(|score| score / sum).collect())
+    }
+
+    fn best(&self, scores: &[f64], top_k: usize, threshold: f64) -> Vec<Prediction> {
+        let mut order: Vec<usize> = (0..scores.len()).filter(|index| scores[*index] >= threshold).collect();
+        // Stable: of equal scores the first label.
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        order.truncate(top_k);
+        let prediction = |index: usize| Prediction {
+            label: self.labels[index].clone(),
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            score: scores[index],
+        };
+        order.into_iter().map(prediction).collect()
+    }
+}
+
+impl std::fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Classifier").field("input", &self.input).field("labels", &self.labels.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

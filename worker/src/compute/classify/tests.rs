@@ -1,0 +1,144 @@
+//! Pictures of every kind, good and bad.
+
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use serde_json::json;
+
+use super::*;
+use crate::compute::tests::Fixture;
+
+fn model(input: &[usize], layers: &serde_json::Value, labels: usize) -> Model {
+    serde_json::from_value(json!({
+        "name": "m", "config": {"input": input, "network": {"layers": layers}},
+        "preprocessing": {"mean": vec![0.5; input[0]], "std": vec![0.29; input[0]]},
+        "labels": (0..labels).map(|n| format!("label {n}")).collect::<Vec<_>>(),
+        "weights": {"key": "w", "sha256": "0".repeat(64)}
+    }))
+    .expect("a model")
+}
+
+/// A classifier of stripes, trained on the fixture's dataset.
+fn stripes() -> (Fixture, Classifier) {
+    let fixture = Fixture::new(400);
+    let layers = json!([
+        {"type": "conv", "filters": 4, "kernel": 3, "padding": "same"}, {"type": "relu"}, {"type": "max_pool", "kernel": 2},
+        {"type": "flatten"}, {"type": "linear", "units": 3}
+    ]);
+    fixture.finish(&fixture.trial(layers.clone(), json!({"epochs": 4})), None, "weights");
+    let classifier = Classifier::load(&model(&[1, 8, 8], &layers, 3), &fixture.path("weights")).expect("a classifier");
+    (fixture, classifier)
+}
+
+/// A picture with stripes across, `scale` times as large as the network's input.
+fn picture(fixture: &Fixture, name: &str, scale: u32) -> (String, PathBuf) {
+    let path = fixture.path(name);
+    let pixel = |_, y: u32| Luma([if (y / scale).is_multiple_of(2) { 50 } else { 200 }]);
+    GrayImage::from_fn(8 * scale, 8 * scale, pixel)
+        .save_with_format(&path, image::ImageFormat::Png)
+        .expect("a picture");
+    (name.into(), path)
+}
+
+fn predictions(outcome: &ImageOutcome) -> &[Prediction] {
+    match &outcome.verdict {
+        ImageVerdict::Predictions(predictions) => predictions,
+        ImageVerdict::Error(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn pictures_are_labelled_whatever_their_size() {
+    let (fixture, classifier) = stripes();
+    let outcomes = classifier.classify(&[picture(&fixture, "as-is", 1), picture(&fixture, "larger", 5)], 3, 0.0);
+    for outcome in &outcomes {
+        let labels = predictions(outcome);
+        assert_eq!((labels.len(), labels[0].index, labels[0].label.as_str()), (3, 0, "label 0"), "{outcome:?}");
+        assert!(labels.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        assert!((labels.iter().map(|p| p.score).sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+    assert_eq!(outcomes[0].image, "as-is");
+    let one = &classifier.classify(&[picture(&fixture, "as-is", 1)], 1, 0.0)[0];
+    assert_eq!(predictions(one).len(), 1);
+    let sure = predictions(one)[0].score;
+    let none = &classifier.classify(&[picture(&fixture, "as-is", 1)], 3, (sure + 1.0) / 2.0)[0];
+    assert_eq!(predictions(none).len(), 0);
+}
+
+#[test]
+fn a_bad_picture_is_one_entry_and_changes_no_other() {
+    let (fixture, classifier) = stripes();
+    let (good, larger) = (picture(&fixture, "good", 1), picture(&fixture, "larger", 3));
+    let alone = classifier.classify(std::slice::from_ref(&good), 3, 0.0);
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(fixture.path(name), bytes).expect("a file");
+        (name.to_owned(), fixture.path(name))
+    };
+    let png = std::fs::read(&good.1).expect("a file");
+    // A header that promises 2^31 - 1 columns, with its checksum.
+    let mut huge = png[..33].to_vec();
+    huge[16..20].copy_from_slice(&0x7fff_ffffu32.to_be_bytes());
+    let checksum = crc32(&huge[12..29]);
+    huge[29..33].copy_from_slice(&checksum.to_be_bytes());
+    let images = [
+        file("half", &png[..png.len() / 2]),
+        file("text", b"this is no picture"),
+        file("empty", b""),
+        file("jpeg", b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01"),
+        file("huge", &huge),
+        ("missing".into(), fixture.path("missing")),
+        ("folder".into(), fixture.folder.path().to_owned()),
+        good,
+        larger,
+    ];
+    let outcomes = classifier.classify(&images, 3, 0.0);
+    let codes: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| match &outcome.verdict {
+            ImageVerdict::Error(error) => error.code.as_str(),
+            ImageVerdict::Predictions(_) => "",
+        })
+        .collect();
+    let expected = [
+        "decode_failed", "unsupported_format", "unsupported_format", "unsupported_format", "too_large", "not_found",
+        "decode_failed", "", "",
+    ];
+    assert_eq!(codes, expected, "{outcomes:?}");
+    assert_eq!(outcomes[7], alone[0]);
+}
+
+/// PNG's checksum, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1)))
+    })
+}
+
+#[test]
+fn three_channels_are_red_green_and_blue() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let layers = json!([{"type": "global_avg_pool"}, {"type": "linear", "units": 3, "bias": false}]);
+    let weights = folder.path().join("weights");
+    let eye = Tensor::eye(3, DType::F32, &Device::Cpu).expect("a tensor");
+    weights::write(&weights, &[("1.weight".into(), eye)], None).expect("a file");
+    let classifier = Classifier::load(&model(&[3, 2, 2], &layers, 3), &weights).expect("a classifier");
+    for channel in 0..3 {
+        let path = folder.path().join("picture.png");
+        let mut pixel = [0; 3];
+        pixel[channel] = 255;
+        RgbImage::from_pixel(4, 2, Rgb(pixel)).save(&path).expect("a picture");
+        let outcome = &classifier.classify(&[("p".into(), path)], 1, 0.0)[0];
+        assert_eq!(predictions(outcome)[0].index as usize, channel);
+    }
+}
+
+#[test]
+fn a_model_whose_parts_do_not_fit_is_refused() {
+    let layers = json!([{"type": "flatten"}, {"type": "linear", "units": 3}]);
+    let path = Path::new("there-is-no-such-file");
+    let refused = |model: &Model| Classifier::load(model, path).expect_err("refused").to_string();
+    assert!(refused(&model(&[2, 8, 8], &layers, 3)).contains("[1 or 3, height, width]"));
+    assert!(refused(&model(&[1, 8, 8], &layers, 4)).contains("4 classes"));
+    let mut wrong = model(&[1, 8, 8], &layers, 3);
+    wrong.preprocessing.std = vec![0.0];
+    assert!(refused(&wrong).contains("std above 0"));
+    assert!(refused(&model(&[1, 8, 8], &layers, 3)).contains("cannot read"));
+}

@@ -1,0 +1,55 @@
+//! Measuring a network on rows.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use shared::contract::{Dataset, Metrics, Trial};
+
+use super::network::{Mode, Net};
+use super::rows::{Rows, numbers};
+use super::{ComputeError, ops, trainer, weights};
+
+/// Measures the parameters in `checkpoint`, what a finished trial left, on every row of `split_file`:
+/// the file of one of the dataset's splits, usually the test split.
+///
+/// # Errors
+/// The network does not fit the dataset, or a file is not what it should be.
+pub fn evaluate(
+    trial: &Trial,
+    dataset: &Dataset,
+    split_file: &Path,
+    checkpoint: &Path,
+) -> Result<Metrics, ComputeError> {
+    let list = trainer::parameters(trial, &dataset.shape, dataset.classes)?;
+    let accepted: Vec<u32> = dataset.splits.values().map(|split| split.rows).collect();
+    let rows = Rows::open(dataset, &accepted, split_file)?;
+    if rows.len() == 0 {
+        return Err(ComputeError::InvalidJob(format!("the split in {} has no rows", split_file.display())));
+    }
+    let tensors = weights::read(checkpoint, &list)?;
+    let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let net = Net::new(&trial.network, &dataset.shape, &builder)?;
+    let metrics = measure(&net, &rows, &numbers(rows.len()), trial.training.batch_size)?;
+    if metrics.loss.is_finite() {
+        return Ok(metrics);
+    }
+    Err(ComputeError::BadFile {
+        what: format!("the parameters ({})", checkpoint.display()),
+        problem: format!("they give a loss of {}", metrics.loss),
+    })
+}
+
+/// Mean loss and error of `net` on `chosen` rows, `batch_size` at a time.
+pub(super) fn measure(net: &Net, rows: &Rows, chosen: &[u32], batch_size: u32) -> Result<Metrics, ComputeError> {
+    let (mut loss, mut wrong) = (0.0, 0);
+    for chosen in chosen.chunks(batch_size.max(1) as usize) {
+        let batch = rows.batch(chosen)?;
+        let logits = net.forward(&batch.inputs, Mode::Infer)?;
+        let (batch_loss, batch_wrong) = ops::measure(&logits, &batch.labels)?;
+        loss += batch_loss;
+        wrong += batch_wrong;
+    }
+    let count = chosen.len() as f64;
+    Ok(Metrics { loss: loss / count, error: wrong as f64 / count, rows: chosen.len() as u64 })
+}

@@ -1,0 +1,48 @@
+//! What a process is told once, at its start: how many threads compute, and that freed memory is kept.
+
+/// Lets `threads` threads compute: to be called once, at the start of a process, before anything else here.
+///
+/// Their number changes no bit of any result. Without this call rayon takes one a core.
+pub fn set_threads(threads: usize) {
+    // The pool can be built once. If it stands already, its number is kept: only speed depends on it.
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global() {
+        tracing::warn!(error = %error, threads, "the number of threads was set before");
+    }
+}
+
+/// Makes the allocator keep what is freed. Every large tensor is a fresh mapping otherwise, whose pages
+/// the kernel clears one fault at a time: a quarter of a training step. Call it at the start of a process.
+pub fn keep_pages() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let settings = [
+            // Above any tensor: nothing is mapped on its own.
+            (libc::M_MMAP_THRESHOLD, 1 << 30),
+            // Freed memory at the heap's end stays.
+            (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+            // The heap grows in steps of 64 MiB; pages that are never touched cost nothing.
+            (libc::M_TOP_PAD, 64 << 20),
+        ];
+        for (parameter, value) in settings {
+            // SAFETY: mallopt takes two numbers and keeps no pointer; it is safe at any time.
+            let accepted = unsafe { libc::mallopt(parameter, value) };
+            debug_assert_eq!(accepted, 1, "glibc knows these parameters");
+        }
+    }
+}
+
+/// The instruction set that the matrix product uses here: `avx512`, `avx2` or `portable`. Results are
+/// the same to the bit on machines of one path.
+pub fn simd_path() -> &'static str {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    {
+        // The order and the features of `gemm`'s own choice.
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if std::arch::is_x86_feature_detected!("fma") {
+            return "avx2";
+        }
+    }
+    "portable"
+}

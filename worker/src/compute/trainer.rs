@@ -1,0 +1,229 @@
+//! Training a network, step by step, from its start or from a checkpoint.
+
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+use shared::contract::{EpochMetrics, Metrics, Objective, Parameter, Trial};
+
+use super::checkpoint::{self, Best, Position};
+use super::evaluate::measure;
+use super::network::{Mode, Net};
+use super::optimizer::Rule;
+use super::parameters::Parameters;
+use super::rows::{Division, Rows};
+use super::schedule::learning_rate;
+use super::weights::{bad_file, write};
+use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, ops};
+
+/// Trains until the trial's end, or until `each`, which is called after every step, says to pause.
+///
+/// Then `job.out` holds the parameters of the best epoch by the trial's objective (of equal ones the
+/// earlier), under the names of [`shared::contract::Network::parameters`], in fp32; or a checkpoint
+/// with which another call goes on to the same bits. A pause that is asked for at the very end is not
+/// needed, and the trial finishes.
+///
+/// # Errors
+/// The job does not fit its dataset, a file is not what it should be, or the loss is not finite.
+pub fn train(job: &TrainingJob<'_>, each: &mut dyn FnMut(&Step) -> Flow) -> Result<Ended, ComputeError> {
+    let mut trainer = Trainer::new(job)?;
+    if let Some(path) = job.resume {
+        trainer.resume(path)?;
+    }
+    let flow = if trainer.is_done() { Flow::Go } else { trainer.run(each)? };
+    match flow {
+        Flow::Pause => {
+            trainer.pause(job.out)?;
+            Ok(Ended::Paused)
+        }
+        Flow::Go => trainer.finish(job.out),
+    }
+}
+
+struct Trainer<'a> {
+    trial: &'a Trial,
+    rows: Rows,
+    division: Division,
+    net: Net,
+    parameters: Parameters,
+    rule: Rule,
+    best: Vec<(String, Tensor)>,
+    position: Position,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(job: &TrainingJob<'a>) -> Result<Self, ComputeError> {
+        let (trial, dataset) = (job.trial, job.dataset);
+        trial.check().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
+        let split = dataset.train().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
+        let rows = Rows::open(dataset, &[split.rows], job.train)?;
+        let list = parameters(trial, &dataset.shape, dataset.classes)?;
+        let division = Division::draw(&trial.data, rows.len())?;
+        let parameters = Parameters::new(list, trial.seed, DType::F32)?;
+        let net = Net::new(&trial.network, &dataset.shape, &parameters.builder())?;
+        let rule = Rule::new(&trial.training, &parameters)?;
+        Ok(Self { trial, rows, division, net, parameters, rule, best: Vec::new(), position: Position::default() })
+    }
+
+    fn resume(&mut self, path: &std::path::Path) -> Result<(), ComputeError> {
+        let shape = |tensor: &Tensor| tensor.dims().to_vec();
+        let expected = [
+            self.parameters.all().map(|(parameter, var)| (parameter.name.clone(), shape(var))).collect(),
+            self.rule.state().map(|(name, sum)| (name, shape(sum))).collect(),
+        ];
+        let contents = checkpoint::load(path, self.trial, &expected)?;
+        let position = contents.position;
+        if position.epoch > self.trial.training.epochs
+            || position.batch >= self.batches()
+            || position.epochs.len() != position.epoch as usize
+            || position.best.is_some() != (position.epoch > 0)
+        {
+            return Err(bad_file("the checkpoint", path, "its position is outside the trial"));
+        }
+        self.parameters.set(&contents.parameters)?;
+        self.rule.restore(&contents.optimizer);
+        self.best = contents.best.into_iter().collect();
+        self.position = position;
+        Ok(())
+    }
+
+    /// Batches of one epoch.
+    fn batches(&self) -> u32 {
+        let rows = u32::try_from(self.division.train.len()).unwrap_or(u32::MAX);
+        rows.div_ceil(self.trial.training.batch_size)
+    }
+
+    fn stopped_early(&self) -> bool {
+        self.trial.training.early_stop.as_ref().is_some_and(|stop| self.position.waited >= stop.patience)
+    }
+
+    fn is_done(&self) -> bool {
+        self.position.epoch >= self.trial.training.epochs || self.stopped_early()
+    }
+
+    /// Share of the trial that is done.
+    fn fraction(&self) -> f64 {
+        if self.is_done() {
+            return 1.0;
+        }
+        let epochs = f64::from(self.position.epoch) + f64::from(self.position.batch) / f64::from(self.batches());
+        epochs / f64::from(self.trial.training.epochs)
+    }
+
+    fn run(&mut self, each: &mut dyn FnMut(&Step) -> Flow) -> Result<Flow, ComputeError> {
+        loop {
+            let order = self.division.order(self.trial.seed, self.position.epoch);
+            let began = Instant::now();
+            let spent = self.position.spent_ms;
+            loop {
+                let rate = self.step(&order)?;
+                let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.position.spent_ms = spent.saturating_add(elapsed);
+                let epoch = (self.position.batch == self.batches()).then(|| self.end_epoch(rate, began, spent)).transpose()?;
+                let flow = each(&Step { fraction: self.fraction(), epoch });
+                if self.is_done() {
+                    return Ok(Flow::Go);
+                }
+                if flow == Flow::Pause {
+                    return Ok(Flow::Pause);
+                }
+                if epoch.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One batch: loss, gradients, update. Returns the learning rate.
+    fn step(&mut self, order: &[u32]) -> Result<f64, ComputeError> {
+        let training = &self.trial.training;
+        let Position { epoch, batch, .. } = self.position;
+        let size = training.batch_size as usize;
+        let rows = &order[batch as usize * size..];
+        let batch_rows = self.rows.batch(&rows[..size.min(rows.len())])?;
+        let step = u64::from(epoch) * u64::from(self.batches()) + u64::from(batch);
+        let logits = self.net.forward(&batch_rows.inputs, Mode::Train { seed: self.trial.seed, step })?;
+        let loss = ops::cross_entropy(&logits, &batch_rows.labels)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        self.must_be_finite(value)?;
+        let gradients = loss.backward()?;
+        let t = f64::from(epoch) + f64::from(batch) / f64::from(self.batches());
+        let rate = learning_rate(&training.schedule, training.optimizer.learning_rate(), t, training.epochs);
+        self.rule.step(&self.parameters, &gradients, rate, step)?;
+        self.position.loss_sum += value * batch_rows.labels.len() as f64;
+        self.position.batch += 1;
+        Ok(rate)
+    }
+
+    fn must_be_finite(&self, loss: f64) -> Result<(), ComputeError> {
+        if loss.is_finite() { Ok(()) } else { Err(ComputeError::Diverged { loss, epoch: self.position.epoch + 1 }) }
+    }
+
+    /// Measures the epoch that has ended, keeps its parameters if it is the best, and moves to the next.
+    fn end_epoch(&mut self, learning_rate: f64, began: Instant, spent: u64) -> Result<EpochMetrics, ComputeError> {
+        let training = &self.trial.training;
+        let validation = measure(&self.net, &self.rows, &self.division.validation, training.batch_size)?;
+        self.must_be_finite(validation.loss)?;
+        let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let metrics = EpochMetrics {
+            epoch: self.position.epoch + 1,
+            train_loss: self.position.loss_sum / self.division.train.len() as f64,
+            validation_loss: validation.loss,
+            validation_error: validation.error,
+            learning_rate,
+            duration_ms: spent.saturating_add(elapsed),
+        };
+        let objective = self.objective(&validation);
+        if self.position.best.is_none_or(|best| objective < self.objective(&best.validation)) {
+            self.best = self.parameters.copies()?;
+            self.position.best = Some(Best { epoch: metrics.epoch, validation });
+        }
+        let position = &mut self.position;
+        if let Some(stop) = &training.early_stop {
+            if position.to_beat.is_none_or(|to_beat| objective < to_beat - stop.min_delta) {
+                position.to_beat = Some(objective);
+                position.waited = 0;
+            } else {
+                position.waited += 1;
+            }
+        }
+        position.epochs.push(metrics);
+        (position.epoch, position.batch) = (position.epoch + 1, 0);
+        (position.loss_sum, position.spent_ms) = (0.0, 0);
+        Ok(metrics)
+    }
+
+    fn objective(&self, metrics: &Metrics) -> f64 {
+        match self.trial.training.objective {
+            Objective::ValidationError => metrics.error,
+            Objective::ValidationLoss => metrics.loss,
+        }
+    }
+
+    fn pause(self, out: &std::path::Path) -> Result<(), ComputeError> {
+        let optimizer = self.rule.state().map(|(name, sum)| (name, sum.clone())).collect();
+        checkpoint::save(out, self.trial, &self.position, [self.parameters.copies()?, self.best, optimizer])
+    }
+
+    fn finish(self, out: &std::path::Path) -> Result<Ended, ComputeError> {
+        let stopped_early = self.stopped_early() && self.position.epoch < self.trial.training.epochs;
+        let best = self.position.best.ok_or_else(|| ComputeError::InvalidJob("it has no epochs".into()))?;
+        write(out, &self.best, None)?;
+        Ok(Ended::Finished(Trained {
+            epochs: self.position.epochs,
+            best_epoch: best.epoch,
+            validation: best.validation,
+            parameter_count: self.parameters.trained().map(|(_, var)| var.elem_count() as u64).sum(),
+            stopped_early,
+        }))
+    }
+}
+
+/// The tensors of a trial's network on a dataset.
+pub(super) fn parameters(trial: &Trial, shape: &[usize], classes: u32) -> Result<Vec<Parameter>, ComputeError> {
+    let invalid = |error: shared::contract::NetworkError| ComputeError::InvalidJob(format!("the network's {error}"));
+    trial.network.check(shape, classes as usize).map_err(invalid)?;
+    trial.network.parameters(shape).map_err(invalid)
+}
+
+#[cfg(test)]
+mod tests;
