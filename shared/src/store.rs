@@ -6,13 +6,38 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::names::Key;
+use crate::digest::Digest;
+use crate::names::{Key, ObjectRef};
+use crate::settings::{Places, StorePlace};
+use crate::strict::{self, Problem};
 
+#[cfg(test)]
+mod contract_suite;
+pub mod dir;
 pub mod layout;
+pub mod probe;
+pub mod s3;
+
+/// Opens the store that `places` names. An S3 store is not asked anything yet, apart from looking for
+/// credentials: [`probe::probe`] is the first word with it.
+///
+/// # Errors
+/// The folder cannot be made; no credentials or no region can be found.
+pub async fn open(places: &Places) -> Result<Arc<dyn Store>, StoreError> {
+    match &places.store {
+        StorePlace::Dir(folder) => Ok(Arc::new(dir::DirStore::open(folder)?)),
+        StorePlace::S3 { bucket, prefix, endpoint } => {
+            Ok(Arc::new(s3::S3Store::open(bucket, prefix, endpoint.as_deref()).await?))
+        }
+    }
+}
 
 /// Objects under keys. Cheap to share. Passing faults are tried again inside, with backoff and
 /// jitter; what comes out is final for this call.
@@ -44,7 +69,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// compare something only this writer wrote.
     async fn create(&self, key: &Key, body: Bytes) -> Result<Created, StoreError>;
 
-    /// All objects whose key begins with `prefix` (whole parts: a prefix ends at a `/`), sorted by key.
+    /// All objects beneath `prefix` (whole parts: a prefix ends at a `/`), sorted by key.
     async fn list(&self, prefix: &Key) -> Result<Vec<Entry>, StoreError>;
 
     /// The parts that follow `prefix` directly, sorted: the names of "folders" and objects in it.
@@ -114,6 +139,30 @@ pub enum StoreError {
         /// What it said.
         reason: String,
     },
+    /// The object is not what its reference says.
+    #[error(
+        "the object `{key}` in the store at {place} has sha256 {found}, its reference says {expected}: put it again"
+    )]
+    Altered {
+        /// The key.
+        key: Key,
+        /// Where, without credentials.
+        place: String,
+        /// What the reference says.
+        expected: Digest,
+        /// What was found.
+        found: Digest,
+    },
+    /// The object is no document of the expected kind.
+    #[error("the object `{key}` in the store at {place} cannot be read: {problem}")]
+    Unreadable {
+        /// The key.
+        key: Key,
+        /// Where, without credentials.
+        place: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
     /// The local disk failed.
     #[error("cannot {what} `{path}`")]
     Local {
@@ -131,7 +180,78 @@ impl StoreError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Local { .. } => true,
-            Self::NotFound { .. } | Self::TooLarge { .. } | Self::Refused { .. } => false,
+            Self::NotFound { .. }
+            | Self::TooLarge { .. }
+            | Self::Refused { .. }
+            | Self::Altered { .. }
+            | Self::Unreadable { .. } => false,
         }
     }
+}
+
+/// A small object, or `None` where there is none.
+///
+/// # Errors
+/// As [`Store::get`], not found apart.
+pub async fn get_optional(store: &dyn Store, key: &Key) -> Result<Option<Bytes>, StoreError> {
+    match store.get(key).await {
+        Ok(body) => Ok(Some(body)),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A JSON document; unknown fields are refused where the type refuses them.
+///
+/// # Errors
+/// As [`Store::get`]; [`StoreError::Unreadable`] names the object, the place in it and what is accepted.
+pub async fn get_json<T: DeserializeOwned>(store: &dyn Store, key: &Key) -> Result<T, StoreError> {
+    parse(store, key, &store.get(key).await?)
+}
+
+/// A JSON document, or `None` where there is none.
+///
+/// # Errors
+/// As [`get_json`], not found apart.
+pub async fn get_optional_json<T: DeserializeOwned>(store: &dyn Store, key: &Key) -> Result<Option<T>, StoreError> {
+    get_optional(store, key).await?.map(|body| parse(store, key, &body)).transpose()
+}
+
+/// Writes a document as JSON, whatever was there.
+///
+/// # Errors
+/// As [`Store::put`].
+pub async fn put_json<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result<(), StoreError> {
+    store.put(key, to_json(store, key, document)?).await
+}
+
+/// Writes a document as JSON only if there is none.
+///
+/// # Errors
+/// As [`Store::create`].
+pub async fn create_json<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result<Created, StoreError> {
+    store.create(key, to_json(store, key, document)?).await
+}
+
+/// A small object whose content is what its reference says.
+///
+/// # Errors
+/// As [`Store::get`]; [`StoreError::Altered`] where its digest differs.
+pub async fn fetch_checked(store: &dyn Store, object: &ObjectRef) -> Result<Bytes, StoreError> {
+    let body = store.get(&object.key).await?;
+    let (key, place, expected, found) = (object.key.clone(), store.place(), object.sha256, Digest::of(&body));
+    if found == expected { Ok(body) } else { Err(StoreError::Altered { key, place, expected, found }) }
+}
+
+fn parse<T: DeserializeOwned>(store: &dyn Store, key: &Key, body: &[u8]) -> Result<T, StoreError> {
+    strict::json(body).map_err(|problem| StoreError::Unreadable { key: key.clone(), place: store.place(), problem })
+}
+
+fn to_json<T: Serialize>(store: &dyn Store, key: &Key, document: &T) -> Result<Bytes, StoreError> {
+    let text = serde_json::to_vec(document).map_err(|error| StoreError::Unreadable {
+        key: key.clone(),
+        place: store.place(),
+        problem: Problem { at: String::new(), what: format!("cannot be written as JSON: {error}") },
+    })?;
+    Ok(text.into())
 }

@@ -11,6 +11,7 @@ mod folder;
 mod pictures;
 mod process;
 mod s3;
+pub mod s3_server;
 pub mod studies;
 mod wait;
 
