@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::s3_server::{Request, read_log};
 use crate::{Folder, Process, eventually};
 
 /// The bucket that every test server has.
@@ -55,18 +56,14 @@ impl S3 {
         pairs.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
-    /// How many requests of `operation` (`GetObject`) there were for keys that end with `suffix`, by the server's log:
-    /// `operation key status`, where a key may hold spaces.
+    /// How many requests of `operation` (`GetObject`) there were for keys that end with `suffix`.
     ///
     /// # Errors
-    /// The log cannot be read.
+    /// The server's log cannot be read.
     pub fn requests(&self, operation: &str, suffix: &str) -> Result<usize> {
-        let log = std::fs::read_to_string(&self.log).context("read the S3 server's log")?;
-        let counts = |line: &&str| {
-            let key = line.strip_prefix(operation).and_then(|rest| rest.strip_prefix(' ')?.rsplit_once(' '));
-            key.is_some_and(|(key, _)| key.ends_with(suffix))
-        };
-        Ok(log.lines().filter(counts).count())
+        let requests = read_log(&self.log)?;
+        let counts = |request: &&Request| request.operation == operation && request.key.ends_with(suffix);
+        Ok(requests.iter().filter(counts).count())
     }
 
     /// An object's bytes, read behind the server's back.
