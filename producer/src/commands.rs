@@ -114,7 +114,8 @@ fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
 }
 
 fn write_report(summary: &StudySummary, file: &Path) -> anyhow::Result<()> {
-    std::fs::write(file, report::study_html(summary)).with_context(|| format!("write the report `{}`", file.display()))?;
+    std::fs::write(file, report::study_html(summary))
+        .with_context(|| format!("write the report `{}`", file.display()))?;
     eprintln!("report: {}", file.display());
     Ok(())
 }

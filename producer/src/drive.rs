@@ -53,8 +53,13 @@ impl Drive<'_> {
     ///
     /// # Errors
     /// The run is cancelled, or the queue or the store refuses.
-    pub async fn all(&self, jobs: &[Job], tell: &mut (dyn FnMut(News<'_>) + Send)) -> anyhow::Result<BTreeMap<JobId, JobResult>> {
-        let mut state = State { wanted: jobs.iter().map(|job| job.id.clone()).collect(), results: BTreeMap::new(), tell };
+    pub async fn all(
+        &self,
+        jobs: &[Job],
+        tell: &mut (dyn FnMut(News<'_>) + Send),
+    ) -> anyhow::Result<BTreeMap<JobId, JobResult>> {
+        let mut state =
+            State { wanted: jobs.iter().map(|job| job.id.clone()).collect(), results: BTreeMap::new(), tell };
         // Before the first publish, so that no result is missed.
         let mut events = self.queue.watch(Some(self.run)).await?;
         self.reconcile(&mut state).await?;
@@ -65,7 +70,8 @@ impl Drive<'_> {
             let free = OUTSTANDING.saturating_sub(published - state.results.len().min(published)).min(waiting.len());
             // Half-empty before it is filled up: many letters in one go.
             if free > 0 && (free == waiting.len() || free >= OUTSTANDING / 2) {
-                let letters: Vec<Letter> = waiting.split_off(waiting.len() - free).into_iter().rev().map(Letter::new).collect();
+                let letters: Vec<Letter> =
+                    waiting.split_off(waiting.len() - free).into_iter().rev().map(Letter::new).collect();
                 self.publish(&letters).await?;
                 published += free;
             }

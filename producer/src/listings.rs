@@ -9,7 +9,18 @@ use crate::report::Listing;
 
 /// Results of any jobs.
 pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
-    let mut listing = Listing::new(["job", "run", "kind", "status", "validation_error", "test_error", "images", "seconds", "worker", "error"]);
+    let mut listing = Listing::new([
+        "job",
+        "run",
+        "kind",
+        "status",
+        "validation_error",
+        "test_error",
+        "images",
+        "seconds",
+        "worker",
+        "error",
+    ]);
     for result in results {
         let trial = result.trial();
         let mut row = vec![
@@ -29,15 +40,27 @@ pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
 
 /// Queues, workers and runs, told apart by the first column.
 pub fn status<'a>(depths: &[Depth], workers: impl Iterator<Item = &'a Heartbeat>, runs: &[(Name, usize)]) -> Listing {
-    let mut listing = Listing::new(["what", "name", "ready", "unsettled", "consumers", "slots", "running", "settled", "results"]);
+    let mut listing =
+        Listing::new(["what", "name", "ready", "unsettled", "consumers", "slots", "running", "settled", "results"]);
     for depth in depths {
         let numbers = [json!(depth.ready), json!(depth.unsettled), json!(depth.consumers)];
-        listing.push([json!("queue"), json!(depth.queue)].into_iter().chain(numbers).chain([Value::Null, Value::Null, Value::Null, Value::Null]).collect());
+        listing.push(
+            [json!("queue"), json!(depth.queue)]
+                .into_iter()
+                .chain(numbers)
+                .chain([Value::Null, Value::Null, Value::Null, Value::Null])
+                .collect(),
+        );
     }
     for worker in workers {
         let running: Vec<String> = worker.running.iter().map(|job| format!("{}/{}", job.run, job.id)).collect();
         let numbers = [json!(worker.slots), json!(running.join(" ")), json!(worker.settled), Value::Null];
-        listing.push([json!("worker"), json!(worker.worker), Value::Null, Value::Null, Value::Null].into_iter().chain(numbers).collect());
+        listing.push(
+            [json!("worker"), json!(worker.worker), Value::Null, Value::Null, Value::Null]
+                .into_iter()
+                .chain(numbers)
+                .collect(),
+        );
     }
     for (run, results) in runs {
         let mut row = vec![json!("run"), json!(run.as_str())];

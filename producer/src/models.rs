@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use shared::contract::{Dataset, JobResult, Job, Model, ModelConfig, Preprocessing, Work};
+use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Preprocessing, Work};
 use shared::digest::Digest;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, StoreError, fetch_checked, get_json, layout};
@@ -12,7 +12,12 @@ use shared::strict;
 ///
 /// # Errors
 /// The trial has no network, or the store fails.
-pub async fn promote(store: &dyn Store, job: &Job, result: &JobResult, name: &Name) -> anyhow::Result<(ObjectRef, Model)> {
+pub async fn promote(
+    store: &dyn Store,
+    job: &Job,
+    result: &JobResult,
+    name: &Name,
+) -> anyhow::Result<(ObjectRef, Model)> {
     let (Work::Trial(trial), Some(outcome)) = (&job.work, result.trial()) else {
         bail!("`{}` of the run `{}` has no trained network to promote", job.id, job.run);
     };
@@ -22,7 +27,11 @@ pub async fn promote(store: &dyn Store, job: &Job, result: &JobResult, name: &Na
     let digest = outcome.checkpoint.sha256;
     let weights_key = layout::model_file(name, digest, "model.safetensors");
     store.put(&weights_key, weights).await?;
-    let labels = if dataset.labels.is_empty() { (0..dataset.classes).map(|class| class.to_string()).collect() } else { dataset.labels };
+    let labels = if dataset.labels.is_empty() {
+        (0..dataset.classes).map(|class| class.to_string()).collect()
+    } else {
+        dataset.labels
+    };
     let model = Model {
         name: name.clone(),
         config: ModelConfig { input: dataset.shape, network: trial.network.clone() },
@@ -50,7 +59,9 @@ pub async fn resolve(store: &dyn Store, name: &Name) -> anyhow::Result<(ObjectRe
             let models = store.children(&layout::models()).await?;
             let hint = match strict::nearest(name.as_str(), models.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None if models.is_empty() => "there are no models yet: `gannet model promote` makes one of a trial".into(),
+                None if models.is_empty() => {
+                    "there are no models yet: `gannet model promote` makes one of a trial".into()
+                }
                 None => format!("there are {}", models.join(", ")),
             };
             bail!("no model `{name}` in the store at {}: {hint}", store.place());

@@ -105,7 +105,11 @@ pub async fn trials(store: &dyn Store, manifest: &RunManifest) -> anyhow::Result
 ///
 /// # Errors
 /// The store fails, or a result cannot be read.
-pub async fn results(store: &dyn Store, run: &Name, known: &BTreeMap<JobId, JobResult>) -> anyhow::Result<Vec<JobResult>> {
+pub async fn results(
+    store: &dyn Store,
+    run: &Name,
+    known: &BTreeMap<JobId, JobResult>,
+) -> anyhow::Result<Vec<JobResult>> {
     let entries = store.list(&layout::results(run)).await?;
     let job_of = |key: &str| key.rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
     let wanted = entries.into_iter().filter_map(|entry| {

@@ -69,7 +69,7 @@ fn explain_queue(error: QueueError, place: &QueuePlace) -> anyhow::Error {
 fn explain_store(error: StoreError, place: &StorePlace) -> anyhow::Error {
     let hint = match place {
         StorePlace::S3 { .. } => {
-            "start an S3 server with `docker compose -f infra/docker-compose.yml up -d minio`, check GANNET_STORE, GANNET_S3_ENDPOINT and the AWS_* variables, or unset them to work without servers"
+            "start an S3 server with `docker compose -f infra/docker-compose.yml up -d bucket`, check GANNET_STORE, GANNET_S3_ENDPOINT and the AWS_* variables, or unset them to work without servers"
         }
         StorePlace::Dir(_) => "check that the folder can be written, or name another with GANNET_HOME or GANNET_STORE",
     };

@@ -5,8 +5,8 @@ use producer::study::{Study, test_job, winner};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::contract::{
-    Cost, Dataset, Durations, ElementType, ErrorReport, Job, JobResult, Kind, Metrics, Outcome, Split, Status,
-    TrialOutcome, Work,
+    Cost, Dataset, Durations, ElementType, ErrorCode, ErrorReport, Job, JobResult, Kind, Metrics, Outcome, Split,
+    Status, TrialOutcome, Work,
 };
 use shared::digest::Digest;
 use shared::names::{Key, Name, ObjectRef};
@@ -72,7 +72,7 @@ fn result(job: &Job, outcome: Result<Metrics, &str>) -> JobResult {
         }),
         outcome_ref: None,
         error: outcome.err().map(|message| ErrorReport {
-            code: "failed".into(),
+            code: ErrorCode::Failed,
             message: message.into(),
             causes: Vec::new(),
         }),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shared::contract::ErrorCode;
 use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::store::{Store, StoreError};

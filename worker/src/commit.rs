@@ -63,7 +63,12 @@ pub async fn find_checkpoint(store: &dyn Store, job: &Job, slice: u32) -> Result
 }
 
 /// Creates the record that ends a slice, or returns the one that stands there.
-pub async fn create_checkpoint(store: &dyn Store, job: &Job, slice: u32, record: &CheckpointRecord) -> Result<CheckpointRecord, StoreError> {
+pub async fn create_checkpoint(
+    store: &dyn Store,
+    job: &Job,
+    slice: u32,
+    record: &CheckpointRecord,
+) -> Result<CheckpointRecord, StoreError> {
     let key = layout::checkpoint_record(&job.run, &job.id, slice);
     let body = Bytes::from(serde_json::to_vec(record).expect("a record is plain data"));
     loop {

@@ -176,7 +176,11 @@ impl Executor {
         };
         let _ = timeout(Duration::from_secs(1), &mut self.reader).await;
         let lines = self.errors.lock().expect("no panic holds it");
-        let said = if lines.is_empty() { String::new() } else { format!("; it said: {}", Vec::from_iter(lines.iter().cloned()).join(" | ")) };
+        let said = if lines.is_empty() {
+            String::new()
+        } else {
+            format!("; it said: {}", Vec::from_iter(lines.iter().cloned()).join(" | "))
+        };
         Death::Died { how, said }
     }
 }

@@ -3,16 +3,16 @@
 //! A job's way: `receive → cache → executor → compute → commit → settle`; ARCHITECTURE.md tells it whole.
 
 pub mod cache;
-mod cancel;
-mod commit;
+pub mod cancel;
+pub mod commit;
 pub mod compute;
 pub mod executor;
 pub mod protocol;
-mod receive;
+pub mod receive;
 pub mod settings;
-mod settle;
-mod step;
-mod supervisor;
+pub mod settle;
+pub mod step;
+pub mod supervisor;
 
 pub use settings::WorkerSettings;
 pub use supervisor::{Patience, work};

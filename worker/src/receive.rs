@@ -34,7 +34,9 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
         match take(context, *kind, &mut warm, drain).await {
             Ok(()) if drain.is_cancelled() => return Ok(()),
             Ok(()) => {}
-            Err(Fault::Lost) => tracing::warn!(%kind, "a delivery was lost with the connection; it goes to another worker"),
+            Err(Fault::Lost) => {
+                tracing::warn!(%kind, "a delivery was lost with the connection; it goes to another worker")
+            }
             Err(Fault::Queue(error)) if error.is_passing() => {
                 tokio::select! {
                     () = context.patience.wait(&error) => {}

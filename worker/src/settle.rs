@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::RngExt as _;
-use shared::contract::{Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE, Outcome, Status, TrialOutcome};
+use shared::contract::{
+    Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE, Outcome, Status, TrialOutcome,
+};
 use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
@@ -45,7 +47,12 @@ const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
 ///
 /// # Errors
 /// It could not be settled here; it will be delivered again, and nothing is lost.
-pub async fn settle(context: &Context, warm: &mut Warm, delivery: Delivery, drain: &CancellationToken) -> Result<(), Fault> {
+pub async fn settle(
+    context: &Context,
+    warm: &mut Warm,
+    delivery: Delivery,
+    drain: &CancellationToken,
+) -> Result<(), Fault> {
     let Delivery { letter, redelivered, lost, receipt } = delivery;
     let job = match read(&letter) {
         Ok(job) => job,
@@ -57,9 +64,21 @@ pub async fn settle(context: &Context, warm: &mut Warm, delivery: Delivery, drai
         }
     };
     let running = context.running(&job);
-    let protocol = Protocol::new(job.kind(), letter.headers.slice, redelivered, letter.headers.attempts, context.settings.budgets);
+    let protocol =
+        Protocol::new(job.kind(), letter.headers.slice, redelivered, letter.headers.attempts, context.settings.budgets);
     let stops = Stops { drain: drain.clone(), lost };
-    let mut hands = Hands { context, job: &job, letter: &letter, warm, stops, preemptions: 0, ended: None, failure: None, result: None, scratch: None };
+    let mut hands = Hands {
+        context,
+        job: &job,
+        letter: &letter,
+        warm,
+        stops,
+        preemptions: 0,
+        ended: None,
+        failure: None,
+        result: None,
+        scratch: None,
+    };
     let settled = hands.carry(protocol, receipt).await;
     drop(running);
     settled
@@ -72,7 +91,10 @@ fn read(letter: &Letter) -> Result<Job, String> {
     if let Some(reply) = &letter.headers.reply
         && !reply.is_allowed()
     {
-        return Err(format!("`reply_to` is `{}`: names that begin with `gannet.` or `amq.` are refused (direct reply-to is accepted)", reply.queue));
+        return Err(format!(
+            "`reply_to` is `{}`: names that begin with `gannet.` or `amq.` are refused (direct reply-to is accepted)",
+            reply.queue
+        ));
     }
     let job = Job::parse(&letter.body).map_err(|problem| problem.to_string())?;
     if job.kind() != letter.kind {
@@ -145,7 +167,8 @@ impl Hands<'_> {
             Ask::LookCheckpoint => {
                 let slice = protocol.slice();
                 let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
-                Ok(found.map_or(Answer::Absent, |record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
+                Ok(found
+                    .map_or(Answer::Absent, |record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
             }
             Ask::RecordAttempt => self.record_attempt().await,
             Ask::Compute => self.compute(protocol).await,
@@ -225,7 +248,8 @@ impl Hands<'_> {
             return Ok(Answer::Computed(Computed::Mistaken));
         }
         let scratch = Scratch::new(&self.context.scratch);
-        let (ended, mut spent) = step::run(self.context, self.job, resume.as_ref(), self.warm, &scratch.0, &self.stops).await;
+        let (ended, mut spent) =
+            step::run(self.context, self.job, resume.as_ref(), self.warm, &scratch.0, &self.stops).await;
         self.scratch = Some(scratch);
         if let Some(record) = &resume {
             spent.durations = sum_durations(spent.durations, record.durations);
@@ -311,7 +335,9 @@ impl Hands<'_> {
 
     async fn commit_checkpoint(&mut self, slice: u32) -> Result<Answer, Fault> {
         let store = self.context.store.as_ref();
-        let Some((Ended::Paused(file), spent)) = self.ended.take() else { unreachable!("only a paused step has a checkpoint") };
+        let Some((Ended::Paused(file), spent)) = self.ended.take() else {
+            unreachable!("only a paused step has a checkpoint")
+        };
         let tensors: ObjectRef = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
         let record = CheckpointRecord {
             message_id: self.identity(),
@@ -372,7 +398,8 @@ impl Hands<'_> {
     async fn bury(&mut self) -> Result<Answer, Fault> {
         let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
         let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
-        let errors = report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
+        let errors =
+            report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
         let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
         dead.attempts.preemptions = self.preemptions;
         self.context.queue.bury(&dead).await?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use shared::contract::{
-    Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageVerdict, Job, Model, Trial,
-    TrialOutcome, Work,
+    Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageVerdict, Job,
+    Model, Trial, TrialOutcome, Work,
 };
 use shared::names::ObjectRef;
 use shared::store::StoreError;
@@ -80,7 +80,14 @@ pub struct Warm(Option<Executor>);
 const GRACE: Duration = Duration::from_secs(8);
 
 /// Runs one step in `scratch`, an empty folder of its own.
-pub async fn run(context: &Context, job: &Job, resume: Option<&CheckpointRecord>, warm: &mut Warm, scratch: &Path, stops: &Stops) -> (Ended, Spent) {
+pub async fn run(
+    context: &Context,
+    job: &Job,
+    resume: Option<&CheckpointRecord>,
+    warm: &mut Warm,
+    scratch: &Path,
+    stops: &Stops,
+) -> (Ended, Spent) {
     let mut step = Step { context, job, stops, scratch, spent: Spent::default(), pins: Vec::new() };
     let ended = match step.run(resume, warm).await {
         Ok(ended) | Err(ended) => ended,
@@ -158,7 +165,8 @@ impl Step<'_> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
         let (images, missing) = self.images(batch).await?;
-        let order = Order::Classify { model: Box::new(model), weights, images, top_k: batch.top_k, threshold: batch.threshold };
+        let order =
+            Order::Classify { model: Box::new(model), weights, images, top_k: batch.top_k, threshold: batch.threshold };
         let Report::Classified(mut classified) = self.compute(&order, warm).await? else { return Err(nonsense()) };
         // Back into the order of the job.
         for (position, outcome) in missing {
@@ -174,7 +182,11 @@ impl Step<'_> {
         for (position, image) in batch.images.iter().enumerate() {
             match self.file(&image.object).await {
                 Ok(path) => files.push((image.image.clone(), path)),
-                Err(Ended::Failed(ErrorReport { code: code @ (ErrorCode::MissingObject | ErrorCode::AlteredObject), message, .. })) => {
+                Err(Ended::Failed(ErrorReport {
+                    code: code @ (ErrorCode::MissingObject | ErrorCode::AlteredObject),
+                    message,
+                    ..
+                })) => {
                     let code = if code == ErrorCode::MissingObject { "not_found" } else { "altered" };
                     let verdict = ImageVerdict::Error(ImageError { code: code.into(), message });
                     missing.push((position, ImageOutcome { image: image.image.clone(), verdict }));
@@ -187,7 +199,9 @@ impl Step<'_> {
 
     async fn manifest<T: serde::de::DeserializeOwned>(&mut self, object: &ObjectRef) -> Early<T> {
         let path = self.file(object).await?;
-        let bytes = tokio::fs::read(&path).await.map_err(|error| failed(ErrorCode::Failed, format!("cannot read {}: {error}", path.display())))?;
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(|error| failed(ErrorCode::Failed, format!("cannot read {}: {error}", path.display())))?;
         strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
     }
 

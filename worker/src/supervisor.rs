@@ -58,7 +58,12 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The cache's folder cannot be used, or the queue or the store refuses this worker.
-pub async fn work(settings: WorkerSettings, queue: Arc<dyn Queue>, store: Arc<dyn Store>, drain: CancellationToken) -> anyhow::Result<()> {
+pub async fn work(
+    settings: WorkerSettings,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn Store>,
+    drain: CancellationToken,
+) -> anyhow::Result<()> {
     let cache = Cache::open(&settings.cache, settings.cache_limit)?;
     let scratch = settings.cache.join("scratch").join(std::process::id().to_string());
     let (news, hear) = mpsc::channel(256);

@@ -14,7 +14,9 @@ use crate::{data, session};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Push a dataset: a folder of IDX files (train-images-idx3-ubyte and so on, also gzipped)
-    #[command(after_help = "Examples:\n  gannet data push mnist/ --name mnist\n\nThe test split is kept apart: only the trial that a study chooses is ever measured on it.")]
+    #[command(
+        after_help = "Examples:\n  gannet data push mnist/ --name mnist\n\nThe test split is kept apart: only the trial that a study chooses is ever measured on it."
+    )]
     Push {
         /// The folder
         folder: PathBuf,
@@ -36,16 +38,30 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             let name = match name {
                 Some(name) => name,
                 None => {
-                    let last = folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-                    Name::new(last.unwrap_or_default()).map_err(|error| anyhow::anyhow!("the folder's name cannot be the dataset's ({error}): give one with --name"))?
+                    let last = folder
+                        .canonicalize()
+                        .ok()
+                        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+                    Name::new(last.unwrap_or_default()).map_err(|error| {
+                        anyhow::anyhow!("the folder's name cannot be the dataset's ({error}): give one with --name")
+                    })?
                 }
             };
             let table = Arc::new(tokio::task::spawn_blocking(move || data::idx::read(&folder)).await??);
             let bar = super::bytes_bar();
-            let reference = data::push(store.as_ref(), &name, Arc::clone(&table), &|done, total| super::show_bytes(&bar, done, total)).await?;
+            let reference = data::push(store.as_ref(), &name, Arc::clone(&table), &|done, total| {
+                super::show_bytes(&bar, done, total)
+            })
+            .await?;
             bar.finish_and_clear();
-            let rows: Vec<String> = table.splits.iter().map(|(split, rows)| format!("{} {split} rows", rows.labels.len())).collect();
-            eprintln!("dataset {name}: {}, {} classes, version {}", rows.join(", "), table.classes, &reference.sha256.to_string()[..12]);
+            let rows: Vec<String> =
+                table.splits.iter().map(|(split, rows)| format!("{} {split} rows", rows.labels.len())).collect();
+            eprintln!(
+                "dataset {name}: {}, {} classes, version {}",
+                rows.join(", "),
+                table.classes,
+                &reference.sha256.to_string()[..12]
+            );
             Ok(())
         }
         Command::List { listed } => {
@@ -55,7 +71,14 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 let (reference, dataset) = data::resolve(store.as_ref(), &name).await?;
                 let shape: Vec<String> = dataset.shape.iter().map(ToString::to_string).collect();
                 let rows = |split: &str| json!(dataset.splits.get(split).map(|split| split.rows));
-                listing.push(vec![json!(name.as_str()), json!(&reference.sha256.to_string()[..12]), json!(shape.join("x")), json!(dataset.classes), rows("train"), rows("test")]);
+                listing.push(vec![
+                    json!(name.as_str()),
+                    json!(&reference.sha256.to_string()[..12]),
+                    json!(shape.join("x")),
+                    json!(dataset.classes),
+                    rows("train"),
+                    rows("test"),
+                ]);
             }
             super::print(&listing, listed.format)
         }

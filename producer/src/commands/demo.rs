@@ -19,14 +19,16 @@ use super::tune::{tune, verdict, with_workers};
 use super::{Embedded, Listed, fresh_run, report_path};
 use crate::data::{self, Table, mnist};
 use crate::drive::Drive;
-use crate::runs::{self, Asked, RunManifest};
+use crate::models;
 use crate::report::StudySummary;
+use crate::runs::{self, Asked, RunManifest};
 use crate::session::Session;
 use crate::study::Study;
-use crate::models;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gannet demo\n  gannet demo --quick\n  gannet demo --data mnist/ --report digits.html")]
+#[command(
+    after_help = "Examples:\n  gannet demo\n  gannet demo --quick\n  gannet demo --data mnist/ --report digits.html"
+)]
 pub(super) struct Arguments {
     /// Fewer trials on fewer digits
     #[arg(long)]
@@ -101,11 +103,22 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
         ImageVerdict::Predictions(predictions) => predictions.first().cloned(),
         ImageVerdict::Error(_) => None,
     };
-    let labelled: Vec<_> = outcome.images.iter().zip(&truth).filter_map(|(image, truth)| Some((image, best(&image.verdict)?, *truth))).collect();
+    let labelled: Vec<_> = outcome
+        .images
+        .iter()
+        .zip(&truth)
+        .filter_map(|(image, truth)| Some((image, best(&image.verdict)?, *truth)))
+        .collect();
     let right = labelled.iter().filter(|(_, prediction, truth)| prediction.index == *truth).count();
     let mut talk = std::io::stderr().lock();
     for (image, prediction, truth) in labelled.iter().take(5) {
-        writeln!(talk, "  {} is a {truth}: labelled {} ({:.1} %)", image.image, prediction.label, 100.0 * prediction.score)?;
+        writeln!(
+            talk,
+            "  {} is a {truth}: labelled {} ({:.1} %)",
+            image.image,
+            prediction.label,
+            100.0 * prediction.score
+        )?;
     }
     writeln!(talk, "labelled {} test digits, {right} of them rightly", truth.len())?;
     Ok(())
@@ -118,7 +131,12 @@ async fn upload_digits(store: &dyn Store, run: &Name, table: &Table) -> anyhow::
     let mut images = Vec::new();
     for (index, pixels) in split.inputs.chunks_exact(height * width).take(PICTURES).enumerate() {
         let mut png = Vec::new();
-        PngEncoder::new(&mut png).write_image(pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::L8)?;
+        PngEncoder::new(&mut png).write_image(
+            pixels,
+            u32::try_from(width)?,
+            u32::try_from(height)?,
+            ExtendedColorType::L8,
+        )?;
         let sha256 = Digest::of(&png);
         let key = layout::image(run, sha256);
         store.put(&key, Bytes::from(png)).await?;
@@ -132,7 +150,8 @@ async fn upload_digits(store: &dyn Store, run: &Name, table: &Table) -> anyhow::
 async fn race(session: &Session, embedded: &Embedded) -> anyhow::Result<Vec<(u32, f64)>> {
     let study = Study::parse(RACE, "the demo's race")?;
     let mut times = Vec::new();
-    let counts = std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n < embedded.slots()).chain([embedded.slots()]);
+    let counts =
+        std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n < embedded.slots()).chain([embedded.slots()]);
     for workers in counts {
         let run = Name::new(format!("{}-w{workers}", fresh_run(&study.name)))?;
         let embedded = Embedded { workers: Some(workers), ..embedded.clone() };

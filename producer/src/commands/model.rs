@@ -16,7 +16,9 @@ use crate::{models, session};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a model of a finished trial
-    #[command(after_help = "Examples:\n  gannet model promote night-1 digits\n  gannet model promote night-1/t0003 digits")]
+    #[command(
+        after_help = "Examples:\n  gannet model promote night-1 digits\n  gannet model promote night-1/t0003 digits"
+    )]
     Promote {
         /// RUN for its best trial, or RUN/TRIAL
         trial: String,
@@ -51,7 +53,8 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
         None => runs::winner(&trials).with_context(|| format!("no trial of the run `{run}` has ended well"))?,
         Some(id) => {
             let found = trials.iter().find(|(job, _)| job.id.as_str() == id);
-            let (job, result) = found.with_context(|| format!("no trial `{id}` in the run `{run}`: `gannet results {run}` lists them"))?;
+            let (job, result) = found
+                .with_context(|| format!("no trial `{id}` in the run `{run}`: `gannet results {run}` lists them"))?;
             (job, result.as_ref().with_context(|| format!("the trial `{id}` of the run `{run}` has not ended yet"))?)
         }
     };
@@ -72,8 +75,18 @@ async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
 
 fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json::Value> {
     let parameters = model.config.network.parameters(&model.config.input).map_or(0, |parameters| {
-        parameters.iter().filter(|parameter| parameter.init.is_trained()).map(|parameter| parameter.shape.iter().product::<usize>()).sum()
+        parameters
+            .iter()
+            .filter(|parameter| parameter.init.is_trained())
+            .map(|parameter| parameter.shape.iter().product::<usize>())
+            .sum()
     });
     let input: Vec<String> = model.config.input.iter().map(ToString::to_string).collect();
-    vec![json!(name.as_str()), json!(&reference.sha256.to_string()[..12]), json!(input.join("x")), json!(model.labels.len()), json!(parameters)]
+    vec![
+        json!(name.as_str()),
+        json!(&reference.sha256.to_string()[..12]),
+        json!(input.join("x")),
+        json!(model.labels.len()),
+        json!(parameters),
+    ]
 }

@@ -11,7 +11,9 @@ use crate::runs::{self, Asked, RunManifest};
 use crate::{listings, session};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gannet results night-1\n  gannet results night-1 --format csv > trials.csv\n  gannet results night-1 --report night-1.html")]
+#[command(
+    after_help = "Examples:\n  gannet results night-1\n  gannet results night-1 --format csv > trials.csv\n  gannet results night-1 --report night-1.html"
+)]
 pub(super) struct Arguments {
     /// The run
     run: Name,

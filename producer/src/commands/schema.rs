@@ -8,7 +8,9 @@ use shared::contract::schema::{asyncapi, documents};
 use shared::strict::nearest;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gannet schema\n  gannet schema job > job.schema.json\n  gannet schema --out schemas/")]
+#[command(
+    after_help = "Examples:\n  gannet schema\n  gannet schema job > job.schema.json\n  gannet schema --out schemas/"
+)]
 pub(super) struct Arguments {
     /// The document: job, result, progress, …, or `asyncapi` for all of them and where they travel [default: names all]
     document: Option<String>,
@@ -24,11 +26,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("create `{}`", folder.display()))?;
         for document in &documents {
             let file = folder.join(format!("{}.schema.json", document.name));
-            std::fs::write(&file, serde_json::to_string_pretty(&document.schema)?).with_context(|| format!("write `{}`", file.display()))?;
+            std::fs::write(&file, serde_json::to_string_pretty(&document.schema)?)
+                .with_context(|| format!("write `{}`", file.display()))?;
             writeln!(out, "{}", file.display())?;
         }
         let file = folder.join("asyncapi.json");
-        std::fs::write(&file, serde_json::to_string_pretty(&asyncapi())?).with_context(|| format!("write `{}`", file.display()))?;
+        std::fs::write(&file, serde_json::to_string_pretty(&asyncapi())?)
+            .with_context(|| format!("write `{}`", file.display()))?;
         writeln!(out, "{}", file.display())?;
         return Ok(());
     }
@@ -45,7 +49,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let Some(document) = documents.iter().find(|document| document.name == name) else {
         let names: Vec<&str> = documents.iter().map(|document| document.name).collect();
-        let hint = nearest(name, names.iter().copied()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let hint =
+            nearest(name, names.iter().copied()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         bail!("no document `{name}` in the contract: {} are{hint}", names.join(", "));
     };
     writeln!(out, "{}", serde_json::to_string_pretty(&document.schema)?)?;

@@ -16,7 +16,9 @@ use crate::listings;
 use crate::session::Session;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gannet submit job.json\n  jq -c .jobs[] plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued.")]
+#[command(
+    after_help = "Examples:\n  gannet submit job.json\n  jq -c .jobs[] plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued."
+)]
 pub(super) struct Arguments {
     /// A file of JSON jobs, one after another or in an array; `-` for standard input
     file: PathBuf,
@@ -33,7 +35,11 @@ pub(super) struct Arguments {
 const MOST_BYTES: u64 = 1 << 30;
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let name = if arguments.file.as_os_str() == "-" { "standard input".to_owned() } else { arguments.file.display().to_string() };
+    let name = if arguments.file.as_os_str() == "-" {
+        "standard input".to_owned()
+    } else {
+        arguments.file.display().to_string()
+    };
     let mut text = Vec::new();
     let read = if arguments.file.as_os_str() == "-" {
         std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut text)
@@ -41,7 +47,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         std::fs::File::open(&arguments.file).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut text))
     };
     read.with_context(|| format!("read jobs from {name}"))?;
-    let jobs = parse(&text).map_err(|problem| anyhow::anyhow!("{name}: {problem}: see `gannet schema job`; nothing was enqueued"))?;
+    let jobs = parse(&text)
+        .map_err(|problem| anyhow::anyhow!("{name}: {problem}: see `gannet schema job`; nothing was enqueued"))?;
     if jobs.is_empty() {
         bail!("{name} holds no jobs");
     }
@@ -82,7 +89,10 @@ fn runs_of(jobs: &[Job]) -> Vec<Vec<Job>> {
 fn parse(text: &[u8]) -> Result<Vec<Job>, Problem> {
     let mut jobs = Vec::new();
     for document in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
-        let document = document.map_err(|error| Problem { at: format!("document {}", jobs.len() + 1), what: format!("is not JSON: {error}") })?;
+        let document = document.map_err(|error| Problem {
+            at: format!("document {}", jobs.len() + 1),
+            what: format!("is not JSON: {error}"),
+        })?;
         let documents = match document {
             Value::Array(documents) => documents,
             document => vec![document],

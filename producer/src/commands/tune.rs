@@ -10,15 +10,17 @@ use shared::names::{JobId, Name};
 
 use super::{Embedded, Listed, fresh_run, report_path};
 use crate::bar::Bar;
+use crate::data;
 use crate::drive::Drive;
 use crate::report::StudySummary;
 use crate::runs::{self, Asked, RunManifest, Trials};
 use crate::session::Session;
 use crate::study::{self, Study};
-use crate::data;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gannet tune examples/digits.toml\n  gannet tune study.toml --run night-1 --format json > trials.jsonl\n\nThe same study and run name again take up where it was left.")]
+#[command(
+    after_help = "Examples:\n  gannet tune examples/digits.toml\n  gannet tune study.toml --run night-1 --format json > trials.jsonl\n\nThe same study and run name again take up where it was left."
+)]
 pub(super) struct Arguments {
     /// The study file
     study: PathBuf,
@@ -36,7 +38,8 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Everything that can be wrong without a connection first.
-    let text = std::fs::read_to_string(&arguments.study).with_context(|| format!("read the study `{}`", arguments.study.display()))?;
+    let text = std::fs::read_to_string(&arguments.study)
+        .with_context(|| format!("read the study `{}`", arguments.study.display()))?;
     let study = Study::parse(&text, &arguments.study.display().to_string())?;
     let session = Session::open().await?;
     let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
@@ -77,7 +80,13 @@ pub(super) fn verdict(summary: &StudySummary) -> String {
 }
 
 /// Runs a study to its end: checks, enqueues, collects, tests the chosen trial once.
-pub(super) async fn tune(session: &Session, study: &Study, text: String, name: Name, embedded: &Embedded) -> anyhow::Result<Tuned> {
+pub(super) async fn tune(
+    session: &Session,
+    study: &Study,
+    text: String,
+    name: Name,
+    embedded: &Embedded,
+) -> anyhow::Result<Tuned> {
     let store = session.store.as_ref();
     let (dataset_ref, dataset) = data::resolve(store, &study.dataset).await?;
     let jobs = study.trials(&dataset, &dataset_ref, &name)?;
@@ -127,7 +136,11 @@ fn times(results: &BTreeMap<JobId, JobResult>, (workers, elapsed): (Option<u32>,
 
 /// Does `work`, with workers inside this process where there is no fleet. Ctrl-C lets them make
 /// checkpoints first.
-pub(super) async fn with_workers<T>(session: &Session, embedded: &Embedded, work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub(super) async fn with_workers<T>(
+    session: &Session,
+    embedded: &Embedded,
+    work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let interrupted = async {
         match tokio::signal::ctrl_c().await {
             Ok(()) => anyhow::anyhow!("interrupted: the same command with the same --run takes it up again"),

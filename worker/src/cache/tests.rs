@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use shared::contract::ErrorCode;
 use shared::names::Key;
 use shared::store::dir::DirStore;
 use shared::store::{Created, Entry};
@@ -157,7 +158,7 @@ async fn an_altered_object_is_refused_after_one_download() {
     let object = host.object("data", 1_000).await;
     host.store.put(&object.key, "something else".into()).await.expect("altered");
     let error = host.cache(LARGE).fetch(&*host.store, &object).await.expect_err("refused");
-    assert_eq!((error.code(), error.is_passing(), host.downloads()), ("altered_object", false, 1));
+    assert_eq!((error.code(), error.is_passing(), host.downloads()), (ErrorCode::AlteredObject, false, 1));
     assert!(error.to_string().contains(&object.sha256.to_string()), "{error}");
     assert_eq!((host.count("objects"), host.count("incoming")), (0, 0));
 }
@@ -168,7 +169,7 @@ async fn a_missing_object_is_told() {
     let object = host.object("data", 10).await;
     host.store.delete(&object.key).await.expect("deleted");
     let error = host.cache(LARGE).fetch(&*host.store, &object).await.expect_err("refused");
-    assert_eq!((error.code(), error.is_passing()), ("missing_object", false));
+    assert_eq!((error.code(), error.is_passing()), (ErrorCode::MissingObject, false));
 }
 
 /// Sets when a file was last used, in seconds.

@@ -47,7 +47,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut loaded = None;
     for order in orders {
         let before = cpu_time();
-        let report = carry_out(order, &pause, &mut loaded).unwrap_or_else(|error| Report::Failed(ErrorReport::of(error.code(), &error)));
+        let report = carry_out(order, &pause, &mut loaded)
+            .unwrap_or_else(|error| Report::Failed(ErrorReport::of(error.code(), &error)));
         pause.store(false, Ordering::Relaxed);
         let cpu_ms = cpu_time().saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
         say(&Say::Report { cpu_ms, report })?;
@@ -104,7 +105,8 @@ fn carry_out(order: Order, pause: &AtomicBool, loaded: &mut Loaded) -> Result<Re
     match order {
         Order::Train { trial, dataset, train, resume, out } => {
             *loaded = None;
-            let job = TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
+            let job =
+                TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
             train_job(&job, pause)
         }
         Order::Evaluate { trial, dataset, split, checkpoint } => {

@@ -34,11 +34,16 @@ pub(super) fn enter() -> Result<(), NoSandbox> {
         libc::SYS_bpf,
         libc::SYS_keyctl,
     ];
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = forbidden.into_iter().map(|call| (call, Vec::new())).collect();
+    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+        forbidden.into_iter().map(|call| (call, Vec::new())).collect();
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let architecture = std::env::consts::ARCH.try_into().map_err(|_| NoSandbox(format!("no filter for {}", std::env::consts::ARCH)))?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture).map_err(|error| NoSandbox(error.to_string()))?;
-    let program: BpfProgram = filter.try_into().map_err(|error: seccompiler::BackendError| NoSandbox(error.to_string()))?;
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .map_err(|_| NoSandbox(format!("no filter for {}", std::env::consts::ARCH)))?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)
+        .map_err(|error| NoSandbox(error.to_string()))?;
+    let program: BpfProgram =
+        filter.try_into().map_err(|error: seccompiler::BackendError| NoSandbox(error.to_string()))?;
     apply_filter(&program).map_err(|error| NoSandbox(error.to_string()))
 }
 

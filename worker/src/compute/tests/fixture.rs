@@ -74,8 +74,7 @@ impl Fixture {
     ) -> Result<Ended, ComputeError> {
         let (file, out) = (self.path("train.safetensors"), self.path(out));
         let resume = resume.map(|name| self.path(name));
-        let job =
-            TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
+        let job = TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
         train(&job, each)
     }
 
