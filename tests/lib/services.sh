@@ -1,20 +1,15 @@
 # Sourced by tests/run: the broker and the S3 server that the tests talk to.
-# shellcheck shell=bash disable=SC2154,SC2153 # set by tests/run, or by bash
+# shellcheck shell=bash disable=SC2154 # set by tests/run
 
-broker_pid=
-broker_input=
-s3_pid=
+# Both end when their standard input does: they cannot outlive this script, however that ends.
+broker_pid='' broker_input=''
+s3_pid='' s3_input=''
 
-# The node ends when its standard input does: it cannot outlive this script, however that ends.
 start_broker() {
-  coproc BROKER { exec tests/lib/broker "$work/broker" 2>"$work/broker.err"; }
-  broker_pid=$BROKER_PID
-  broker_input=${BROKER[1]}
-  local word address
-  if ! read -r -t 200 word address <&"${BROKER[0]}" || [[ $word != ready ]]; then
-    cat "$work/broker.err" >&2
-    return 1
-  fi
+  exec {broker_input}> >(exec tests/lib/broker "$work/broker" >"$work/broker.out" 2>"$work/broker.err")
+  broker_pid=$!
+  local address
+  address=$(wait_for broker "$broker_pid" ready) || return
   export GANNET_TEST_AMQP_URL=$address/%2f GANNET_TEST_BROKER_DIR=$work/broker
   echo "RabbitMQ at $address"
 }
@@ -22,29 +17,46 @@ start_broker() {
 start_s3() {
   export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=testtest AWS_REGION=us-east-1
   mkdir -p "$work/s3"
-  "$target/release/s3-server" --root "$work/s3" --port 0 --bucket gannet-test --log "$work/s3.requests" \
-    --access-key "$AWS_ACCESS_KEY_ID" --secret-key "$AWS_SECRET_ACCESS_KEY" </dev/null >"$work/s3.out" 2>"$work/s3.err" &
+  exec {s3_input}> >(serve_s3 >"$work/s3.out" 2>"$work/s3.err")
   s3_pid=$!
-  local deadline=$((SECONDS + 60))
-  until grep -q '^listening on ' "$work/s3.out"; do
-    if ! kill -0 "$s3_pid" 2>/dev/null || ((SECONDS > deadline)); then
-      cat "$work/s3.out" "$work/s3.err" >&2
-      return 1
-    fi
-    sleep 0.1
-  done
-  GANNET_TEST_S3=$(sed -n 's/^listening on //p' "$work/s3.out")
+  GANNET_TEST_S3=$(wait_for s3 "$s3_pid" "listening on") || return
   export GANNET_TEST_S3
   echo "S3 at $GANNET_TEST_S3"
 }
 
+# The server, until the standard input ends.
+serve_s3() {
+  "$target/release/s3-server" --root "$work/s3" --port 0 --bucket gannet-test --log "$work/s3.requests" \
+    --access-key "$AWS_ACCESS_KEY_ID" --secret-key "$AWS_SECRET_ACCESS_KEY" </dev/null &
+  trap 'kill $!; wait' EXIT
+  trap 'exit 0' TERM INT HUP
+  while kill -0 $! 2>/dev/null; do
+    local status=0
+    read -r -t 1 || status=$?
+    [[ $status != 1 ]] || exit 0
+  done
+}
+
+# wait_for NAME PID WORDS: prints what follows WORDS in the output of the service NAME, once it says so.
+wait_for() {
+  local name=$1 pid=$2 words=$3 deadline=$((SECONDS + 240))
+  until grep -q "^$words " "$work/$name.out" 2>/dev/null; do
+    if ! kill -0 "$pid" 2>/dev/null || ((SECONDS > deadline)); then
+      cat "$work/$name.out" "$work/$name.err" >&2
+      return 1
+    fi
+    sleep 0.1
+  done
+  sed -n "s/^$words //p" "$work/$name.out"
+}
+
 stop_services() {
   if [[ -n $s3_pid ]]; then
-    kill "$s3_pid" 2>/dev/null || true
+    exec {s3_input}>&-
     wait "$s3_pid" 2>/dev/null || true
   fi
   if [[ -n $broker_pid ]]; then
-    exec {broker_input}>&- || true
+    exec {broker_input}>&-
     wait "$broker_pid" 2>/dev/null || true
   fi
 }

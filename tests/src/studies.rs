@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
-/// Four trials that take about a second each.
+/// Four short trials.
 pub fn quick() -> String {
     study(4, 3)
 }
 
-/// Two trials long enough to be caught in the middle: many short epochs.
+/// Two trials long enough to be caught in the middle: many short epochs, so that progress is told often, and not so
+/// many that a result outgrows a message.
 pub fn long() -> String {
-    study(2, 200)
+    study(2, 600)
 }
 
 fn study(trials: u32, epochs: u32) -> String {
@@ -36,7 +37,10 @@ learning_rate = {{ log = [5e-3, 5e-2] }}
 
 [network]
 layers = [
-    {{ type = "conv", filters = 8, kernel = 3, padding = "same" }},
+    {{ type = "conv", filters = 16, kernel = 5, padding = "same" }},
+    {{ type = "relu" }},
+    {{ type = "max_pool", kernel = 2 }},
+    {{ type = "conv", filters = 32, kernel = 5, padding = "same" }},
     {{ type = "relu" }},
     {{ type = "max_pool", kernel = 2 }},
     {{ type = "flatten" }},

@@ -50,7 +50,7 @@ async fn the_quick_demo_runs_on_real_digits() {
     };
     Folder::run(async |folder| {
         let digits = digits.display().to_string();
-        gannet(folder, &["demo", "--quick", "--data", &digits, "--home", "home"]).await?;
+        gannet(folder, &["demo", "--quick", "--data", &digits]).await?;
         check_report(folder.path())
     })
     .await;
@@ -65,8 +65,7 @@ async fn the_whole_demo_runs_on_real_digits() {
     }
     Folder::run(async |folder| {
         let digits = digits.display().to_string();
-        let demo =
-            Process::start("demo", "gannet", &["demo", "--data", &digits, "--home", "home"], &[], folder.path())?;
+        let demo = Process::start("demo", "gannet", &["demo", "--data", &digits], &[], folder.path())?;
         demo.succeed(4 * LIMIT).await?;
         check_report(folder.path())
     })

@@ -8,7 +8,7 @@ use tests::{Fleet, Inbox, LIMIT, children_of, eventually, studies};
 /// Waits until a worker is in the middle of a trial of `run` and returns its last word.
 async fn in_the_middle(progress: &mut Inbox, run: &str) -> Result<Value> {
     let middle = |word: &Value| {
-        word["run"] == run && word["fraction"].as_f64().is_some_and(|fraction| (0.05..0.5).contains(&fraction))
+        word["run"] == run && word["fraction"].as_f64().is_some_and(|fraction| (0.02..0.4).contains(&fraction))
     };
     progress.find(LIMIT, middle).await.context("no worker came to the middle of a trial")
 }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use shared::settings::{Places, QueuePlace, StorePlace};
+use tests::{Folder, LIMIT, Process};
 
 /// `NAME=value` lines; those that are commented out too when `all`.
 fn variables(all: bool) -> BTreeMap<&'static str, &'static str> {
     let sample = include_str!("../../infra/worker.env.sample");
     let line = |line: &'static str| {
         let line = if all { line.strip_prefix('#').unwrap_or(line) } else { line };
-        line.split_once('=').filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c == '3'))
+        line.split_once('=')
+            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
     };
     sample.lines().filter_map(line).collect()
 }
@@ -36,4 +38,19 @@ fn the_workers_sample_names_each_variable_of_the_compose_file() -> Result<()> {
         ensure!(documented.contains_key(name), "{name} stands in docker-compose.yml and not in worker.env.sample");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn the_workers_sample_names_each_variable_of_its_help() {
+    Folder::run(async |folder| {
+        let help = Process::start("help", "gannet-worker", &["--help"], &[], folder.path())?.succeed(LIMIT).await?;
+        let documented = variables(true);
+        let named: Vec<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split('=').next()).collect();
+        ensure!(!named.is_empty(), "the help names variables:\n{help}");
+        for name in named {
+            ensure!(documented.contains_key(name), "{name} stands in the worker's help and not in worker.env.sample");
+        }
+        Ok(())
+    })
+    .await;
 }
