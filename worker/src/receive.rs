@@ -35,7 +35,7 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
             Ok(()) if drain.is_cancelled() => return Ok(()),
             Ok(()) => {}
             Err(Fault::Lost) => {
-                tracing::warn!(%kind, "a delivery was lost with the connection; it goes to another worker")
+                tracing::warn!(%kind, "a delivery was lost with the connection; it goes to another worker");
             }
             Err(Fault::Queue(error)) if error.is_passing() => {
                 tokio::select! {

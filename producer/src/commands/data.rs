@@ -50,7 +50,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             let table = Arc::new(tokio::task::spawn_blocking(move || data::idx::read(&folder)).await??);
             let bar = super::bytes_bar();
             let reference = data::push(store.as_ref(), &name, Arc::clone(&table), &|done, total| {
-                super::show_bytes(&bar, done, total)
+                super::show_bytes(&bar, done, total);
             })
             .await?;
             bar.finish_and_clear();

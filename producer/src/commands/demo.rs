@@ -5,7 +5,6 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -58,7 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let (given, cache) = (arguments.data.clone(), session.places.home.join("mnist"));
         tokio::task::spawn_blocking(move || mnist::find(given.as_deref(), &cache)).await??
     };
-    eprintln!("data: {source}");
+    eprintln!("{source}");
     let name = Name::new("demo-digits").expect("a name");
     let table = Arc::new(table);
     data::push(session.store.as_ref(), &name, Arc::clone(&table), &|_, _| ()).await?;
@@ -76,7 +75,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if session.places.is_embedded() {
         tuned.times = race(&session, &arguments.embedded).await?;
     }
-    let summary = StudySummary { notes: vec![format!("Data: {source}.")], ..tuned.summary() };
+    let summary = StudySummary { notes: vec![source.to_string()], ..tuned.summary() };
     super::print(&summary.listing(), arguments.listed.format)?;
     eprintln!("{}", verdict(&summary));
     super::write_report(&summary, &report_path(arguments.report.as_ref(), &run))?;
@@ -155,9 +154,7 @@ async fn race(session: &Session, embedded: &Embedded) -> anyhow::Result<Vec<(u32
     for workers in counts {
         let run = Name::new(format!("{}-w{workers}", fresh_run(&study.name)))?;
         let embedded = Embedded { workers: Some(workers), ..embedded.clone() };
-        let begun = Instant::now();
-        tune(session, &study, RACE.into(), run, &embedded).await?;
-        times.push((workers, begun.elapsed().as_secs_f64()));
+        times.extend(tune(session, &study, RACE.into(), run, &embedded).await?.times);
     }
     Ok(times)
 }
