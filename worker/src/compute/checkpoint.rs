@@ -106,7 +106,11 @@ pub(super) fn save(
 
 /// Reads a checkpoint of `trial`. `expected` are the names and shapes of the parameters and of the
 /// optimiser's state.
-pub(super) fn load(path: &Path, trial: &Trial, expected: &[Vec<(String, Vec<usize>)>; 2]) -> Result<Contents, ComputeError> {
+pub(super) fn load(
+    path: &Path,
+    trial: &Trial,
+    expected: &[Vec<(String, Vec<usize>)>; 2],
+) -> Result<Contents, ComputeError> {
     let bytes = read_bytes(path)?;
     let bad = |problem: String| bad_file(WHAT, path, problem);
     let damaged = |error| bad(format!("it is no safetensors file: {error}"));

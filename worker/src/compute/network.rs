@@ -32,18 +32,45 @@ pub(super) enum Mode {
 
 /// A layer with its tensors.
 enum Node {
-    Conv { conv: Conv, weight: Tensor, bias: Tensor },
-    Linear { weight: Tensor, bias: Tensor, relu: bool },
-    BatchNorm { momentum: f64, epsilon: f64, affine: Affine, running_mean: Tensor, running_variance: Tensor },
-    RowNorm { groups: usize, epsilon: f64, affine: Affine },
+    Conv {
+        conv: Conv,
+        weight: Tensor,
+        bias: Tensor,
+    },
+    Linear {
+        weight: Tensor,
+        bias: Tensor,
+        relu: bool,
+    },
+    BatchNorm {
+        momentum: f64,
+        epsilon: f64,
+        affine: Affine,
+        running_mean: Tensor,
+        running_variance: Tensor,
+    },
+    RowNorm {
+        groups: usize,
+        epsilon: f64,
+        affine: Affine,
+    },
     Activation(Activation),
     MaxPool(Window),
-    AvgPool { window: Window, count_padding: bool },
+    AvgPool {
+        window: Window,
+        count_padding: bool,
+    },
     GlobalAvgPool,
     /// The number tells this layer's masks from those of other dropout layers.
-    Dropout { rate: f64, number: u64 },
+    Dropout {
+        rate: f64,
+        number: u64,
+    },
     Flatten,
-    Residual { layers: Vec<Node>, shortcut: Vec<Node> },
+    Residual {
+        layers: Vec<Node>,
+        shortcut: Vec<Node>,
+    },
     Parallel(Vec<Vec<Node>>),
 }
 

@@ -78,9 +78,9 @@ impl Rule {
 
     /// What it remembers, under names for a checkpoint.
     pub(super) fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
-        self.memory.iter().flat_map(|memory| {
-            memory.sums.iter().zip(SUMS).map(|(sum, word)| (format!("{}.{word}", memory.name), sum))
-        })
+        self.memory
+            .iter()
+            .flat_map(|memory| memory.sums.iter().zip(SUMS).map(|(sum, word)| (format!("{}.{word}", memory.name), sum)))
     }
 
     /// Goes on from what a checkpoint holds, under the names of [`Rule::state`].

@@ -55,7 +55,9 @@ fn decode(path: &Path) -> Result<DynamicImage, ImageError> {
         match fault {
             Fault::Limits(_) => refuse(
                 "too_large",
-                &format!("{message}: at most {MOST_PIXELS} x {MOST_PIXELS} pixels and {MOST_MEMORY} bytes are accepted"),
+                &format!(
+                    "{message}: at most {MOST_PIXELS} x {MOST_PIXELS} pixels and {MOST_MEMORY} bytes are accepted"
+                ),
             ),
             Fault::Unsupported(_) => refuse("unsupported_format", &format!("{message}: PNG is accepted")),
             Fault::Decoding(_) | Fault::Encoding(_) | Fault::Parameter(_) | Fault::IoError(_) => {

@@ -83,9 +83,13 @@ impl Rows {
                 return Err(bad(format!("{found}: the manifest says {dtype:?} {shape:?}")));
             }
         }
-        let labels: Vec<u32> = file.get("labels")?.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let labels: Vec<u32> =
+            file.get("labels")?.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
         if let Some((row, label)) = labels.iter().enumerate().find(|(_, label)| **label >= dataset.classes) {
-            return Err(bad(format!("row {row} has label {label}: the dataset has {} classes, from 0", dataset.classes)));
+            return Err(bad(format!(
+                "row {row} has label {label}: the dataset has {} classes, from 0",
+                dataset.classes
+            )));
         }
         let most = if dataset.elements == ElementType::U8 { 255.0 } else { 1.0 };
         let standard = Standard::new(&dataset.mean, &dataset.std, most);

@@ -118,7 +118,8 @@ impl<'a> Trainer<'a> {
                 let rate = self.step(&order)?;
                 let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.position.spent_ms = spent.saturating_add(elapsed);
-                let epoch = (self.position.batch == self.batches()).then(|| self.end_epoch(rate, began, spent)).transpose()?;
+                let epoch =
+                    (self.position.batch == self.batches()).then(|| self.end_epoch(rate, began, spent)).transpose()?;
                 let flow = each(&Step { fraction: self.fraction(), epoch });
                 if self.is_done() {
                     return Ok(Flow::Go);

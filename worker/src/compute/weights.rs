@@ -18,8 +18,7 @@ pub(super) fn read(path: &Path, parameters: &[Parameter]) -> Result<HashMap<Stri
     let bytes = read_bytes(path)?;
     let bad = |problem: String| bad_file("the parameters", path, problem);
     let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("it is no safetensors file: {error}")))?;
-    let expected: Vec<(String, &[usize])> =
-        parameters.iter().map(|p| (p.name.clone(), p.shape.as_slice())).collect();
+    let expected: Vec<(String, &[usize])> = parameters.iter().map(|p| (p.name.clone(), p.shape.as_slice())).collect();
     take(&file, &expected).map_err(bad)
 }
 
@@ -29,11 +28,7 @@ pub(super) fn take(file: &SafeTensors<'_>, expected: &[(String, &[usize])]) -> R
     for (name, shape) in expected {
         let view = file.tensor(name).map_err(|_| format!("it has no tensor `{name}`, which the network needs"))?;
         if view.dtype() != Dtype::F32 || view.shape() != *shape {
-            return Err(format!(
-                "`{name}` is {:?} {:?}: the network needs F32 {shape:?}",
-                view.dtype(),
-                view.shape()
-            ));
+            return Err(format!("`{name}` is {:?} {:?}: the network needs F32 {shape:?}", view.dtype(), view.shape()));
         }
         let tensor = Tensor::from_raw_buffer(view.data(), DType::F32, shape, &Device::Cpu)
             .map_err(|error| format!("`{name}` cannot be read: {error}"))?;

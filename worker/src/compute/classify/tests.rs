@@ -98,8 +98,15 @@ fn a_bad_picture_is_one_entry_and_changes_no_other() {
         })
         .collect();
     let expected = [
-        "decode_failed", "unsupported_format", "unsupported_format", "unsupported_format", "too_large", "not_found",
-        "decode_failed", "", "",
+        "decode_failed",
+        "unsupported_format",
+        "unsupported_format",
+        "unsupported_format",
+        "too_large",
+        "not_found",
+        "decode_failed",
+        "",
+        "",
     ];
     assert_eq!(codes, expected, "{outcomes:?}");
     assert_eq!(outcomes[7], alone[0]);

@@ -69,8 +69,7 @@ impl Builder<'_, '_> {
             }
             op => {
                 let alone = Network { layers: vec![Layer { name: None, op: op.clone() }] };
-                self.shape =
-                    alone.output_shape(&input).map_err(|error| ComputeError::InvalidJob(error.to_string()))?;
+                self.shape = alone.output_shape(&input).map_err(|error| ComputeError::InvalidJob(error.to_string()))?;
                 self.simple(op, &input, prefix)?
             }
         })

@@ -90,12 +90,17 @@ impl Kernel<1> for MaxPoolGradient {
         let plane = self.dims[2] * self.dims[3];
         let outputs = gradient.dims[2] * gradient.dims[3];
         let mut dx = vec![T::zero(); self.dims.iter().product()];
-        parallel::chunks(&mut dx, plane, || (), |(), index, dx| {
-            let range = index * outputs..(index + 1) * outputs;
-            for (gradient, place) in gradient.data[range.clone()].iter().zip(&places[range]) {
-                dx[*place as usize] += *gradient;
-            }
-        });
+        parallel::chunks(
+            &mut dx,
+            plane,
+            || (),
+            |(), index, dx| {
+                let range = index * outputs..(index + 1) * outputs;
+                for (gradient, place) in gradient.data[range.clone()].iter().zip(&places[range]) {
+                    dx[*place as usize] += *gradient;
+                }
+            },
+        );
         (dx, self.dims.clone())
     }
 }
@@ -120,16 +125,21 @@ impl Kernel<1> for AvgPool {
         let window = &self.window;
         let [height, width] = [x.dims[2], x.dims[3]];
         let mut out = vec![T::zero(); x.dims[0] * x.dims[1] * window.outputs()];
-        parallel::chunks(&mut out, window.outputs(), || (), |(), index, out| {
-            let x = &x.data[index * height * width..][..height * width];
-            for (at, out) in out.iter_mut().enumerate() {
-                let rows = window.covers(0, at / window.output[1], height);
-                let columns = window.covers(1, at % window.output[1], width);
-                let share = self.share(rows.len() * columns.len());
-                let sums = rows.map(|row| sum1(&x[row * width..][columns.clone()], |x| x));
-                *out = sums.fold(T::zero(), |sum, row| sum + row) * share;
-            }
-        });
+        parallel::chunks(
+            &mut out,
+            window.outputs(),
+            || (),
+            |(), index, out| {
+                let x = &x.data[index * height * width..][..height * width];
+                for (at, out) in out.iter_mut().enumerate() {
+                    let rows = window.covers(0, at / window.output[1], height);
+                    let columns = window.covers(1, at % window.output[1], width);
+                    let share = self.share(rows.len() * columns.len());
+                    let sums = rows.map(|row| sum1(&x[row * width..][columns.clone()], |x| x));
+                    *out = sums.fold(T::zero(), |sum, row| sum + row) * share;
+                }
+            },
+        );
         (out, vec![x.dims[0], x.dims[1], window.output[0], window.output[1]])
     }
 
@@ -150,17 +160,22 @@ impl Kernel<1> for AvgPoolGradient {
         let window = &self.pool.window;
         let [height, width] = [self.dims[2], self.dims[3]];
         let mut dx = vec![T::zero(); self.dims.iter().product()];
-        parallel::chunks(&mut dx, height * width, || (), |(), index, dx| {
-            let gradient = &gradient.data[index * window.outputs()..][..window.outputs()];
-            for (at, gradient) in gradient.iter().enumerate() {
-                let rows = window.covers(0, at / window.output[1], height);
-                let columns = window.covers(1, at % window.output[1], width);
-                let each = *gradient * self.pool.share(rows.len() * columns.len());
-                for row in rows {
-                    dx[row * width..][columns.clone()].iter_mut().for_each(|dx| *dx += each);
+        parallel::chunks(
+            &mut dx,
+            height * width,
+            || (),
+            |(), index, dx| {
+                let gradient = &gradient.data[index * window.outputs()..][..window.outputs()];
+                for (at, gradient) in gradient.iter().enumerate() {
+                    let rows = window.covers(0, at / window.output[1], height);
+                    let columns = window.covers(1, at % window.output[1], width);
+                    let each = *gradient * self.pool.share(rows.len() * columns.len());
+                    for row in rows {
+                        dx[row * width..][columns.clone()].iter_mut().for_each(|dx| *dx += each);
+                    }
                 }
-            }
-        });
+            },
+        );
         (dx, self.dims.clone())
     }
 }

@@ -13,13 +13,21 @@ use reference::Reference;
 fn window(input: [usize; 2], dilated: bool) -> impl Strategy<Value = Window> {
     let along = move |size: usize| {
         let dilation = if dilated { 1..=3usize } else { 1..=1 };
-        (1..=5usize, 1..=3usize, dilation).prop_flat_map(move |(kernel, stride, dilation)| {
-            let reach = (kernel - 1) * dilation + 1;
-            // Padding below and right is what the number of outputs implies.
-            (0..=kernel / 2, 0..=kernel / 2).prop_filter_map("a window that fits", move |(before, after)| {
-                let room = (size + before + after).checked_sub(reach)?;
-                Some((kernel, stride, dilation, before, room / stride + 1))
-            })
+        (1..=5usize, 1..=3usize, dilation, 0..=2usize, 0..=2usize).prop_map(move |drawn| {
+            let (mut kernel, stride, mut dilation, before, after) = drawn;
+            loop {
+                // Padding below and right is what the number of outputs implies.
+                let (before, after) = (before.min(kernel / 2), after.min(kernel / 2));
+                let reach = (kernel - 1) * dilation + 1;
+                if let Some(room) = (size + before + after).checked_sub(reach) {
+                    return (kernel, stride, dilation, before, room / stride + 1);
+                }
+                if dilation > 1 {
+                    dilation -= 1;
+                } else {
+                    kernel -= 1;
+                }
+            }
         })
     };
     (along(input[0]), along(input[1])).prop_map(|(a, b)| Window {

@@ -74,8 +74,7 @@ impl Fixture {
     ) -> Result<Ended, ComputeError> {
         let (file, out) = (self.path("train.safetensors"), self.path(out));
         let resume = resume.map(|name| self.path(name));
-        let job =
-            TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
+        let job = TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
         train(&job, each)
     }
 
@@ -88,6 +87,7 @@ impl Fixture {
     }
 
     /// A trial of `layers` with `training` over the defaults.
+    #[expect(clippy::needless_pass_by_value, reason = "callers write their JSON in place")]
     pub(in crate::compute) fn trial(&self, layers: Value, training: Value) -> Trial {
         let mut all = json!({
             "epochs": 2, "batch_size": 16, "optimizer": {"type": "adam", "learning_rate": 0.01}

@@ -134,7 +134,10 @@ fn pools() {
 #[test]
 fn dropout_and_flatten() {
     check(&json!([{"type": "dropout", "rate": 0.4}]), &[30]);
-    check(&json!([{"type": "dropout", "rate": 0.0}, {"type": "flatten"}, {"type": "dropout", "rate": 0.9}]), &[2, 3, 4]);
+    check(
+        &json!([{"type": "dropout", "rate": 0.0}, {"type": "flatten"}, {"type": "dropout", "rate": 0.9}]),
+        &[2, 3, 4],
+    );
 }
 
 #[test]

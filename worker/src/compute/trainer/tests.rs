@@ -203,7 +203,8 @@ fn parameters_that_are_not_the_networks_are_refused() {
     assert!(measured(&trial, "train.safetensors").contains("no tensor"));
     let mut narrow = other.clone();
     narrow.network = serde_json::from_value(json!({"layers": [{"type": "flatten"},
-        {"type": "linear", "units": 3, "bias": false}]})).expect("a network");
+        {"type": "linear", "units": 3, "bias": false}]}))
+    .expect("a network");
     assert!(measured(&narrow, "other").contains("a tensor `1.bias`, which the network has not"));
 }
 

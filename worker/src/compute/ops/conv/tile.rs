@@ -185,9 +185,8 @@ impl Tile<'_> {
     pub(super) fn gather<'b, T: Real>(&self, gradient: &'b [T], group: usize, gathered: &'b mut [T]) -> Matrix<'b, T> {
         let sizes = self.sizes;
         let outputs = sizes.window.outputs();
-        let start = |picture: usize, filter: usize| {
-            picture * sizes.out_picture() + (group * sizes.filters + filter) * outputs
-        };
+        let start =
+            |picture: usize, filter: usize| picture * sizes.out_picture() + (group * sizes.filters + filter) * outputs;
         let (width, piece) = (self.width(), self.piece());
         if self.pictures.len() == 1 {
             let start = start(self.pictures.start, 0) + self.rows.start * sizes.window.output[1];

@@ -46,8 +46,7 @@ impl Reference {
         weights: &dyn Fn(usize) -> Vec<f64>,
     ) -> Answer {
         let (plane, taps) = (self.input[0] * self.input[1], self.window.kernel[0] * self.window.kernel[1]);
-        let (mut y, mut dx, mut dw, mut db) =
-            (Vec::new(), vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; b.len()]);
+        let (mut y, mut dx, mut dw, mut db) = (Vec::new(), vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; b.len()]);
         let outer = weights(self.batch * b.len() * self.outputs().count());
         for picture in 0..self.batch {
             for filter in 0..b.len() {
