@@ -76,7 +76,8 @@ pub struct Prediction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageError {
-    /// A stable code: `decode_failed`, `too_large`, `unsupported_format`, `not_found`, `altered`.
+    /// A stable code: `decode_failed`, `too_large`, `unsupported_format`, `not_found`, `altered`,
+    /// `failed`.
     pub code: String,
     /// For people.
     pub message: String,

@@ -1,13 +1,26 @@
 //! What a process is told once, at its start: how many threads compute, and that freed memory is kept.
 
-/// Lets `threads` threads compute: to be called once, at the start of a process, before anything else here.
+/// Lets `threads` threads compute: to be called once, before anything else in a process.
 ///
-/// Their number changes no bit of any result. Without this call rayon takes one a core.
+/// Their number changes no bit of any result, only the time. Without this call there is one a core.
 pub fn set_threads(threads: usize) {
-    // The pool can be built once. If it stands already, its number is kept: only speed depends on it.
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global() {
+    let threads = threads.max(1);
+    // candle has a pool of its own for large tensors and takes its size from the environment alone.
+    if is_the_only_thread() {
+        // SAFETY: no other thread exists that could read or change the environment meanwhile.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    } else {
+        tracing::warn!(threads, "too late to tell candle its number of threads: RAYON_NUM_THREADS can");
+    }
+    // The pool can be built once. If it stands already its size is kept.
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         tracing::warn!(error = %error, threads, "the number of threads was set before");
     }
+}
+
+/// Whether this process is known to have one thread.
+fn is_the_only_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }
 
 /// Makes the allocator keep what is freed. Every large tensor is a fresh mapping otherwise, whose pages

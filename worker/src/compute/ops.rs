@@ -20,6 +20,7 @@ mod pool;
 mod real;
 #[cfg(test)]
 mod tests;
+mod wide;
 mod window;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor};

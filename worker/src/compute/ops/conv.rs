@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor};
 use super::activation::relu_gradient;
 use super::matrix::{Matrix, multiply};
 use super::norm::channel_sums;
+use super::wide::wide;
 use super::{Kernel, Real, View, Window, apply3, parallel, plain2};
 use tile::Tiling;
 
@@ -177,7 +178,8 @@ fn forward<T: Real>(
                     let channel = group * sizes.filters + filter;
                     let row = &product[filter * width..][..width];
                     for (to, from) in tile.pieces(channel, out).zip(row.chunks(tile.piece())) {
-                        to.iter_mut().zip(from).for_each(|(to, from)| *to = finish(*from, bias[channel]));
+                        let bias = bias[channel];
+                        wide!(to.iter_mut().zip(from).for_each(|(to, from)| *to = finish(*from, bias)));
                     }
                 }
             }

@@ -32,15 +32,10 @@ impl Kernel<3> for Linear {
         // Outputs by rows, since `gemm` then reads the weights, the larger matrix, as they lie.
         let mut transposed = vec![T::zero(); n * m];
         let rows = part(n * m * k, m);
-        parallel::chunks(
-            &mut transposed,
-            rows * n,
-            || (),
-            |(), index, out| {
-                let weight = Matrix::new(&weight.data[index * rows * k..], out.len() / n, k, k);
-                multiply(out, n, false, weight, Matrix::new(x.data, n, k, k).transposed());
-            },
-        );
+        parallel::each(&mut transposed, rows * n, |index, out| {
+            let weight = Matrix::new(&weight.data[index * rows * k..], out.len() / n, k, k);
+            multiply(out, n, false, weight, Matrix::new(x.data, n, k, k).transposed());
+        });
         let mut out = vec![T::zero(); n * m];
         for (unit, values) in transposed.chunks_exact(n).enumerate() {
             for (out, value) in out[unit..].iter_mut().step_by(m).zip(values) {
@@ -74,15 +69,10 @@ impl Kernel<2> for InputGradient {
         let (n, m, k) = (gradient.dims[0], weight.dims[0], weight.dims[1]);
         let mut dx = vec![T::zero(); n * k];
         let rows = part(n * m * k, n);
-        parallel::chunks(
-            &mut dx,
-            rows * k,
-            || (),
-            |(), index, out| {
-                let gradient = Matrix::new(&gradient.data[index * rows * m..], out.len() / k, m, m);
-                multiply(out, k, false, gradient, Matrix::new(weight.data, m, k, k));
-            },
-        );
+        parallel::each(&mut dx, rows * k, |index, out| {
+            let gradient = Matrix::new(&gradient.data[index * rows * m..], out.len() / k, m, m);
+            multiply(out, k, false, gradient, Matrix::new(weight.data, m, k, k));
+        });
         (dx, vec![n, k])
     }
 }
@@ -97,15 +87,10 @@ impl Kernel<2> for WeightGradient {
         let mut dw = vec![T::zero(); m * k];
         let rows = part(n * m * k, m);
         let gradient = Matrix::new(gradient.data, n, m, m).transposed();
-        parallel::chunks(
-            &mut dw,
-            rows * k,
-            || (),
-            |(), index, out| {
-                let part = Matrix { data: &gradient.data[index * rows..], rows: out.len() / k, ..gradient };
-                multiply(out, k, false, part, Matrix::new(x.data, n, k, k));
-            },
-        );
+        parallel::each(&mut dw, rows * k, |index, out| {
+            let part = Matrix { data: &gradient.data[index * rows..], rows: out.len() / k, ..gradient };
+            multiply(out, k, false, part, Matrix::new(x.data, n, k, k));
+        });
         (dw, vec![m, k])
     }
 }

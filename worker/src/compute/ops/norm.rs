@@ -11,6 +11,7 @@ pub(in crate::compute) use batch::{BatchStatistics, batch_norm, batch_statistics
 pub(in crate::compute) use row::row_norm;
 
 use super::real::sum1;
+use super::wide::wide;
 use super::{Kernel, Real, View, parallel, plain1};
 
 /// The sum over every dimension but the channels: `[N, C, …]` to `[C]`. The gradient of a bias.
@@ -24,7 +25,7 @@ impl Kernel<1> for ChannelSums {
     const NAME: &'static str = "channel_sums";
 
     fn forward<T: Real>(&self, [x]: [View<'_, T>; 1]) -> (Vec<T>, Vec<usize>) {
-        let sums = per_channel(x.dims, |_, plane| sum1(&x.data[plane], |x| x).to_f64());
+        let sums = per_channel(x.dims, |_, plane| wide!(sum1(&x.data[plane], |x| x)).to_f64());
         (sums.into_iter().map(T::from_f64).collect(), vec![x.dims[1]])
     }
 }

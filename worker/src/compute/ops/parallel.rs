@@ -5,12 +5,18 @@
 use rayon::prelude::*;
 
 use super::Real;
+use super::wide::wide;
 
 /// Elements of a simple loop that are worth another thread.
 const WORTHWHILE: usize = 1 << 14;
 
 fn alone() -> bool {
     rayon::current_num_threads() == 1
+}
+
+/// Calls `f(index, chunk)` for every chunk of `size` elements.
+pub(super) fn each<T: Real>(out: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    chunks(out, size, || (), |(), index, chunk| f(index, chunk));
 }
 
 /// Calls `f(scratch, index, chunk)` for every chunk of `size` elements; `scratch` is made once a thread.
@@ -72,25 +78,37 @@ pub(super) fn list<R: Send>(n: usize, f: impl Fn(usize) -> R + Sync + Send) -> V
 /// `f` of every element.
 pub(super) fn map1<T: Real>(a: &[T], f: impl Fn(T) -> T + Sync + Send) -> Vec<T> {
     if a.len() < WORTHWHILE || alone() {
-        return a.iter().map(|a| f(*a)).collect();
+        return wide!(a.iter().map(|a| f(*a)).collect());
     }
-    a.par_iter().with_min_len(WORTHWHILE).map(|a| f(*a)).collect()
+    let mut out = vec![T::zero(); a.len()];
+    out.par_chunks_mut(WORTHWHILE).zip(a.par_chunks(WORTHWHILE)).for_each(|(out, a)| {
+        wide!(out.iter_mut().zip(a).for_each(|(out, a)| *out = f(*a)));
+    });
+    out
 }
 
 /// `f` of every pair of elements.
 pub(super) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync + Send) -> Vec<T> {
     if a.len() < WORTHWHILE || alone() {
-        return a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect();
+        return wide!(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect());
     }
-    a.par_iter().zip(b).with_min_len(WORTHWHILE).map(|(a, b)| f(*a, *b)).collect()
+    let mut out = vec![T::zero(); a.len()];
+    let inputs = a.par_chunks(WORTHWHILE).zip(b.par_chunks(WORTHWHILE));
+    out.par_chunks_mut(WORTHWHILE).zip(inputs).for_each(|(out, (a, b))| {
+        wide!(out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = f(*a, *b)));
+    });
+    out
 }
 
 /// Changes every element of `out` by the elements of `a` and `b` at its place.
 pub(in crate::compute) fn update<T: Real>(out: &mut [T], a: &[T], b: &[T], f: impl Fn(&mut T, T, T) + Sync + Send) {
+    let all = |out: &mut [T], a: &[T], b: &[T]| {
+        wide!(out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| f(out, *a, *b)));
+    };
     if out.len() < WORTHWHILE || alone() {
-        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| f(out, *a, *b));
+        all(out, a, b);
     } else {
-        let all = out.par_iter_mut().zip(a).zip(b).with_min_len(WORTHWHILE);
-        all.for_each(|((out, a), b)| f(out, *a, *b));
+        let inputs = a.par_chunks(WORTHWHILE).zip(b.par_chunks(WORTHWHILE));
+        out.par_chunks_mut(WORTHWHILE).zip(inputs).for_each(|(out, (a, b))| all(out, a, b));
     }
 }

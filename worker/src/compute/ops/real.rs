@@ -14,6 +14,8 @@ pub(in crate::compute) trait Real: WithDType + Neg<Output = Self> {
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// Whether it is not a number.
+    fn is_nan(self) -> bool;
 }
 
 impl Real for f32 {
@@ -27,6 +29,10 @@ impl Real for f32 {
 
     fn erf(self) -> Self {
         libm::erff(self)
+    }
+
+    fn is_nan(self) -> bool {
+        self.is_nan()
     }
 }
 
@@ -42,12 +48,17 @@ impl Real for f64 {
     fn erf(self) -> Self {
         libm::erf(self)
     }
+
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
 }
 
 /// Independent sums that a vector register holds; a constant, so that every SIMD path adds in one order.
 const LANES: usize = 16;
 
 /// The sum of `f` over the pairs of two slices, as far as the shorter one goes.
+#[inline(always)]
 pub(super) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let length = a.len().min(b.len());
     let (a, b) = (&a[..length], &b[..length]);
@@ -67,6 +78,7 @@ pub(super) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 }
 
 /// The sum of `f` over a slice.
+#[inline(always)]
 pub(super) fn sum1<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
     sum2(a, a, |a, _| f(a))
 }

@@ -87,6 +87,7 @@ impl Fixture {
     }
 
     /// A trial of `layers` with `training` over the defaults.
+    #[expect(clippy::needless_pass_by_value, reason = "callers write their JSON in place")]
     pub(in crate::compute) fn trial(&self, layers: Value, training: Value) -> Trial {
         let mut all = json!({
             "epochs": 2, "batch_size": 16, "optimizer": {"type": "adam", "learning_rate": 0.01}

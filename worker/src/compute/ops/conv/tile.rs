@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Sizes;
 use crate::compute::ops::Real;
 use crate::compute::ops::matrix::Matrix;
+use crate::compute::ops::wide::wide;
 
 /// Elements of a tile's unfolded matrix: about what the second-level cache holds, in fp32.
 const UNFOLDED: usize = 1 << 18;
@@ -96,13 +97,14 @@ impl Tile<'_> {
             let x = &x[group_start(picture)..][..sizes.channels * plane];
             self.each_row(|channel, tap, row| {
                 let to = &mut columns[row * width + index * piece..][..piece];
-                self.unfold_row(&x[channel * plane..][..plane], tap, to);
+                wide!(self.unfold_row(&x[channel * plane..][..plane], tap, to));
             });
         }
         Matrix::new(columns, sizes.depth(), width, width)
     }
 
     /// The inputs under one tap, for each output of the tile's rows.
+    #[inline(always)]
     fn unfold_row<T: Real>(&self, plane: &[T], [ky, kx]: [usize; 2], to: &mut [T]) {
         let window = &self.sizes.window;
         let (step, width) = (window.stride[1], window.output[1]);
@@ -144,11 +146,12 @@ impl Tile<'_> {
             let dx = &mut dx[start..][..sizes.channels * plane];
             self.each_row(|channel, tap, row| {
                 let from = &columns[row * width + index * piece..][..piece];
-                self.fold_row(from, tap, &mut dx[channel * plane..][..plane]);
+                wide!(self.fold_row(from, tap, &mut dx[channel * plane..][..plane]));
             });
         }
     }
 
+    #[inline(always)]
     fn fold_row<T: Real>(&self, from: &[T], [ky, kx]: [usize; 2], plane: &mut [T]) {
         let window = &self.sizes.window;
         let (step, width) = (window.stride[1], window.output[1]);
@@ -170,6 +173,7 @@ impl Tile<'_> {
     }
 
     /// Calls `f(channel, tap, row)` for every row of a group's unfolded matrix.
+    #[inline(always)]
     fn each_row(&self, mut f: impl FnMut(usize, [usize; 2], usize)) {
         let [height, width] = self.sizes.window.kernel;
         for channel in 0..self.sizes.channels {

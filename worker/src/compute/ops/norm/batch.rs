@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::per_channel;
 use crate::compute::ops::real::{sum1, sum2};
+use crate::compute::ops::wide::wide;
 use crate::compute::ops::{Kernel, Real, View, apply3, parallel, plain1, plain2};
 
 /// What a batch is normalised with, a channel.
@@ -49,6 +50,7 @@ struct Normal {
 
 impl Normal {
     /// The normalised value of an element of `channel`.
+    #[inline(always)]
     fn of<T: Real>(&self, channel: usize) -> impl Fn(T) -> T + use<T> {
         let (mean, scale) = (T::from_f64(self.mean[channel]), T::from_f64(self.scale[channel]));
         move |x| (x - mean) * scale
@@ -65,7 +67,7 @@ impl Kernel<3> for BatchNorm {
             let normal = self.0.of::<T>(channel);
             let (weight, bias) = (weight.data[channel], bias.data[channel]);
             let x = &x.data[start..][..out.len()];
-            out.iter_mut().zip(x).for_each(|(out, x)| *out = normal(*x) * weight + bias);
+            wide!(out.iter_mut().zip(x).for_each(|(out, x)| *out = normal(*x) * weight + bias));
         });
         (out, x.dims.to_vec())
     }
@@ -94,12 +96,12 @@ impl Kernel<1> for Moments {
 
     fn forward<T: Real>(&self, [x]: [View<'_, T>; 1]) -> (Vec<T>, Vec<usize>) {
         let count = (x.data.len() / x.dims[1]) as f64;
-        let sums = per_channel(x.dims, |_, plane| sum1(&x.data[plane], |x| x).to_f64());
+        let sums = per_channel(x.dims, |_, plane| wide!(sum1(&x.data[plane], |x| x)).to_f64());
         let mean: Vec<T> = sums.iter().map(|sum| T::from_f64(sum / count)).collect();
         // In two passes: the variance as a difference of large numbers loses all its digits.
         let squares = per_channel(x.dims, |channel, plane| {
             let mean = mean[channel];
-            sum1(&x.data[plane], |x| (x - mean) * (x - mean)).to_f64()
+            wide!(sum1(&x.data[plane], |x| (x - mean) * (x - mean))).to_f64()
         });
         let variance = squares.iter().map(|sum| T::from_f64(sum / count));
         (mean.iter().copied().chain(variance).collect(), vec![2, x.dims[1]])
@@ -114,10 +116,11 @@ impl Kernel<2> for GradientSums {
     const NAME: &'static str = "batch_norm_gradient_sums";
 
     fn forward<T: Real>(&self, [x, gradient]: [View<'_, T>; 2]) -> (Vec<T>, Vec<usize>) {
-        let bias = per_channel(x.dims, |_, plane| sum1(&gradient.data[plane], |g| g).to_f64());
+        let bias = per_channel(x.dims, |_, plane| wide!(sum1(&gradient.data[plane], |g| g)).to_f64());
         let weight = per_channel(x.dims, |channel, plane| {
             let normal = self.0.of::<T>(channel);
-            sum2(&x.data[plane.clone()], &gradient.data[plane], |x, g| normal(x) * g).to_f64()
+            let (x, gradient) = (&x.data[plane.clone()], &gradient.data[plane]);
+            wide!(sum2(x, gradient, |x, g| normal(x) * g)).to_f64()
         });
         (bias.into_iter().chain(weight).map(T::from_f64).collect(), vec![2, x.dims[1]])
     }
@@ -140,7 +143,7 @@ impl Kernel<2> for InputGradient {
             let scale = T::from_f64(self.weight[channel] * self.normal.scale[channel]);
             let (bias, weight) = (T::from_f64(self.bias_share[channel]), T::from_f64(self.weight_share[channel]));
             let inputs = x.data[start..].iter().zip(&gradient.data[start..]);
-            dx.iter_mut().zip(inputs).for_each(|(dx, (x, g))| *dx = scale * (*g - bias - normal(*x) * weight));
+            wide!(dx.iter_mut().zip(inputs).for_each(|(dx, (x, g))| *dx = scale * (*g - bias - normal(*x) * weight)));
         });
         (dx, x.dims.to_vec())
     }
@@ -150,6 +153,6 @@ impl Kernel<2> for InputGradient {
 fn each_plane<T: Real>(dims: &[usize], f: impl Fn(usize, usize, &mut [T]) + Sync + Send) -> Vec<T> {
     let inner: usize = dims[2..].iter().product();
     let mut out = vec![T::zero(); dims.iter().product()];
-    parallel::chunks(&mut out, inner, || (), |(), plane, out| f(plane % dims[1], plane * inner, out));
+    parallel::each(&mut out, inner, |plane, out| f(plane % dims[1], plane * inner, out));
     out
 }

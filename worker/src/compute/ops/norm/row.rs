@@ -62,20 +62,15 @@ impl Kernel<3> for RowNorm {
     fn forward<T: Real>(&self, [x, weight, bias]: [View<'_, T>; 3]) -> (Vec<T>, Vec<usize>) {
         let rows = Rows::new(*self, x.dims, weight.data.len());
         let mut out = vec![T::zero(); x.data.len()];
-        parallel::chunks(
-            &mut out,
-            rows.row,
-            || (),
-            |(), index, out| {
-                let x = &x.data[index * rows.row..][..rows.row];
-                let (mean, scale) = normal(x, self.epsilon);
-                let first = rows.first(index);
-                for (part, (out, x)) in out.chunks_mut(rows.run).zip(x.chunks(rows.run)).enumerate() {
-                    let (weight, bias) = (weight.data[first + part], bias.data[first + part]);
-                    out.iter_mut().zip(x).for_each(|(out, x)| *out = (*x - mean) * scale * weight + bias);
-                }
-            },
-        );
+        parallel::each(&mut out, rows.row, |index, out| {
+            let x = &x.data[index * rows.row..][..rows.row];
+            let (mean, scale) = normal(x, self.epsilon);
+            let first = rows.first(index);
+            for (part, (out, x)) in out.chunks_mut(rows.run).zip(x.chunks(rows.run)).enumerate() {
+                let (weight, bias) = (weight.data[first + part], bias.data[first + part]);
+                out.iter_mut().zip(x).for_each(|(out, x)| *out = (*x - mean) * scale * weight + bias);
+            }
+        });
         (out, x.dims.to_vec())
     }
 
@@ -96,26 +91,21 @@ impl Kernel<3> for InputGradient {
     fn forward<T: Real>(&self, [x, weight, gradient]: [View<'_, T>; 3]) -> (Vec<T>, Vec<usize>) {
         let rows = Rows::new(self.0, x.dims, weight.data.len());
         let mut out = vec![T::zero(); x.data.len()];
-        parallel::chunks(
-            &mut out,
-            rows.row,
-            || (),
-            |(), index, dx| {
-                let x = &x.data[index * rows.row..][..rows.row];
-                let (mean, scale) = normal(x, self.0.epsilon);
-                let first = rows.first(index);
-                // The gradient of the normalised values stands in `dx` until its sums are known.
-                let gradient = &gradient.data[index * rows.row..][..rows.row];
-                for (part, (dx, gradient)) in dx.chunks_mut(rows.run).zip(gradient.chunks(rows.run)).enumerate() {
-                    let weight = weight.data[first + part];
-                    dx.iter_mut().zip(gradient).for_each(|(dx, g)| *dx = *g * weight);
-                }
-                let count = rows.row as f64;
-                let plain = T::from_f64(sum1(dx, |g| g).to_f64() / count);
-                let along = T::from_f64(sum2(dx, x, |g, x| g * (x - mean) * scale).to_f64() / count);
-                dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = scale * (*dx - plain - (*x - mean) * scale * along));
-            },
-        );
+        parallel::each(&mut out, rows.row, |index, dx| {
+            let x = &x.data[index * rows.row..][..rows.row];
+            let (mean, scale) = normal(x, self.0.epsilon);
+            let first = rows.first(index);
+            // The gradient of the normalised values stands in `dx` until its sums are known.
+            let gradient = &gradient.data[index * rows.row..][..rows.row];
+            for (part, (dx, gradient)) in dx.chunks_mut(rows.run).zip(gradient.chunks(rows.run)).enumerate() {
+                let weight = weight.data[first + part];
+                dx.iter_mut().zip(gradient).for_each(|(dx, g)| *dx = *g * weight);
+            }
+            let count = rows.row as f64;
+            let plain = T::from_f64(sum1(dx, |g| g).to_f64() / count);
+            let along = T::from_f64(sum2(dx, x, |g, x| g * (x - mean) * scale).to_f64() / count);
+            dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = scale * (*dx - plain - (*x - mean) * scale * along));
+        });
         (out, x.dims.to_vec())
     }
 }
