@@ -14,6 +14,7 @@ use crate::report::{self, Format, Listing, StudySummary};
 
 mod data;
 mod demo;
+mod embedded;
 mod model;
 mod results;
 mod schema;
@@ -70,27 +71,6 @@ struct Listed {
     /// `table` for people, `json` (one object a line) or `csv` for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     format: Format,
-}
-
-/// How the workers inside this command work, where there is no fleet.
-#[derive(Debug, Clone, Args)]
-struct Embedded {
-    /// Trials computed at once on this machine, when it works without a fleet [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    workers: Option<u32>,
-    /// Compute also where the system cannot shut executors off from the network
-    #[arg(long, env = "GANNET_UNSANDBOXED")]
-    unsandboxed: bool,
-}
-
-impl Embedded {
-    fn slots(&self) -> u32 {
-        self.workers.unwrap_or_else(cores)
-    }
-}
-
-fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
 /// A run's name made of what it is and when it began.

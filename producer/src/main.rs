@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use producer::commands::Cli;
+use shared::arguments;
 
 fn main() -> ExitCode {
     // The executors of the workers inside this command are this very program.
     #[cfg(feature = "embedded")]
     worker::executor::run_if_asked();
-    match Cli::parse().run() {
+    match arguments::parse::<Cli>().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gannet: {error:#}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use shared::queue::{Queue, QueueError};
 use shared::settings::{Places, QueuePlace, StorePlace};
 use shared::store::{Store, StoreError};
@@ -74,47 +74,4 @@ fn explain_store(error: StoreError, place: &StorePlace) -> anyhow::Error {
         StorePlace::Dir(_) => "check that the folder can be written, or name another with GANNET_HOME or GANNET_STORE",
     };
     anyhow!(error).context(format!("open the store ({hint})"))
-}
-
-/// Workers inside this process: the same loop and the same executors as `gannet-worker`.
-#[cfg(feature = "embedded")]
-#[derive(Debug)]
-pub struct Workers {
-    drain: tokio_util::sync::CancellationToken,
-    task: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-#[cfg(feature = "embedded")]
-impl Workers {
-    /// Starts a worker with `slots` executors on the session's queue and store.
-    ///
-    /// # Errors
-    /// This program's own file cannot be found.
-    pub fn start(session: &Session, slots: u32, unsandboxed: bool) -> anyhow::Result<Self> {
-        let cache = session.places.home.join("cache");
-        let mut settings = worker::WorkerSettings::new(cache).context("find this program's own file")?;
-        settings.slots = slots;
-        settings.executor.unsandboxed = unsandboxed;
-        let drain = tokio_util::sync::CancellationToken::new();
-        let work = worker::work(settings, Arc::clone(&session.queue), Arc::clone(&session.store), drain.clone());
-        Ok(Self { drain, task: tokio::spawn(work) })
-    }
-
-    /// Lets what they run make a checkpoint, and ends them.
-    ///
-    /// # Errors
-    /// What ended them before.
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.drain.cancel();
-        self.task.await.context("wait for the workers")?
-    }
-
-    /// Returns when they have ended by themselves: they never should while work is to be done.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
-            Ok(Ok(())) => anyhow!("the workers have ended"),
-            Ok(Err(error)) => error,
-            Err(error) => anyhow!(error).context("wait for the workers"),
-        }
-    }
 }

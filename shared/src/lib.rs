@@ -3,6 +3,7 @@
 //! This crate knows no tensors and never computes. Its two seams, [`queue::Queue`] and
 //! [`store::Store`], have two implementations each (embedded and fleet) and one contract suite.
 
+pub mod arguments;
 pub mod contract;
 pub mod digest;
 pub mod logs;

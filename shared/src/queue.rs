@@ -165,10 +165,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Whether a client may name this queue: not ours, not the broker's, direct reply-to apart.
+    /// Whether a client may name this queue: not ours and not the broker's, apart from direct reply-to
+    /// and from the names that the broker gives to a client's own queues (`amq.gen-…`).
     pub fn is_allowed(&self) -> bool {
-        let ours = self.queue.starts_with("gannet.") || self.queue.starts_with("amq.");
-        !self.queue.is_empty() && self.queue.len() <= 255 && (!ours || self.queue.starts_with("amq.rabbitmq.reply-to"))
+        let given = ["amq.rabbitmq.reply-to", "amq.gen-"].iter().any(|start| self.queue.starts_with(start));
+        let taken = ["gannet.", "amq."].iter().any(|start| self.queue.starts_with(start));
+        !self.queue.is_empty() && self.queue.len() <= 255 && (given || !taken)
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Parser;
 use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
 use shared::settings::{Places, QueuePlace};
-use shared::{queue, store};
+use shared::{arguments, queue, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::settings::{CACHE_LIMIT, SLICE, STALL, WorkerSettings, cores};
@@ -70,7 +70,7 @@ fn kind(text: &str) -> Result<Kind, String> {
 
 fn main() -> ExitCode {
     executor::run_if_asked();
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments::parse();
     if let Err(error) = logs::start(&arguments.log, arguments.log_format) {
         eprintln!("gannet-worker: {error}");
         return ExitCode::from(2);

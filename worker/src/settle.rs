@@ -92,7 +92,7 @@ fn read(letter: &Letter) -> Result<Job, String> {
         && !reply.is_allowed()
     {
         return Err(format!(
-            "`reply_to` is `{}`: names that begin with `gannet.` or `amq.` are refused (direct reply-to is accepted)",
+            "`reply_to` is `{}`: names that begin with `gannet.` or `amq.` are refused (direct reply-to and `amq.gen-…` are accepted)",
             reply.queue
         ));
     }

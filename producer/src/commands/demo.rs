@@ -14,8 +14,9 @@ use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, layout};
 
-use super::tune::{tune, verdict, with_workers};
-use super::{Embedded, Listed, fresh_run, report_path};
+use super::embedded::{Embedded, with_workers};
+use super::tune::{tune, verdict};
+use super::{Listed, fresh_run, report_path};
 use crate::data::{self, Table, mnist};
 use crate::drive::Drive;
 use crate::models;

@@ -9,7 +9,8 @@ use shared::contract::{Job, MAX_MESSAGE};
 use shared::queue::Letter;
 use shared::strict::{self, Problem};
 
-use super::{Embedded, Listed, tune::with_workers};
+use super::Listed;
+use super::embedded::{Embedded, with_workers};
 use crate::bar::Bar;
 use crate::drive::Drive;
 use crate::listings;

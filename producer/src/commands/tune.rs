@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use shared::contract::{Job, JobResult};
 use shared::names::{JobId, Name};
 
-use super::{Embedded, Listed, fresh_run, report_path};
+use super::embedded::{Embedded, with_workers};
+use super::{Listed, fresh_run, report_path};
 use crate::bar::Bar;
 use crate::data;
 use crate::drive::Drive;
@@ -41,6 +42,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&arguments.study)
         .with_context(|| format!("read the study `{}`", arguments.study.display()))?;
     let study = Study::parse(&text, &arguments.study.display().to_string())?;
+    study.check()?;
     let session = Session::open().await?;
     let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
     let report_file = report_path(arguments.report.as_ref(), &name);
@@ -132,34 +134,4 @@ fn times(results: &BTreeMap<JobId, JobResult>, (workers, elapsed): (Option<u32>,
     names.dedup();
     let workers = workers.unwrap_or_else(|| u32::try_from(names.len()).unwrap_or(1).max(1));
     vec![(workers, elapsed.as_secs_f64())]
-}
-
-/// Does `work`, with workers inside this process where there is no fleet. Ctrl-C lets them make
-/// checkpoints first.
-pub(super) async fn with_workers<T>(
-    session: &Session,
-    embedded: &Embedded,
-    work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let interrupted = async {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => anyhow::anyhow!("interrupted: the same command with the same --run takes it up again"),
-            Err(error) => anyhow::Error::from(error).context("listen to Ctrl-C"),
-        }
-    };
-    #[cfg(feature = "embedded")]
-    if session.places.is_embedded() {
-        let mut workers = crate::session::Workers::start(session, embedded.slots(), embedded.unsandboxed)?;
-        let done = tokio::select! {
-            done = work(session) => done,
-            error = workers.ended() => return Err(error),
-            interrupted = interrupted => Err(interrupted),
-        };
-        workers.stop().await?;
-        return done;
-    }
-    tokio::select! {
-        done = work(session) => done,
-        interrupted = interrupted => Err(interrupted),
-    }
 }

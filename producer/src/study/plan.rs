@@ -29,9 +29,7 @@ impl Study {
         let data = self.data(dataset, dataset_ref)?;
         let points = self.sampler.points(&self.space, self.seed)?;
         let jobs = points.into_iter().zip(0u32..).map(|(point, index)| {
-            let place = describe(&point);
-            let job = self.job(dataset, &data, run, index, point);
-            job.map_err(|problem| Problem { what: format!("{}{place}", problem.what), ..problem })
+            self.job(dataset, &data, run, index, point.clone()).map_err(|problem| at(problem, &point))
         });
         jobs.collect()
     }
@@ -62,12 +60,34 @@ impl Study {
         })
     }
 
-    fn job(&self, dataset: &Dataset, data: &TrialData, run: &Name, index: u32, point: Point) -> Result<Job, Problem> {
-        let scope = Scope { space: &self.space, point: &point, classes: dataset.classes };
-        let network: Network = read(&template::render(&self.network, "network", &scope)?, "network")?;
+    /// Checks every point of the search as far as that goes without the dataset: so that a study is
+    /// refused for what stands in it before anybody looks for its data.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by its key.
+    pub fn check(&self) -> Result<(), StudyError> {
+        /// Stands for the dataset's classes, which are not known yet.
+        const SOME_CLASSES: u32 = 2;
+        let checked = self.sampler.points(&self.space, self.seed).and_then(|points| {
+            points
+                .iter()
+                .try_for_each(|point| self.parts(point, SOME_CLASSES).map(|_| ()).map_err(|problem| at(problem, point)))
+        });
+        checked.map_err(|problem| StudyError::Wrong { file: self.file.clone(), problem })
+    }
+
+    /// The network and the training of one point.
+    fn parts(&self, point: &Point, classes: u32) -> Result<(Network, Training), Problem> {
+        let scope = Scope { space: &self.space, point, classes };
+        let network = read(&template::render(&self.network, "network", &scope)?, "network")?;
         let training = template::render(&self.training, "training", &scope)?;
         let training = Training { objective: self.objective, ..read(&training, "training")? };
         training.check()?;
+        Ok((network, training))
+    }
+
+    fn job(&self, dataset: &Dataset, data: &TrialData, run: &Name, index: u32, point: Point) -> Result<Job, Problem> {
+        let (network, training) = self.parts(&point, dataset.classes)?;
         network.check(&dataset.shape, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
             at: format!("network.{at}"),
             what: format!("is wrong: {problem}"),
@@ -122,10 +142,11 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value, at: &str) -> Result<T, Pr
     strict::from_value(value).map_err(|problem| problem.inside(at))
 }
 
-fn describe(point: &Point) -> String {
+/// The same problem, with the trial it was met in.
+fn at(problem: Problem, point: &Point) -> Problem {
     if point.is_empty() {
-        return String::new();
+        return problem;
     }
     let values: Vec<String> = point.iter().map(|(name, value)| format!("{name} = {value}")).collect();
-    format!(" (in the trial {})", values.join(", "))
+    Problem { what: format!("{} (in the trial {})", problem.what, values.join(", ")), ..problem }
 }

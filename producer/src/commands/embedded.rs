@@ -1,0 +1,107 @@
+//! Workers inside a command, where there is no fleet.
+
+#[cfg(feature = "embedded")]
+use std::sync::Arc;
+
+#[cfg(feature = "embedded")]
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::session::Session;
+
+/// How the workers inside this command work, where there is no fleet.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Embedded {
+    /// Trials computed at once on this machine, when it works without a fleet [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) workers: Option<u32>,
+    /// Compute also where the system cannot shut executors off from the network
+    #[arg(long, env = "GANNET_UNSANDBOXED")]
+    pub(super) unsandboxed: bool,
+}
+
+impl Embedded {
+    pub(super) fn slots(&self) -> u32 {
+        self.workers.unwrap_or_else(cores)
+    }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+/// Does `work`, with workers inside this process where there is no fleet. Ctrl-C lets them make
+/// checkpoints first.
+pub(super) async fn with_workers<T>(
+    session: &Session,
+    embedded: &Embedded,
+    work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let interrupted = async {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => anyhow::anyhow!("interrupted: the same command with the same --run takes it up again"),
+            Err(error) => anyhow::Error::from(error).context("listen to Ctrl-C"),
+        }
+    };
+    // Without workers of its own the command waits for a `gannet-worker` that joins the folder.
+    #[cfg(not(feature = "embedded"))]
+    let _ = embedded;
+    #[cfg(feature = "embedded")]
+    if session.places.is_embedded() {
+        let mut workers = Workers::start(session, embedded)?;
+        let done = tokio::select! {
+            done = work(session) => done,
+            error = workers.ended() => return Err(error),
+            interrupted = interrupted => Err(interrupted),
+        };
+        workers.stop().await?;
+        return done;
+    }
+    tokio::select! {
+        done = work(session) => done,
+        interrupted = interrupted => Err(interrupted),
+    }
+}
+
+/// Workers inside this process: the same loop and the same executors as `gannet-worker`.
+#[cfg(feature = "embedded")]
+#[derive(Debug)]
+struct Workers {
+    drain: tokio_util::sync::CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+#[cfg(feature = "embedded")]
+impl Workers {
+    /// Starts a worker on the session's queue and store.
+    ///
+    /// # Errors
+    /// This program's own file cannot be found.
+    fn start(session: &Session, embedded: &Embedded) -> anyhow::Result<Self> {
+        let cache = session.places.home.join("cache");
+        let mut settings = worker::WorkerSettings::new(cache).context("find this program's own file")?;
+        settings.slots = embedded.slots();
+        settings.executor.unsandboxed = embedded.unsandboxed;
+        let drain = tokio_util::sync::CancellationToken::new();
+        let work = worker::work(settings, Arc::clone(&session.queue), Arc::clone(&session.store), drain.clone());
+        Ok(Self { drain, task: tokio::spawn(work) })
+    }
+
+    /// Lets what they run make a checkpoint, and ends them.
+    ///
+    /// # Errors
+    /// What ended them before.
+    async fn stop(self) -> anyhow::Result<()> {
+        self.drain.cancel();
+        self.task.await.context("wait for the workers")?
+    }
+
+    /// Returns when they have ended by themselves: they never should while work is to be done.
+    async fn ended(&mut self) -> anyhow::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => anyhow::anyhow!("the workers have ended"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::Error::from(error).context("wait for the workers"),
+        }
+    }
+}

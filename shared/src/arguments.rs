@@ -1,0 +1,36 @@
+//! Reading a command line, so that a wrong value from a variable is told by the variable's name.
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Command, Parser};
+
+/// Reads the process's arguments and variables, or says what is wrong with them and ends the process.
+pub fn parse<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        if let Some(variable) = variable_of(&error, &T::command()) {
+            eprintln!("the value comes from the variable {variable}");
+        }
+        error.exit()
+    })
+}
+
+/// The variable that the refused value came from.
+fn variable_of(error: &clap::Error, command: &Command) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    // On the command line the value would have been seen.
+    if std::env::args().skip(1).any(|given| given.contains(value)) {
+        return None;
+    }
+    let mut commands = vec![command];
+    while let Some(command) = commands.pop() {
+        let found = command.get_arguments().find(|known| known.to_string() == argument && known.get_env().is_some());
+        if let Some(variable) = found.and_then(|known| known.get_env()) {
+            return Some(variable.to_string_lossy().into_owned());
+        }
+        commands.extend(command.get_subcommands());
+    }
+    None
+}
