@@ -6,7 +6,10 @@ use clap::{Command, Parser};
 /// Reads the process's arguments and variables, or says what is wrong with them and ends the process.
 pub fn parse<T: Parser>() -> T {
     T::try_parse().unwrap_or_else(|error| {
-        if let Some(variable) = variable_of(&error, &T::command()) {
+        let mut command = T::command();
+        // Built, since only then an argument can be shown.
+        command.build();
+        if let Some(variable) = variable_of(&error, &command) {
             eprintln!("the value comes from the variable {variable}");
         }
         error.exit()
