@@ -35,7 +35,7 @@ pub async fn promote(
     let model = Model {
         name: name.clone(),
         config: ModelConfig { input: dataset.shape, network: trial.network.clone() },
-        preprocessing: Preprocessing { mean: dataset.mean, std: dataset.std },
+        preprocessing: Preprocessing::standard(dataset.mean, dataset.std),
         labels,
         weights: ObjectRef { key: weights_key, sha256: digest },
     };

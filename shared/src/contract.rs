@@ -21,7 +21,7 @@ pub use batch::{Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVe
 pub use control::Control;
 pub use dataset::{Dataset, ElementType, Split};
 pub use job::{Job, Kind, Work};
-pub use model::{Model, ModelConfig, Preprocessing};
+pub use model::{Filter, Model, ModelConfig, Preprocessing, Resize};
 pub use network::{Activation, Layer, Network, Op, Padding, PoolPadding, Size};
 pub use progress::{Heartbeat, Progress, Running};
 pub use result::{Cost, Durations, ErrorCode, ErrorReport, JobResult, Outcome, Status};

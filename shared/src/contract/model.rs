@@ -33,13 +33,58 @@ pub struct ModelConfig {
     pub network: Network,
 }
 
-/// How a picture becomes `[C, H, W]`: resized to the input's height and width, scaled to 0..1, then
-/// `(value - mean) / std` a channel. An input of one channel is luma.
+/// How a picture becomes `[C, H, W]`: resized, cropped in the middle to the input's height and width,
+/// multiplied by `rescale`, then `(value - mean) / std` a channel. An input of one channel is luma.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// A channel's mean.
+    /// How it is resized before the crop; straight to the input's height and width by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
+    /// How new pixels are made of old ones.
+    #[serde(default)]
+    pub filter: Filter,
+    /// What a byte is multiplied by.
+    #[serde(default = "one_255th")]
+    pub rescale: f64,
+    /// A channel's mean, after `rescale`.
     pub mean: Vec<f64>,
-    /// A channel's standard deviation.
+    /// A channel's standard deviation, after `rescale`.
     pub std: Vec<f64>,
+}
+
+/// A picture's size before the crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// The shorter edge gets so many pixels, the longer one keeps the shape.
+    ShortestEdge(u32),
+    /// Height and width, whatever the shape was.
+    Exact([u32; 2]),
+}
+
+/// Resampling filters, by their names in PIL; all of them widen when they shrink a picture (antialias).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// A triangle of two pixels.
+    #[default]
+    Bilinear,
+    /// A cubic of four pixels (a = -0.5).
+    Bicubic,
+    /// A windowed sinc of six pixels.
+    Lanczos,
+}
+
+impl Preprocessing {
+    /// Straight to the input's size, bytes to 0..1, standardised.
+    pub fn standard(mean: Vec<f64>, std: Vec<f64>) -> Self {
+        Self { resize: None, filter: Filter::default(), rescale: one_255th(), mean, std }
+    }
+}
+
+fn one_255th() -> f64 {
+    1.0 / 255.0
 }
