@@ -60,6 +60,17 @@ impl Bar {
         bar
     }
 
+    /// One more is done.
+    pub fn step(&mut self) {
+        self.done += 1;
+        self.show();
+    }
+
+    /// Writes something beside the bar.
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
+    }
+
     /// Takes news.
     pub fn hear(&mut self, news: &News<'_>) {
         match news {

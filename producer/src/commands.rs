@@ -12,11 +12,14 @@ use shared::names::Name;
 
 use crate::report::{self, Format, Listing, StudySummary};
 
+mod cancel;
+mod classify;
 mod data;
 mod demo;
 mod embedded;
 mod model;
 mod results;
+mod run;
 mod schema;
 mod status;
 mod submit;
@@ -49,8 +52,15 @@ enum Command {
     Demo(demo::Arguments),
     /// Run a study: train many variants of a network, find the best, test it once
     Tune(tune::Arguments),
+    /// Label pictures with a model
+    Classify(classify::Arguments),
     /// List a run's results
     Results(results::Arguments),
+    /// Stop a run
+    Cancel(cancel::Arguments),
+    /// List and remove runs
+    #[command(subcommand)]
+    Run(run::Command),
     /// Show queues, workers and runs
     Status(status::Arguments),
     /// Enqueue jobs written by hand or by another program
@@ -112,6 +122,9 @@ impl Cli {
             match self.command {
                 Command::Demo(arguments) => demo::run(arguments).await,
                 Command::Tune(arguments) => tune::run(arguments).await,
+                Command::Classify(arguments) => classify::run(arguments).await,
+                Command::Cancel(arguments) => cancel::run(arguments).await,
+                Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,
                 Command::Status(arguments) => status::run(arguments).await,
                 Command::Submit(arguments) => submit::run(arguments).await,

@@ -4,6 +4,7 @@ pub mod bar;
 pub mod commands;
 pub mod data;
 pub mod drive;
+pub mod images;
 pub mod listings;
 pub mod models;
 pub mod report;

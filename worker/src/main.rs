@@ -139,6 +139,7 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
     settings.executor.stall = at_least(arguments.stall, Duration::from_secs(1), "--stall")?;
     settings.executor.threads = arguments.threads;
     settings.executor.unsandboxed = arguments.unsandboxed;
+    settings.local_files = places.is_embedded();
     if let Some(name) = &arguments.name {
         settings.name = shared::names::Name::new(name.as_str()).context("read --name")?.to_string();
     }

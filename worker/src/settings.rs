@@ -25,6 +25,8 @@ pub struct WorkerSettings {
     pub slice: Duration,
     /// How many attempts a job has.
     pub budgets: Budgets,
+    /// Whether jobs may name files of this machine: where the queue is a file of its owner's, too.
+    pub local_files: bool,
     /// How executors are started.
     pub executor: ExecutorSettings,
 }
@@ -55,6 +57,7 @@ impl WorkerSettings {
             cache_limit: CACHE_LIMIT,
             slice: SLICE,
             budgets: Budgets::default(),
+            local_files: false,
             executor: ExecutorSettings { program, threads: 1, unsandboxed: false, stall: STALL },
         })
     }

@@ -180,7 +180,17 @@ impl Step<'_> {
     async fn images(&mut self, batch: &Batch) -> Early<(Vec<(String, PathBuf)>, Vec<(usize, ImageOutcome)>)> {
         let (mut files, mut missing) = (Vec::new(), Vec::new());
         for (position, image) in batch.images.iter().enumerate() {
-            match self.file(&image.object).await {
+            let fetched = match (&image.object, &image.file) {
+                (Some(object), _) => self.file(object).await,
+                (None, Some(file)) if self.context.settings.local_files => Ok(file.clone()),
+                (None, _) => {
+                    return Err(invalid(format!(
+                        "`{}` is a file of somebody's machine: a fleet takes pictures from its store",
+                        image.image
+                    )));
+                }
+            };
+            match fetched {
                 Ok(path) => files.push((image.image.clone(), path)),
                 Err(Ended::Failed(ErrorReport {
                     code: code @ (ErrorCode::MissingObject | ErrorCode::AlteredObject),

@@ -140,7 +140,7 @@ async fn upload_digits(store: &dyn Store, run: &Name, table: &Table) -> anyhow::
         let sha256 = Digest::of(&png);
         let key = layout::image(run, sha256);
         store.put(&key, Bytes::from(png)).await?;
-        images.push(ImageRef { image: format!("test digit {index}"), object: ObjectRef { key, sha256 } });
+        images.push(ImageRef::object(format!("test digit {index}"), ObjectRef { key, sha256 }));
     }
     let truth = split.labels.iter().take(images.len()).copied().collect();
     Ok((images, truth))

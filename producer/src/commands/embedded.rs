@@ -81,6 +81,7 @@ impl Workers {
         let cache = session.places.home.join("cache");
         let mut settings = worker::WorkerSettings::new(cache).context("find this program's own file")?;
         settings.slots = embedded.slots();
+        settings.local_files = true;
         settings.executor.unsandboxed = embedded.unsandboxed;
         let drain = tokio_util::sync::CancellationToken::new();
         let work = worker::work(settings, Arc::clone(&session.queue), Arc::clone(&session.store), drain.clone());

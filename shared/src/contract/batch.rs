@@ -1,5 +1,7 @@
 //! A batch: label these pictures.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,14 +24,31 @@ pub struct Batch {
     pub threshold: f64,
 }
 
-/// One picture in the store.
+/// One picture: an object in the store, or, where queue and store are folders of one machine, a file
+/// on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRef {
     /// What the producer calls it: a path or an address, repeated in the result.
     pub image: String,
-    /// The file.
-    pub object: ObjectRef,
+    /// The object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectRef>,
+    /// The file's absolute path, read in place. A worker of a fleet refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
+impl ImageRef {
+    /// A picture in the store.
+    pub fn object(image: impl Into<String>, object: ObjectRef) -> Self {
+        Self { image: image.into(), object: Some(object), file: None }
+    }
+
+    /// A picture on this machine.
+    pub fn file(image: impl Into<String>, file: PathBuf) -> Self {
+        Self { image: image.into(), object: None, file: Some(file) }
+    }
 }
 
 /// What a batch came to: one entry a picture, in the order of the job.
@@ -98,6 +117,16 @@ impl Batch {
                 format!("{} pictures", self.images.len()),
                 "1 to 1000 are accepted",
             ));
+        }
+        for (index, image) in self.images.iter().enumerate() {
+            if image.object.is_some() == image.file.is_some() {
+                let at = format!("batch.images[{index}]");
+                return Err(Problem::new(
+                    at,
+                    format!("`{}`", image.image),
+                    "exactly one of `object` and `file` is accepted",
+                ));
+            }
         }
         if !(1..=1_000).contains(&self.top_k) {
             return Err(Problem::new("batch.top_k", self.top_k, "1 to 1000 is accepted"));
