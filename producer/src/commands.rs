@@ -32,6 +32,7 @@ mod tune;
 /// GANNET_S3_ENDPOINT) the same commands enqueue, and `gannet-worker` processes do the work.
 #[derive(Debug, Parser)]
 #[command(
+    name = "gannet",
     version,
     after_help = "Examples:\n  gannet demo\n  gannet data push mnist/ --name mnist\n  gannet tune examples/digits.toml\n  gannet results digits-1 --format csv > trials.csv"
 )]
@@ -87,7 +88,9 @@ struct Listed {
 fn fresh_run(of: &Name) -> Name {
     let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let stem: String = of.as_str().chars().take(40).collect();
-    Name::new(format!("{stem}-{now}")).expect("a name, a dash and digits")
+    // Two commands may begin in one second.
+    let tail = &shared::queue::fresh_message_id()[..4];
+    Name::new(format!("{stem}-{now}-{tail}")).expect("a name, digits and dashes")
 }
 
 /// Where a report goes unless the user says.
@@ -101,6 +104,14 @@ fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write to standard output"),
     }
+}
+
+/// Fails before hours of computing, not after, where a report cannot be written.
+fn check_report(file: &Path) -> anyhow::Result<()> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    opened
+        .map(|_| ())
+        .with_context(|| format!("write the report `{}` (choose another place with --report)", file.display()))
 }
 
 fn write_report(summary: &StudySummary, file: &Path) -> anyhow::Result<()> {

@@ -52,6 +52,14 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// Starts to take jobs of `kind`, at most `prefetch` unsettled at once.
     async fn consume(&self, kind: Kind, prefetch: u16) -> Result<Box<dyn Deliveries>, QueueError>;
 
+    /// This queue, taking jobs of one run only: for the workers inside a command, which are there for
+    /// their own run and not for what others left. `None` where the queue cannot: a fleet's workers are
+    /// everybody's.
+    fn of_run(&self, run: &Name) -> Option<Arc<dyn Queue>> {
+        let _ = run;
+        None
+    }
+
     /// Publishes a letter, with a fresh message id, that comes to its kind's queue after about `delay`
     /// (RabbitMQ's retry queues have 5 s, 30 s, 2 min and 10 min; the nearest above is taken).
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError>;

@@ -25,8 +25,9 @@ use worker::{Patience, executor, work};
 /// ends at once; nothing is lost either way.
 #[derive(Debug, Parser)]
 #[command(
+    name = "gannet-worker",
     version,
-    after_help = "Examples:\n  gannet-worker\n  gannet-worker --slots 4 --kinds trial\n  GANNET_AMQP_URL=amqp://guest:guest@localhost GANNET_STORE=s3://gannet GANNET_S3_ENDPOINT=http://localhost:9000 gannet-worker"
+    after_help = "Examples:\n  gannet-worker\n  gannet-worker --slots 4 --kinds trial\n  GANNET_AMQP_URL=amqp://user:password@broker GANNET_STORE=s3://bucket gannet-worker"
 )]
 struct Arguments {
     /// Jobs computed at once, one executor process each [default: the number of cores]

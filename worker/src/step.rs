@@ -120,10 +120,7 @@ impl Step<'_> {
         let dataset: Dataset = self.manifest(&trial.data.dataset).await?;
         dataset.check().map_err(|problem| invalid(format!("the dataset `{}`: {problem}", trial.data.dataset.key)))?;
         let split = |name| dataset.split(name).map_err(|problem| invalid(problem.to_string()));
-        trial
-            .network
-            .check(&dataset.shape, dataset.classes as usize)
-            .map_err(|error| invalid(format!("trial.network.{error}")))?;
+        trial.fits(&dataset).map_err(|problem| invalid(format!("trial.{problem}")))?;
         if let Some(evaluate) = &trial.evaluate {
             let order = Order::Evaluate {
                 split: self.file(&split("test")?.object).await?,

@@ -99,7 +99,8 @@ async fn classify(
     }
     let by_id: BTreeMap<&JobId, &(Vec<usize>, Job)> = batches.iter().map(|batch| (&batch.1.id, batch)).collect();
     let jobs: Vec<Job> = batches.iter().map(|(_, job)| job.clone()).collect();
-    with_workers(session, embedded, async |session: &Session| {
+    let again = "the lines written so far are right; classify the rest again";
+    with_workers(session, embedded, Some(run), again, async |session: &Session| {
         let mut bar = Bar::new("batches", jobs.len(), None);
         let mut written = Ok(());
         let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run };

@@ -35,6 +35,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     let store = session::open_store(&session::places()?).await?;
     match command {
         Command::Push { folder, name } => {
+            anyhow::ensure!(folder.is_dir(), "`{}` is no folder: one with IDX files is accepted", folder.display());
             let name = match name {
                 Some(name) => name,
                 None => {
@@ -65,20 +66,16 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::List { listed } => {
-            let mut listing = Listing::new(["dataset", "version", "shape", "classes", "train", "test"]);
+            let mut listing = Listing::new(["dataset", "shape", "classes", "train", "test", "key", "sha256"]);
             for name in store.children(&layout::datasets()).await? {
                 let Ok(name) = Name::new(name) else { continue };
                 let (reference, dataset) = data::resolve(store.as_ref(), &name).await?;
                 let shape: Vec<String> = dataset.shape.iter().map(ToString::to_string).collect();
                 let rows = |split: &str| json!(dataset.splits.get(split).map(|split| split.rows));
-                listing.push(vec![
-                    json!(name.as_str()),
-                    json!(&reference.sha256.to_string()[..12]),
-                    json!(shape.join("x")),
-                    json!(dataset.classes),
-                    rows("train"),
-                    rows("test"),
-                ]);
+                let (key, sha256) = (reference.key.as_str(), reference.sha256.to_string());
+                let row =
+                    [json!(name.as_str()), json!(shape.join("x")), json!(dataset.classes), rows("train"), rows("test")];
+                listing.push(row.into_iter().chain([json!(key), json!(sha256)]).collect());
             }
             super::print(&listing, listed.format)
         }

@@ -59,16 +59,18 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || mnist::find(given.as_deref(), &cache)).await??
     };
     eprintln!("{source}");
-    let name = Name::new("demo-digits").expect("a name");
+    let name = Name::new("digits").expect("a name");
     let table = Arc::new(table);
     data::push(session.store.as_ref(), &name, Arc::clone(&table), &|_, _| ()).await?;
 
     let text = if arguments.quick { QUICK_STUDY } else { STUDY };
     let study = Study::parse(text, "the demo's study")?;
     let run = fresh_run(&study.name);
+    let report_file = report_path(arguments.report.as_ref(), &run);
+    super::check_report(&report_file)?;
     let mut tuned = tune(&session, &study, text.into(), run.clone(), &arguments.embedded).await?;
     let (winner, result) = runs::winner(&tuned.trials).context("no trial of the demo ended well")?;
-    let model = Name::new("demo-digits").expect("a name");
+    let model = Name::new("digits").expect("a name");
     let (model_ref, _) = models::promote(session.store.as_ref(), winner, result, &model).await?;
     eprintln!("model {model}: the network of {}", winner.id);
 
@@ -79,8 +81,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let summary = StudySummary { notes: vec![source.to_string()], ..tuned.summary() };
     super::print(&summary.listing(), arguments.listed.format)?;
     eprintln!("{}", verdict(&summary));
-    super::write_report(&summary, &report_path(arguments.report.as_ref(), &run))?;
-    eprintln!("next: `gannet data push DIR --name NAME` and `gannet tune examples/digits.toml`");
+    super::write_report(&summary, &report_file)?;
+    eprintln!(
+        "next: `gannet tune examples/digits.toml` tunes the whole network on these digits, `gannet data push` brings data of your own"
+    );
     Ok(())
 }
 
@@ -93,7 +97,7 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
     let id = JobId::new("b0000").expect("a letter and digits");
     let batch = Batch { model: model.clone(), images, top_k: 3, threshold: 0.0 };
     let job = Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) };
-    let results = with_workers(session, embedded, async |session: &Session| {
+    let results = with_workers(session, embedded, Some(&run), "run the demo again", async |session: &Session| {
         let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run };
         drive.all(std::slice::from_ref(&job), &mut |_| ()).await
     })

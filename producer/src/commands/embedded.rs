@@ -6,6 +6,7 @@ use std::sync::Arc;
 #[cfg(feature = "embedded")]
 use anyhow::Context as _;
 use clap::Args;
+use shared::names::Name;
 
 use crate::session::Session;
 
@@ -30,25 +31,27 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
-/// Does `work`, with workers inside this process where there is no fleet. Ctrl-C lets them make
-/// checkpoints first.
+/// Does `work`, with workers inside this process where there is no fleet; they take jobs of `run` alone,
+/// not what others left in the folder. Ctrl-C lets them make checkpoints first; `again` says how to go on.
 pub(super) async fn with_workers<T>(
     session: &Session,
     embedded: &Embedded,
+    run: Option<&Name>,
+    again: &str,
     work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let interrupted = async {
         match tokio::signal::ctrl_c().await {
-            Ok(()) => anyhow::anyhow!("interrupted: the same command with the same --run takes it up again"),
+            Ok(()) => anyhow::anyhow!("interrupted: {again}"),
             Err(error) => anyhow::Error::from(error).context("listen to Ctrl-C"),
         }
     };
     // Without workers of its own the command waits for a `gannet-worker` that joins the folder.
     #[cfg(not(feature = "embedded"))]
-    let _ = embedded;
+    let _ = (embedded, run);
     #[cfg(feature = "embedded")]
     if session.places.is_embedded() {
-        let mut workers = Workers::start(session, embedded)?;
+        let mut workers = Workers::start(session, embedded, run)?;
         let done = tokio::select! {
             done = work(session) => done,
             error = workers.ended() => return Err(error),
@@ -77,14 +80,15 @@ impl Workers {
     ///
     /// # Errors
     /// This program's own file cannot be found.
-    fn start(session: &Session, embedded: &Embedded) -> anyhow::Result<Self> {
+    fn start(session: &Session, embedded: &Embedded, run: Option<&Name>) -> anyhow::Result<Self> {
         let cache = session.places.home.join("cache");
         let mut settings = worker::WorkerSettings::new(cache).context("find this program's own file")?;
         settings.slots = embedded.slots();
         settings.local_files = true;
         settings.executor.unsandboxed = embedded.unsandboxed;
+        let queue = run.and_then(|run| session.queue.of_run(run)).unwrap_or_else(|| Arc::clone(&session.queue));
         let drain = tokio_util::sync::CancellationToken::new();
-        let work = worker::work(settings, Arc::clone(&session.queue), Arc::clone(&session.store), drain.clone());
+        let work = worker::work(settings, queue, Arc::clone(&session.store), drain.clone());
         Ok(Self { drain, task: tokio::spawn(work) })
     }
 

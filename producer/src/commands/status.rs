@@ -26,7 +26,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let session = Session::open().await?;
     let depths = session.queue.depths().await?;
     let runs = session.store.children(&layout::runs()).await?;
-    let workers = hear_workers(session.queue.as_ref(), arguments.listen.into()).await?;
+    // Without a consumer there is nobody to listen to.
+    let alone = depths.iter().all(|depth| depth.consumers == 0);
+    let listen = if alone { Duration::ZERO } else { arguments.listen.into() };
+    let workers = hear_workers(session.queue.as_ref(), listen).await?;
     let mut counted = Vec::new();
     for run in runs {
         let Ok(name) = shared::names::Name::new(run) else { continue };

@@ -1,12 +1,15 @@
 //! `gannet submit`: jobs written by hand or by another program.
 
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use shared::contract::{Job, MAX_MESSAGE};
+use shared::contract::{Dataset, Job, MAX_MESSAGE, Status, Work};
+use shared::names::ObjectRef;
 use shared::queue::Letter;
+use shared::store::{Store, fetch_checked};
 use shared::strict::{self, Problem};
 
 use super::Listed;
@@ -18,7 +21,7 @@ use crate::session::Session;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet submit job.json\n  jq -c .jobs[] plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued."
+    after_help = "Examples:\n  gannet submit job.json\n  jq -c '.jobs[]' plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued."
 )]
 pub(super) struct Arguments {
     /// A file of JSON jobs, one after another or in an array; `-` for standard input
@@ -54,24 +57,63 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         bail!("{name} holds no jobs");
     }
     let session = Session::open().await?;
+    check(session.store.as_ref(), &jobs).await.with_context(|| format!("check {name} (nothing was enqueued)"))?;
     if !arguments.wait {
         let letters: Vec<Letter> = jobs.iter().map(Letter::new).collect();
         session.queue.publish(&letters).await?;
-        eprintln!("{} jobs enqueued", jobs.len());
+        eprintln!("{} jobs enqueued at {}", jobs.len(), session.queue.place());
+        if session.places.is_embedded() {
+            eprintln!("a `gannet-worker` started in this folder computes them; with --wait this command does");
+        }
         return Ok(());
     }
-    let results = with_workers(&session, &arguments.embedded, async |session: &Session| {
-        let mut bar = Bar::new("jobs", jobs.len(), None);
-        let mut results = Vec::new();
-        for run in runs_of(&jobs) {
-            let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run[0].run };
-            results.extend(drive.all(&run, &mut |news| bar.hear(&news)).await?.into_values());
-        }
-        bar.finish();
-        Ok(results)
-    })
+    let results = with_workers(
+        &session,
+        &arguments.embedded,
+        None,
+        "the same command takes it up again",
+        async |session: &Session| {
+            let mut bar = Bar::new("jobs", jobs.len(), None);
+            let mut results = Vec::new();
+            for run in runs_of(&jobs) {
+                let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run[0].run };
+                results.extend(drive.all(&run, &mut |news| bar.hear(&news)).await?.into_values());
+            }
+            bar.finish();
+            Ok(results)
+        },
+    )
     .await?;
-    super::print(&listings::results(results.iter()), arguments.listed.format)
+    super::print(&listings::results(results.iter()), arguments.listed.format)?;
+    let failed = results.iter().filter(|result| result.status != Status::Done).count();
+    if failed > 0 {
+        bail!("{failed} of {} jobs did not end well", results.len());
+    }
+    Ok(())
+}
+
+/// Checks jobs against what they name in the store, as a study's are: a worker should not have to.
+async fn check(store: &dyn Store, jobs: &[Job]) -> anyhow::Result<()> {
+    let mut datasets: HashMap<ObjectRef, Dataset> = HashMap::new();
+    for job in jobs {
+        match &job.work {
+            Work::Trial(trial) => {
+                let reference = &trial.data.dataset;
+                if !datasets.contains_key(reference) {
+                    let at = || format!("job `{}`: trial.data.dataset", job.id);
+                    let dataset: Dataset =
+                        strict::json(&fetch_checked(store, reference).await.with_context(at)?).with_context(at)?;
+                    datasets.insert(reference.clone(), dataset);
+                }
+                let dataset = &datasets[reference];
+                trial.fits(dataset).map_err(|problem| anyhow::anyhow!("job `{}`: trial.{problem}", job.id))?;
+            }
+            Work::Batch(batch) => {
+                fetch_checked(store, &batch.model).await.with_context(|| format!("job `{}`: batch.model", job.id))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Jobs by run, in the order of their first.
@@ -106,6 +148,13 @@ fn parse(text: &[u8]) -> Result<Vec<Job>, Problem> {
             }
             let job: Job = strict::from_value(&document).map_err(|problem| problem.inside(&at))?;
             job.check().map_err(|problem| problem.inside(&at))?;
+            if jobs.iter().any(|other: &Job| (&other.run, &other.id) == (&job.run, &job.id)) {
+                return Err(Problem::new(
+                    format!("{at}.id"),
+                    format!("`{}`", job.id),
+                    "each id is accepted once a run",
+                ));
+            }
             jobs.push(job);
         }
     }

@@ -1,8 +1,8 @@
 //! `gannet tune`: a study from its file to its report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use shared::contract::{Job, JobResult};
@@ -46,11 +46,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let session = Session::open().await?;
     let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
     let report_file = report_path(arguments.report.as_ref(), &name);
+    super::check_report(&report_file)?;
     let tuned = tune(&session, &study, text, name, &arguments.embedded).await?;
     let summary = tuned.summary();
-    super::write_report(&summary, &report_file)?;
     super::print(&summary.listing(), arguments.listed.format)?;
     eprintln!("{}", verdict(&summary));
+    super::write_report(&summary, &report_file)?;
     if summary.winner.is_none() {
         bail!("no trial of the run `{}` ended well: `gannet results {}` says why", tuned.name, tuned.name);
     }
@@ -90,13 +91,16 @@ pub(super) async fn tune(
     embedded: &Embedded,
 ) -> anyhow::Result<Tuned> {
     let store = session.store.as_ref();
-    let (dataset_ref, dataset) = data::resolve(store, &study.dataset).await?;
+    let (dataset_ref, dataset) =
+        data::resolve(store, &study.dataset).await.context("find the study's `data.dataset`")?;
     let jobs = study.trials(&dataset, &dataset_ref, &name)?;
     let manifest = RunManifest::new(name.clone(), Asked::Study { text, dataset: dataset_ref });
     manifest.create(store).await?;
     eprintln!("run {name}: {} trials on {} ({})", jobs.len(), dataset.name, session.queue.place());
     let begun = Instant::now();
-    let (results, workers) = with_workers(session, embedded, async |session: &Session| {
+    let resumed = !runs::results(store, &name, &BTreeMap::new()).await?.is_empty();
+    let again = format!("the same study with --run {name} takes it up again");
+    let (results, elapsed) = with_workers(session, embedded, Some(&name), &again, async |session: &Session| {
         let mut bar = Bar::new("trials", jobs.len(), Some(study.objective));
         let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &name };
         let results = drive.all(&jobs, &mut |news| bar.hear(&news)).await;
@@ -106,9 +110,10 @@ pub(super) async fn tune(
         test_winner(&drive, &jobs, &mut results).await?;
         Ok((results, elapsed))
     })
-    .await
-    .map(|(results, elapsed)| (results, (used_workers(session, embedded), elapsed)))?;
-    Ok(Tuned { name, times: times(&results, workers), trials: runs::pair(jobs, results) })
+    .await?;
+    // A run that was taken up took longer than anybody measured.
+    let times = if resumed { Vec::new() } else { vec![(workers(session, embedded, &results), elapsed.as_secs_f64())] };
+    Ok(Tuned { name, times, trials: runs::pair(jobs, results) })
 }
 
 /// The test split is touched here, once, by the chosen trial alone.
@@ -121,17 +126,11 @@ async fn test_winner(drive: &Drive<'_>, jobs: &[Job], results: &mut BTreeMap<Job
     Ok(())
 }
 
-/// Slots that worked; unknown on a fleet, where the results name the workers.
-fn used_workers(session: &Session, embedded: &Embedded) -> Option<u32> {
-    session.places.is_embedded().then(|| embedded.slots())
-}
-
-/// Time against workers: what this run took, and what one worker would have taken, by the trials' own
-/// durations.
-fn times(results: &BTreeMap<JobId, JobResult>, (workers, elapsed): (Option<u32>, Duration)) -> Vec<(u32, f64)> {
-    let mut names: Vec<&str> = results.values().map(|result| result.worker.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let workers = workers.unwrap_or_else(|| u32::try_from(names.len()).unwrap_or(1).max(1));
-    vec![(workers, elapsed.as_secs_f64())]
+/// How many workers took part: the slots of this process, or on a fleet the workers that results name.
+fn workers(session: &Session, embedded: &Embedded, results: &BTreeMap<JobId, JobResult>) -> u32 {
+    if session.places.is_embedded() {
+        return embedded.slots();
+    }
+    let names: BTreeSet<&str> = results.values().map(|result| result.worker.as_str()).collect();
+    u32::try_from(names.len()).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 
 use super::display;
@@ -64,9 +64,18 @@ impl Listing {
     fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(self.columns.iter().map(|column| Cell::new(printable(column))));
+        let terminal = console::Term::stdout();
+        if terminal.is_term() {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(terminal.size().1);
+        }
+        // A column that says nothing takes room from those that do.
+        let shown: Vec<bool> = (0..self.columns.len())
+            .map(|index| self.rows.is_empty() || self.rows.iter().any(|row| !row[index].is_null()))
+            .collect();
+        let columns = self.columns.iter().zip(&shown).filter(|(_, shown)| **shown);
+        table.set_header(columns.map(|(column, _)| Cell::new(printable(column))));
         for row in &self.rows {
-            table.add_row(row.iter().map(|value| {
+            table.add_row(row.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(value, _)| {
                 let alignment = if value.is_number() { CellAlignment::Right } else { CellAlignment::Left };
                 Cell::new(printable(&display(value))).set_alignment(alignment)
             }));

@@ -62,6 +62,7 @@ impl fmt::Display for Kind {
 /// The form of a job in a message; `kind` says which of the two others stands there.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Job")]
 pub(super) struct Wire {
     /// Its identity within the run, and its idempotency key: two jobs with one id give one result.
     id: JobId,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Network, Training};
+use super::{Dataset, Network, NetworkError, Training};
 use crate::names::ObjectRef;
 use crate::strict::Problem;
 
@@ -124,5 +124,31 @@ impl Trial {
             return Err(Problem::new("network.layers", "[]", "at least one layer is needed"));
         }
         Ok(())
+    }
+
+    /// Checks what follows from the dataset's manifest: rows, and the network's shapes.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, by its key.
+    pub fn fits(&self, dataset: &Dataset) -> Result<(), Problem> {
+        let rows = dataset.train()?.rows;
+        let held_out = self.data.validation_rows;
+        if held_out >= rows {
+            let accepted =
+                format!("the training split of `{}` has {rows} rows, of which some must be left", dataset.name);
+            return Err(Problem::new("data.validation_rows", held_out, accepted));
+        }
+        let left = rows - held_out;
+        if let Some(train_rows) = self.data.train_rows
+            && !(1..=left).contains(&train_rows)
+        {
+            let accepted =
+                format!("1 to {left} is accepted: `{}` has {rows} and {held_out} are held out", dataset.name);
+            return Err(Problem::new("data.train_rows", train_rows, accepted));
+        }
+        self.network.check(&dataset.shape, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
+            at: format!("network.{at}"),
+            what: format!("is wrong: {problem}"),
+        })
     }
 }

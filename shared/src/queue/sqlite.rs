@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(25);
 /// A queue in a SQLite file.
 pub struct SqliteQueue {
     inner: Arc<Inner>,
+    /// The run whose jobs it takes; all without.
+    only: Option<Name>,
 }
 
 /// Shared by the queue, its consumers and their receipts; when the last of them goes, so does the file's thread, and
@@ -85,7 +87,7 @@ impl SqliteQueue {
         let clerk = opened.unwrap_or_else(|error| {
             Err(QueueError::Refused { place: shown, what: "opening the file".into(), reason: error.to_string() })
         })?;
-        Ok(Self { inner: Arc::new(Inner { clerk, bell: Notify::new() }) })
+        Ok(Self { inner: Arc::new(Inner { clerk, bell: Notify::new() }), only: None })
     }
 
     /// Takes the oldest answer from a client's queue: its correlation id and its body.
@@ -104,6 +106,10 @@ impl Queue for SqliteQueue {
         self.inner.clerk.place()
     }
 
+    fn of_run(&self, run: &Name) -> Option<Arc<dyn Queue>> {
+        Some(Arc::new(Self { inner: self.inner.clone(), only: Some(run.clone()) }))
+    }
+
     async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError> {
         letters.iter().try_for_each(|letter| check_size(&letter.body))?;
         let letters = letters.to_vec();
@@ -113,7 +119,8 @@ impl Queue for SqliteQueue {
     async fn consume(&self, kind: Kind, prefetch: u16) -> Result<Box<dyn Deliveries>, QueueError> {
         self.inner.clerk.call("consuming", move |desk| desk.lease.count(&desk.file, kind, 1)).await?;
         let free = Arc::new(Semaphore::new(prefetch.max(1).into()));
-        Ok(Box::new(SqliteDeliveries { inner: self.inner.clone(), kind, free, permit: None, taking: None }))
+        let (inner, only) = (self.inner.clone(), self.only.clone());
+        Ok(Box::new(SqliteDeliveries { inner, kind, only, free, permit: None, taking: None }))
     }
 
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError> {
@@ -187,6 +194,7 @@ impl fmt::Debug for SqliteQueue {
 struct SqliteDeliveries {
     inner: Arc<Inner>,
     kind: Kind,
+    only: Option<Name>,
     /// A permit for each delivery that may be unsettled; receipts have them.
     free: Arc<Semaphore>,
     /// The next delivery's.
@@ -206,12 +214,12 @@ impl Deliveries for SqliteDeliveries {
                 // The semaphore is never closed.
                 self.permit = self.free.clone().acquire_owned().await.ok();
             }
-            let (inner, kind) = (self.inner.clone(), self.kind);
+            let (inner, kind, only) = (self.inner.clone(), self.kind, self.only.clone());
             let taking = self.taking.get_or_insert_with(|| {
                 let work = inner.clone();
                 inner.clerk.ask(move |desk| {
                     // With a receipt at once: when nobody waits for the answer any more, dropping it releases the job.
-                    let taken = desk.take(kind)?;
+                    let taken = desk.take(kind, only.as_ref())?;
                     Ok(taken.map(|taken| {
                         let receipt = SqliteReceipt::of(work, &taken);
                         (taken, receipt)
@@ -370,6 +378,22 @@ mod tests {
         let mut deliveries = queue.consume(Kind::Trial, 1).await.expect("consume");
         let delivery = tokio::time::timeout(Duration::from_secs(60), deliveries.next()).await;
         assert!(delivery.expect("comes back").expect("readable").redelivered);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_takes_only_its_own_jobs() {
+        let folder = folder("").await.expect("a folder");
+        let queue = folder.open().await;
+        let of = |run: &str| Letter { body: format!("{{\"run\": \"{run}\"}}").into_bytes(), ..letter() };
+        let garbage = Letter { body: b"\xff{".to_vec(), ..letter() };
+        queue.publish(&[garbage, of("left-behind"), of("mine")]).await.expect("publish");
+        let mine = queue.of_run(&Name::new("mine").expect("a name")).expect("can");
+        let mut deliveries = mine.consume(Kind::Trial, 1).await.expect("consume");
+        let delivery = deliveries.next().await.expect("a job");
+        assert_eq!(delivery.letter.body, of("mine").body);
+        delivery.receipt.ack().await.expect("ack");
+        let next = tokio::time::timeout(Duration::from_millis(200), deliveries.next()).await;
+        assert!(next.is_err(), "the others are somebody else's");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use crate::contract::Kind;
+use crate::names::Name;
 use crate::queue::{Attempts, DeadLetter, Depth, Headers, Letter, Reply, fresh_message_id, topology};
 
 /// The longest delay, as RabbitMQ's; what is due later than that was written before the clock was set back.
@@ -59,11 +60,13 @@ impl Desk {
         change.commit()
     }
 
-    /// Takes the oldest job of `kind` that is due.
-    pub(super) fn take(&mut self, kind: Kind) -> rusqlite::Result<Option<Taken>> {
+    /// Takes the oldest job of `kind` that is due; with `only`, the oldest of that run.
+    pub(super) fn take(&mut self, kind: Kind, only: Option<&Name>) -> rusqlite::Result<Option<Taken>> {
         const DUE: &str = "SELECT seq FROM jobs WHERE kind = ?1 AND holder IS NULL
-             AND (due_ms <= ?2 OR due_ms > ?2 + ?3) ORDER BY seq LIMIT 1";
-        let due = (kind.as_str(), now_ms(), millis(LONGEST));
+             AND (due_ms <= ?2 OR due_ms > ?2 + ?3)
+             AND (?4 IS NULL OR CASE WHEN json_valid(CAST(body AS TEXT)) THEN CAST(body AS TEXT) ->> 'run' = ?4 END)
+             ORDER BY seq LIMIT 1";
+        let due = (kind.as_str(), now_ms(), millis(LONGEST), only.map(Name::as_str));
         // Looks without a lock first: most looks find nothing.
         let found: Option<i64> = self.file.prepare_cached(DUE)?.query_row(due, |row| row.get(0)).optional()?;
         if found.is_none() {
