@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
-use shared::contract::{Job, JobResult, Progress};
+use shared::contract::{Job, JobResult, Kind, Progress};
 use shared::names::{JobId, Name};
-use shared::queue::{Event, Events, Letter, Queue, QueueError};
+use shared::queue::{Event, Events, Letter, Queue, QueueError, topology};
 use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
 use tokio::time::{sleep, timeout};
@@ -58,8 +58,13 @@ impl Drive<'_> {
         jobs: &[Job],
         tell: &mut (dyn FnMut(News<'_>) + Send),
     ) -> anyhow::Result<BTreeMap<JobId, JobResult>> {
-        let mut state =
-            State { wanted: jobs.iter().map(|job| job.id.clone()).collect(), results: BTreeMap::new(), tell };
+        let Some(first) = jobs.first() else { return Ok(BTreeMap::new()) };
+        let mut state = State {
+            kind: first.kind(),
+            wanted: jobs.iter().map(|job| job.id.clone()).collect(),
+            results: BTreeMap::new(),
+            tell,
+        };
         // Before the first publish, so that no result is missed.
         let mut events = self.queue.watch(Some(self.run)).await?;
         self.reconcile(&mut state).await?;
@@ -102,10 +107,10 @@ impl Drive<'_> {
         let mut wait = Duration::from_millis(500);
         loop {
             match self.queue.publish(letters).await {
-                Err(error) if error.is_passing() && wait < QUIETEST => {
+                Err(error) if error.is_passing() => {
                     tracing::warn!(%error, "publishes again");
                     sleep(wait).await;
-                    wait *= 2;
+                    wait = (2 * wait).min(QUIETEST);
                 }
                 other => return other,
             }
@@ -116,9 +121,9 @@ impl Drive<'_> {
         let mut wait = Duration::from_millis(500);
         loop {
             match self.queue.watch(Some(self.run)).await {
-                Err(error) if error.is_passing() && wait < 4 * QUIETEST => {
+                Err(error) if error.is_passing() => {
                     sleep(wait).await;
-                    wait *= 2;
+                    wait = (2 * wait).min(QUIETEST);
                 }
                 other => return other,
             }
@@ -130,10 +135,12 @@ impl Drive<'_> {
         match event {
             Event::Result(result) => {
                 let result = match &result.outcome_ref {
-                    Some(whole) => {
-                        let bytes = fetch_checked(self.store, whole).await?;
-                        strict::json(&bytes)?
-                    }
+                    Some(whole) => match fetch_checked(self.store, whole).await {
+                        Ok(bytes) => strict::json(&bytes)?,
+                        // Found when the store is asked again.
+                        Err(error) if error.is_passing() => return Ok(false),
+                        Err(error) => return Err(error.into()),
+                    },
                     None => *result,
                 };
                 Ok(state.take(result))
@@ -148,8 +155,22 @@ impl Drive<'_> {
         }
     }
 
-    /// Reads what the store has; whether that brought anything.
+    /// Reads what the store has; whether that brought anything. An outage is waited for: the workers do, too.
     async fn reconcile(&self, state: &mut State<'_>) -> anyhow::Result<bool> {
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match self.look(state).await {
+                Err(error) if error.downcast_ref().is_some_and(StoreError::is_passing) => {
+                    tracing::warn!(error = format!("{error:#}"), "asks the store again");
+                    sleep(wait).await;
+                    wait = (2 * wait).min(QUIETEST);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn look(&self, state: &mut State<'_>) -> anyhow::Result<bool> {
         match self.store.get(&layout::cancelled(self.run)).await {
             Ok(_) => bail!("the run `{}` was cancelled", self.run),
             Err(StoreError::NotFound { .. }) => {}
@@ -163,8 +184,9 @@ impl Drive<'_> {
     }
 
     async fn look_for_workers(&self, state: &mut State<'_>) {
+        let ours = topology::queue_of(state.kind);
         if let Ok(depths) = self.queue.depths().await
-            && depths.iter().map(|depth| depth.consumers).sum::<u64>() == 0
+            && depths.iter().filter(|depth| depth.queue == ours).all(|depth| depth.consumers == 0)
         {
             (state.tell)(News::NoWorkers);
         }
@@ -172,6 +194,8 @@ impl Drive<'_> {
 }
 
 struct State<'a> {
+    /// A run's jobs are of one kind.
+    kind: Kind,
     wanted: BTreeSet<JobId>,
     results: BTreeMap<JobId, JobResult>,
     tell: &'a mut (dyn FnMut(News<'_>) + Send),

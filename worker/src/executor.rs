@@ -70,6 +70,8 @@ pub enum Death {
 const START: Duration = Duration::from_secs(60);
 /// Lines of its standard error that are kept for the report of its death.
 const KEPT_LINES: usize = 20;
+/// Characters of each.
+const LONGEST_LINE: usize = 500;
 
 /// A running executor.
 #[derive(Debug)]
@@ -108,6 +110,11 @@ impl Executor {
             Ok(_) => Err(executor.death().await),
             Err(_) => Err(executor.kill(Death::Stalled(START)).await),
         }
+    }
+
+    /// Whether it still runs; one that died while it was idle is nobody's fault.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Carries out one order and returns its report and the processor time in milliseconds.
@@ -189,6 +196,7 @@ async fn keep_lines(stderr: tokio::process::ChildStderr, kept: Arc<Mutex<VecDequ
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::debug!(executor.said = %line);
+        let line: String = line.chars().take(LONGEST_LINE).collect();
         let mut kept = kept.lock().expect("no panic holds it");
         if kept.len() == KEPT_LINES {
             kept.pop_front();

@@ -43,7 +43,8 @@ pub enum Ask {
     /// Record in the store that a lost worker took an attempt with it, and count them. Answer:
     /// [`Answer::Preemptions`].
     RecordAttempt,
-    /// Fetch and compute. Answer: [`Answer::Computed`].
+    /// Fetch and compute. Answer: [`Answer::Computed`]; or, where the slice's beginning is gone because
+    /// somebody was quicker, what that one left: [`Answer::Result`] or [`Answer::Checkpoint`].
     Compute,
     /// Create the result object from what was computed, or from the failure. Answer:
     /// [`Answer::Committed`] if it is ours, else [`Answer::Result`] with what stands there.
@@ -60,8 +61,10 @@ pub enum Ask {
     Bury,
     /// Acknowledge the delivery. The last step.
     Ack,
-    /// Give the delivery back. The last step.
-    Release,
+    /// Publish the same letter under a new message id, for somebody else; wait for the confirm. Giving the
+    /// delivery back instead would mark it as redelivered, and a stop would look like a lost worker. Answer:
+    /// [`Answer::Done`].
+    PublishAgain,
 }
 
 /// Which attempt was spent.
@@ -163,10 +166,7 @@ impl Protocol {
             (Ask::LookCancelled, Answer::Absent) if self.kind == Kind::Trial || self.redelivered => Ask::LookResult,
             (Ask::LookCancelled, Answer::Absent) => Ask::Compute,
 
-            (Ask::LookResult | Ask::CommitResult, Answer::Result(found)) => {
-                self.bury = found == Found::Buried && (self.redelivered || asked == Ask::CommitResult);
-                Ask::PublishResult
-            }
+            (Ask::LookResult | Ask::CommitResult, Answer::Result(found)) => self.found(found),
             (Ask::LookResult, Answer::Absent) if self.kind == Kind::Trial => Ask::LookCheckpoint,
             (Ask::LookResult, Answer::Absent) => self.before_compute(),
 
@@ -178,10 +178,17 @@ impl Protocol {
             (Ask::RecordAttempt, Answer::Preemptions(_)) => Ask::Compute,
 
             (Ask::Compute, Answer::Computed(computed)) => self.computed(computed),
+            // What this slice began with is gone because somebody else has ended the slice, or the job.
+            (Ask::Compute, Answer::Result(found)) => self.found(found),
+            (Ask::Compute, Answer::Checkpoint { mine: true }) => Ask::PublishNextSlice,
+            (Ask::Compute, Answer::Checkpoint { mine: false }) => Ask::Ack,
 
             (Ask::CommitResult, Answer::Committed) => Ask::PublishResult,
             (Ask::PublishResult, Answer::Done) if self.bury => Ask::Bury,
-            (Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishRetry(_) | Ask::Bury, Answer::Done) => Ask::Ack,
+            (
+                Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishAgain | Ask::PublishRetry(_) | Ask::Bury,
+                Answer::Done,
+            ) => Ask::Ack,
             (asked, answer) => unreachable!("{answer:?} is no answer to {asked:?}"),
         };
         self.ask(next)
@@ -190,6 +197,13 @@ impl Protocol {
     fn ask(&mut self, ask: Ask) -> Ask {
         self.asked = Some(ask);
         ask
+    }
+
+    /// Publishes what stands there. Whoever committed a failure may have died before it buried the job: a
+    /// second dead letter is better than none.
+    fn found(&mut self, found: Found) -> Ask {
+        self.bury = found == Found::Buried && (self.redelivered || self.asked != Some(Ask::LookResult));
+        Ask::PublishResult
     }
 
     fn before_compute(&self) -> Ask {
@@ -201,10 +215,10 @@ impl Protocol {
         match computed {
             Computed::Finished | Computed::Hopeless => Ask::CommitResult,
             Computed::Paused => Ask::CommitCheckpoint,
-            Computed::Stopped => Ask::Release,
+            Computed::Stopped => Ask::PublishAgain,
             Computed::Cancelled => Ask::Ack,
-            Computed::Error if errors + 1 < self.budgets.errors => Ask::PublishRetry(Spent::Error),
-            Computed::Crash if crashes + 1 < self.budgets.crashes => Ask::PublishRetry(Spent::Crash),
+            Computed::Error if errors.saturating_add(1) < self.budgets.errors => Ask::PublishRetry(Spent::Error),
+            Computed::Crash if crashes.saturating_add(1) < self.budgets.crashes => Ask::PublishRetry(Spent::Crash),
             Computed::Mistaken | Computed::Error | Computed::Crash => self.fail(),
         }
     }
@@ -317,12 +331,23 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_gives_back_and_a_cancel_acks() {
+    fn a_stop_passes_on_and_a_cancel_acks() {
         let computed = |computed| [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Computed(computed)];
         let last = |how| *walk(&mut trial(false, Attempts::default()), &computed(how)).last().expect("some");
-        assert_eq!(last(Computed::Stopped), Ask::Release);
+        assert_eq!(last(Computed::Stopped), Ask::PublishAgain);
         assert_eq!(last(Computed::Cancelled), Ask::Ack);
         assert_eq!(walk(&mut trial(true, Attempts::default()), &[Answer::Cancelled]).last(), Some(&Ask::Ack));
+    }
+
+    #[test]
+    fn a_slice_whose_beginning_is_gone_follows_whoever_was_quicker() {
+        let to = |answer| {
+            let mut trial = Protocol::new(Kind::Trial, 3, false, Attempts::default(), Budgets::default());
+            *walk(&mut trial, &[Answer::Absent, Answer::Absent, Answer::Absent, answer]).last().expect("some")
+        };
+        assert_eq!(to(Answer::Checkpoint { mine: false }), Ask::Ack);
+        assert_eq!(to(Answer::Checkpoint { mine: true }), Ask::PublishNextSlice);
+        assert_eq!(to(Answer::Result(Found::Settled)), Ask::PublishResult);
     }
 
     #[test]

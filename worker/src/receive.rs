@@ -70,7 +70,12 @@ async fn take(context: &Context, kind: Kind, warm: &mut Warm, drain: &Cancellati
 async fn consume(context: &Context, kind: Kind, drain: &CancellationToken) -> Result<Box<dyn Deliveries>, Fault> {
     loop {
         match context.queue.consume(kind, prefetch(kind)).await {
-            Err(error @ QueueError::Unreachable { .. }) if !drain.is_cancelled() => context.patience.wait(&error).await,
+            Err(error @ QueueError::Unreachable { .. }) if !drain.is_cancelled() => {
+                tokio::select! {
+                    () = context.patience.wait(&error) => {}
+                    () = drain.cancelled() => {}
+                }
+            }
             other => return Ok(other?),
         }
     }

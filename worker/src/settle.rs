@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use shared::contract::{
@@ -33,6 +34,9 @@ pub enum Fault {
     /// The store refuses this worker (no job can be done here), or a drain ended the wait for it.
     #[error(transparent)]
     Store(StoreError),
+    /// This machine cannot compute: no executor starts, or its disk fails.
+    #[error("this machine cannot compute: {0:#}")]
+    Machine(anyhow::Error),
     /// What stands in the store of this job cannot be used.
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
@@ -129,15 +133,19 @@ impl Hands<'_> {
                     self.context.settled();
                     return Ok(());
                 }
-                Ask::Release => return Ok(receipt.release().await?),
                 ask => self.answer(ask, &protocol).await,
             };
             ask = match answer {
                 Ok(answer) => protocol.next(answer),
                 Err(Fault::Lost) => return Err(Fault::Lost),
                 Err(Fault::Job(error)) => {
-                    // Somebody damaged the run: nothing can be committed, so nothing is decided here.
+                    // Somebody damaged the run.
                     self.failure = Some(ErrorReport::of(ErrorCode::AlteredObject, &error));
+                    self.ended = None;
+                    // Whoever waits for the job hears of it, unless it is the result itself that cannot be read.
+                    if let Ok(Answer::Committed) = self.commit_result(&protocol).await {
+                        self.publish_result().await?;
+                    }
                     self.bury().await?;
                     return Ok(receipt.ack().await?);
                 }
@@ -183,7 +191,11 @@ impl Hands<'_> {
             }
             Ask::PublishRetry(spent) => self.publish_retry(spent).await,
             Ask::Bury => self.bury().await,
-            Ask::Ack | Ask::Release => unreachable!("settled by the caller"),
+            Ask::PublishAgain => {
+                context.queue.publish(&[self.letter.again()]).await?;
+                Ok(Answer::Done)
+            }
+            Ask::Ack => unreachable!("settled by the caller"),
         }
     }
 
@@ -195,6 +207,11 @@ impl Hands<'_> {
         loop {
             let error = match call().await {
                 Ok(value) => return Ok(value),
+                // Somebody swept our scratch folder: what was computed is gone, the delivery is not.
+                Err(StoreError::Local { what, path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    let error = anyhow::Error::from(source).context(format!("{what} `{}`", path.display()));
+                    return Err(Fault::Machine(error));
+                }
                 Err(error) if error.is_passing() => error,
                 Err(error @ StoreError::Refused { .. }) => return Err(Fault::Store(error)),
                 Err(error) => return Err(Fault::Job(error)),
@@ -228,11 +245,8 @@ impl Hands<'_> {
         let recorded = self.patiently(|| store.children(&all)).await?;
         self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
         let lost = self.preemptions;
-        self.failure = Some(ErrorReport {
-            code: ErrorCode::Preempted,
-            message: format!("{lost} workers were lost with this job in hand"),
-            causes: Vec::new(),
-        });
+        let message = format!("{lost} workers were lost with this job in hand");
+        self.failure = Some(ErrorReport::new(ErrorCode::Preempted, &message));
         Ok(Answer::Preemptions(lost))
     }
 
@@ -244,10 +258,10 @@ impl Hands<'_> {
         };
         if slice > 0 && resume.is_none() {
             let message = format!("the checkpoint of slice {} is gone: was the run deleted?", slice - 1);
-            self.failure = Some(ErrorReport { code: ErrorCode::MissingObject, message, causes: Vec::new() });
+            self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
             return Ok(Answer::Computed(Computed::Mistaken));
         }
-        let scratch = Scratch::new(&self.context.scratch);
+        let scratch = Scratch::new(&self.context.scratch.path)?;
         let (ended, mut spent) =
             step::run(self.context, self.job, resume.as_ref(), self.warm, &scratch.0, &self.stops).await;
         self.scratch = Some(scratch);
@@ -261,18 +275,40 @@ impl Hands<'_> {
             Ended::Stopped => Computed::Stopped,
             Ended::Cancelled => Computed::Cancelled,
             Ended::Lost => return Err(Fault::Lost),
+            Ended::Failed(report) if report.code == ErrorCode::MissingObject && resume.is_some() => {
+                // A duplicate of this delivery may have ended the slice meanwhile, and removed what it began with.
+                if let Some(quicker) = self.quicker(slice).await? {
+                    return Ok(quicker);
+                }
+                self.failure = Some(report.clone());
+                verdict(report.code)
+            }
             Ended::Failed(report) => {
                 tracing::warn!(job.id = %self.job.id, run = %self.job.run, error = %report, "a job failed");
                 self.failure = Some(report.clone());
                 verdict(report.code)
             }
-            Ended::Refused(_) => {
-                let Ended::Refused(error) = ended else { unreachable!("just matched") };
-                return Err(Fault::Store(error));
+            Ended::Refused(_) | Ended::NoExecutor(_) => {
+                return Err(match ended {
+                    Ended::Refused(error) => Fault::Store(error),
+                    Ended::NoExecutor(death) => Fault::Machine(death.into()),
+                    _ => unreachable!("just matched"),
+                });
             }
         };
         self.ended = Some((ended, spent));
         Ok(Answer::Computed(computed))
+    }
+
+    /// What somebody else made of this slice, or of the whole job.
+    async fn quicker(&mut self, slice: u32) -> Result<Option<Answer>, Fault> {
+        let (store, job) = (self.context.store.as_ref(), self.job);
+        let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
+        if let Some(found) = self.found(found) {
+            return Ok(Some(Answer::Result(found)));
+        }
+        let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
+        Ok(found.map(|record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
     }
 
     async fn commit_result(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
@@ -289,7 +325,7 @@ impl Hands<'_> {
             kind: self.job.kind(),
             status: if outcome.is_some() { Status::Done } else { Status::Failed },
             worker: self.context.settings.name.clone(),
-            attempt: attempts.errors + attempts.crashes + self.preemptions + 1,
+            attempt: [attempts.crashes, self.preemptions, 1].into_iter().fold(attempts.errors, u32::saturating_add),
             simd: outcome.is_some().then(|| crate::compute::simd_path().to_owned()),
             finished_at: Timestamp::now(),
             durations: spent.durations,
@@ -385,10 +421,11 @@ impl Hands<'_> {
         let mut next = self.letter.clone();
         let attempts = &mut next.headers.attempts;
         match spent {
-            Spent::Error => attempts.errors += 1,
-            Spent::Crash => attempts.crashes += 1,
+            Spent::Error => attempts.errors = attempts.errors.saturating_add(1),
+            Spent::Crash => attempts.crashes = attempts.crashes.saturating_add(1),
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << (attempts.errors + attempts.crashes).min(8)).min(LAST_RETRY);
+        let wait =
+            FIRST_RETRY.saturating_mul(1 << attempts.errors.saturating_add(attempts.crashes).min(8)).min(LAST_RETRY);
         // Full jitter: jobs that failed together do not come back together.
         let delay = wait.mul_f64(rand::rng().random::<f64>());
         self.context.queue.retry(&next, delay).await?;
@@ -429,12 +466,12 @@ fn sum_costs(a: Cost, b: Cost) -> Cost {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(parent: &std::path::Path) -> Self {
+    fn new(parent: &std::path::Path) -> Result<Self, Fault> {
         let path = parent.join(uuid::Uuid::new_v4().to_string());
-        if let Err(error) = std::fs::create_dir_all(&path) {
-            tracing::warn!(%error, path = %path.display(), "cannot create a scratch folder");
-        }
-        Self(path)
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("create the scratch folder `{}`", path.display()))
+            .map_err(Fault::Machine)?;
+        Ok(Self(path))
     }
 }
 

@@ -8,7 +8,7 @@ use shared::contract::{
     Model, Trial, TrialOutcome, Work,
 };
 use shared::names::ObjectRef;
-use shared::store::StoreError;
+use shared::store::{MAX_SMALL, StoreError};
 use shared::strict;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,8 @@ pub enum Ended {
     Failed(ErrorReport),
     /// The store refuses this worker, whatever the job: no job can be done here.
     Refused(StoreError),
+    /// No executor starts on this machine: likewise.
+    NoExecutor(Death),
 }
 
 /// An outcome whose tensors are still a local file.
@@ -206,9 +208,16 @@ impl Step<'_> {
 
     async fn manifest<T: serde::de::DeserializeOwned>(&mut self, object: &ObjectRef) -> Early<T> {
         let path = self.file(object).await?;
+        let size = tokio::fs::metadata(&path).await.map_or(0, |metadata| metadata.len());
+        if size > MAX_SMALL {
+            return Err(invalid(format!(
+                "`{}` has {size} bytes: a manifest of at most {MAX_SMALL} is accepted",
+                object.key
+            )));
+        }
         let bytes = tokio::fs::read(&path)
             .await
-            .map_err(|error| failed(ErrorCode::Failed, format!("cannot read {}: {error}", path.display())))?;
+            .map_err(|error| failed(ErrorCode::Failed, &format!("cannot read {}: {error}", path.display())))?;
         strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
     }
 
@@ -218,7 +227,8 @@ impl Step<'_> {
         let fetch = async {
             loop {
                 match self.context.cache.fetch(self.context.store.as_ref(), object).await {
-                    Err(CacheError::Store(error)) if error.is_passing() => self.context.patience.wait(&error).await,
+                    // An outage, or a full disk: no fault of the job either.
+                    Err(error) if error.is_passing() => self.context.patience.wait(&error).await,
                     other => return other,
                 }
             }
@@ -254,9 +264,12 @@ impl Step<'_> {
     }
 
     async fn answer(&mut self, order: &Order, warm: &mut Warm) -> Early<(u64, Report)> {
+        if warm.0.as_mut().is_some_and(|executor| !executor.is_alive()) {
+            warm.0 = None;
+        }
         let mut executor = match warm.0.take() {
             Some(executor) => executor,
-            None => Executor::start(&self.context.settings.executor).await.map_err(|death| crashed(&death))?,
+            None => Executor::start(&self.context.settings.executor).await.map_err(Ended::NoExecutor)?,
         };
         let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
         let mut each = |said: Say| {
@@ -317,16 +330,16 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-fn failed(code: ErrorCode, message: String) -> Ended {
-    Ended::Failed(ErrorReport { code, message, causes: Vec::new() })
+fn failed(code: ErrorCode, message: &str) -> Ended {
+    Ended::Failed(ErrorReport::new(code, message))
 }
 
-fn invalid(message: String) -> Ended {
-    failed(ErrorCode::InvalidJob, message)
+fn invalid(message: impl AsRef<str>) -> Ended {
+    failed(ErrorCode::InvalidJob, message.as_ref())
 }
 
 fn nonsense() -> Ended {
-    failed(ErrorCode::Failed, "the executor's report does not belong to its order".into())
+    failed(ErrorCode::Failed, "the executor's report does not belong to its order")
 }
 
 fn crashed(death: &Death) -> Ended {

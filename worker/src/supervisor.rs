@@ -1,11 +1,12 @@
 //! The worker as a whole: starts the slots, says that it lives, listens, drains. Never computes.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use shared::contract::{Control, EpochMetrics, Heartbeat, Job, Progress, Running};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::cancel::Cancels;
+use crate::executor::Executor;
 use crate::receive::slot;
 use crate::settings::{WorkerSettings, hostname};
 use crate::settle::Fault;
@@ -38,7 +40,7 @@ pub struct Context {
     /// How to wait for what cannot be reached.
     pub patience: Patience,
     /// Where deliveries have their scratch folders.
-    pub scratch: PathBuf,
+    pub scratch: ScratchHome,
     /// What is computed now, by a number of our own. Held for look-ups only.
     running: Mutex<HashMap<u64, (Running, Instant)>>,
     next_running: AtomicU64,
@@ -51,6 +53,8 @@ pub struct Context {
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A drain that lasts longer is cut off: a checkpoint takes seconds, and a stop must stop.
+const LAST_CALL: Duration = Duration::from_secs(30);
 /// Progress of one job is told at most this often; ends of epochs always are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,7 +69,9 @@ pub async fn work(
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
     let cache = Cache::open(&settings.cache, settings.cache_limit)?;
-    let scratch = settings.cache.join("scratch").join(std::process::id().to_string());
+    let scratch = ScratchHome::new(&settings.cache.join("scratch")).context("prepare the scratch folder")?;
+    // Found out now, not by the first jobs: whether this machine can run executors at all.
+    Executor::start(&settings.executor).await.context("start an executor")?;
     let (news, hear) = mpsc::channel(256);
     let context = Arc::new(Context {
         cancels: Cancels::new(Arc::clone(&store)),
@@ -74,7 +80,7 @@ pub async fn work(
         store,
         cache,
         patience: Patience::default(),
-        scratch: scratch.clone(),
+        scratch,
         running: Mutex::default(),
         next_running: AtomicU64::new(0),
         settled: AtomicU64::new(0),
@@ -92,23 +98,81 @@ pub async fn work(
         slots.spawn(async move { slot(&context, &drain).await });
     }
     tracing::info!(worker = %context.settings.name, slots = context.settings.slots, "takes jobs");
-    let mut fault = None;
-    while let Some(ended) = slots.join_next().await {
-        let ended = ended.unwrap_or_else(|error| {
-            tracing::error!(%error, "a slot panicked");
-            Ok(())
-        });
-        if let Err(error) = ended {
-            tracing::error!(error = %error, "this worker cannot go on: it takes no more jobs");
-            fault.get_or_insert(error);
-            drain.cancel();
-        }
-    }
+    let fault = end_of(&mut slots, &drain).await;
     side.shutdown().await;
     context.queue.publish_heartbeat(&context.heartbeat(0)).await;
-    let _ = tokio::fs::remove_dir_all(&scratch).await;
     tracing::info!(worker = %context.settings.name, settled = context.settled.load(Ordering::Relaxed), "has ended");
-    fault.map_or(Ok(()), |fault: Fault| Err(fault.into()))
+    fault.map_or(Ok(()), Err)
+}
+
+/// Waits until every slot has ended. The first that fails drains the others.
+async fn end_of(slots: &mut JoinSet<Result<(), Fault>>, drain: &CancellationToken) -> Option<anyhow::Error> {
+    let mut fault = None;
+    let overdue = async {
+        drain.cancelled().await;
+        sleep(LAST_CALL).await;
+    };
+    tokio::pin!(overdue);
+    loop {
+        let ended = tokio::select! {
+            ended = slots.join_next() => ended,
+            () = &mut overdue => {
+                tracing::warn!(slots = slots.len(), "some slots do not end: their jobs go back to the queue");
+                slots.abort_all();
+                while slots.join_next().await.is_some() {}
+                return fault;
+            }
+        };
+        let error = match ended {
+            None => return fault,
+            Some(Ok(Ok(()))) => continue,
+            Some(Ok(Err(fault))) => anyhow::Error::from(fault),
+            Some(Err(error)) => anyhow::Error::from(error).context("a slot panicked"),
+        };
+        tracing::error!(error = format!("{error:#}"), "this worker cannot go on: it takes no more jobs");
+        fault.get_or_insert(error);
+        drain.cancel();
+    }
+}
+
+/// A worker's folder for scratch folders. A lock that only a living process holds tells others that it is
+/// in use; what dead workers left is removed.
+#[derive(Debug)]
+pub struct ScratchHome {
+    /// The folder.
+    pub path: PathBuf,
+    _lock: std::fs::File,
+}
+
+impl ScratchHome {
+    fn new(parent: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(parent)?;
+        for entry in std::fs::read_dir(parent)? {
+            let path = entry?.path();
+            // Somebody makes it at this moment.
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                continue;
+            }
+            let lock = std::fs::File::open(path.join("lock"));
+            if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+                let _ = std::fs::remove_dir_all(&path);
+            }
+        }
+        // Made under another name, so that nobody sees it unlocked.
+        let name = uuid::Uuid::new_v4().to_string();
+        let (young, path) = (parent.join(format!(".{name}")), parent.join(name));
+        std::fs::create_dir(&young)?;
+        let lock = std::fs::File::create(young.join("lock"))?;
+        lock.lock()?;
+        std::fs::rename(&young, &path)?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for ScratchHome {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
 }
 
 /// Marks a job as computed for as long as it lives.

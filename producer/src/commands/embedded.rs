@@ -57,7 +57,11 @@ pub(super) async fn with_workers<T>(
             error = workers.ended() => return Err(error),
             interrupted = interrupted => Err(interrupted),
         };
-        workers.stop().await?;
+        tokio::select! {
+            stopped = workers.stop() => stopped?,
+            // A second Ctrl-C: at once. Nothing is lost by it.
+            _ = tokio::signal::ctrl_c(), if done.is_err() => std::process::exit(130),
+        }
         return done;
     }
     tokio::select! {

@@ -110,7 +110,8 @@ pub(super) async fn tune(
         test_winner(&drive, &jobs, &mut results).await?;
         Ok((results, elapsed))
     })
-    .await?;
+    .await
+    .with_context(|| again.clone())?;
     // A run that was taken up took longer than anybody measured.
     let times = if resumed { Vec::new() } else { vec![(workers(session, embedded, &results), elapsed.as_secs_f64())] };
     Ok(Tuned { name, times, trials: runs::pair(jobs, results) })

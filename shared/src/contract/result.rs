@@ -149,11 +149,29 @@ impl ErrorCode {
     }
 }
 
+/// Bytes of each text of a report, and causes: messages quote what others wrote, and a report must fit into
+/// a message whatever that was.
+const LONGEST_TEXT: usize = 2 * 1024;
+const MOST_CAUSES: usize = 8;
+
+fn cut(text: &str) -> String {
+    if text.len() <= LONGEST_TEXT {
+        return text.to_owned();
+    }
+    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(LONGEST_TEXT)], text.len())
+}
+
 impl ErrorReport {
-    /// A report with `code` of `error` and everything beneath it.
+    /// A report with `code` and a message.
+    pub fn new(code: ErrorCode, message: &str) -> Self {
+        Self { code, message: cut(message), causes: Vec::new() }
+    }
+
+    /// A report with `code` of `error` and what lies beneath it.
     pub fn of(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Self {
-        let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
-        Self { code, message: error.to_string(), causes }
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        let causes = causes.take(MOST_CAUSES).map(|cause| cut(&cause.to_string())).collect();
+        Self { causes, ..Self::new(code, &error.to_string()) }
     }
 }
 

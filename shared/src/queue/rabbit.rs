@@ -117,7 +117,7 @@ impl Queue for RabbitQueue {
 
     async fn consume(&self, kind: Kind, prefetch: u16) -> Result<Box<dyn Deliveries>, QueueError> {
         let link = self.link().await?;
-        Ok(Box::new(consume::consume(&link, kind, prefetch).await?))
+        Ok(Box::new(link.in_time("consuming", consume::consume(&link, kind, prefetch)).await??))
     }
 
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError> {
@@ -176,12 +176,12 @@ impl Queue for RabbitQueue {
 
     async fn watch(&self, run: Option<&Name>) -> Result<Box<dyn Events>, QueueError> {
         let link = self.link().await?;
-        Ok(Box::new(watch::watch(&link, run).await?))
+        Ok(Box::new(link.in_time("watching", watch::watch(&link, run)).await??))
     }
 
     async fn listen(&self) -> Result<Box<dyn Controls>, QueueError> {
         let link = self.link().await?;
-        Ok(Box::new(watch::listen(&link).await?))
+        Ok(Box::new(link.in_time("listening", watch::listen(&link)).await??))
     }
 
     async fn depths(&self) -> Result<Vec<Depth>, QueueError> {

@@ -167,11 +167,13 @@ struct RabbitReceipt {
 #[async_trait]
 impl Receipt for RabbitReceipt {
     async fn ack(self: Box<Self>) -> Result<(), QueueError> {
-        self.settled("an acknowledgement", self.acker.ack(BasicAckOptions::default()).await)
+        let what = "an acknowledgement";
+        self.settled(what, self.address.in_time(what, self.acker.ack(BasicAckOptions::default())).await?)
     }
 
     async fn release(self: Box<Self>) -> Result<(), QueueError> {
-        self.settled("a release", self.acker.nack(requeue()).await)
+        let what = "a release";
+        self.settled(what, self.address.in_time(what, self.acker.nack(requeue())).await?)
     }
 }
 

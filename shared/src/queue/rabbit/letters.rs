@@ -12,6 +12,9 @@ const SLICE: &str = "gannet-slice";
 const ATTEMPTS: &str = "gannet-attempts";
 const TRACEPARENT: &str = "traceparent";
 
+/// W3C's has 55 characters. A client's long one beside our own headers could outgrow a frame, which costs the connection.
+const LONGEST_TRACEPARENT: usize = 64;
+
 /// The properties of a persistent JSON message.
 pub(super) fn json_properties(message_id: &str) -> BasicProperties {
     let id = if message_id.is_empty() { fresh_message_id() } else { message_id.to_owned() };
@@ -56,7 +59,7 @@ pub(super) fn read(kind: Kind, properties: &BasicProperties, body: Vec<u8>) -> L
         headers: Headers {
             message_id: text(properties.message_id()).unwrap_or_default(),
             reply: reply.map(|queue| Reply { queue, correlation_id: text(properties.correlation_id()) }),
-            traceparent: header(TRACEPARENT).and_then(words),
+            traceparent: header(TRACEPARENT).and_then(words).filter(|words| words.len() <= LONGEST_TRACEPARENT),
             slice: header(SLICE).and_then(number).and_then(|slice| u32::try_from(slice).ok()).unwrap_or(0),
             attempts: header(ATTEMPTS).and_then(words).map_or_else(Attempts::default, |json| attempts(&json)),
         },

@@ -25,6 +25,9 @@ const DECLARE_LIMIT: Duration = Duration::from_secs(60);
 /// (RabbitMQ's guide recommends 5 to 20).
 const HEARTBEAT_S: u16 = 15;
 
+/// Answers to everything but confirms take milliseconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
 /// Where the broker is, with and without its password.
 #[derive(Clone)]
 pub(super) struct Address {
@@ -34,6 +37,12 @@ pub(super) struct Address {
 }
 
 impl Address {
+    /// See [`Link::in_time`].
+    pub(super) async fn in_time<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, QueueError> {
+        let answered = tokio::time::timeout(ANSWER_LIMIT, call).await;
+        answered.map_err(|_| self.unreachable(format!("{what}: no answer within {ANSWER_LIMIT:?}")))
+    }
+
     /// Reads an AMQP address.
     pub(super) fn parse(url: &str) -> Result<Self, QueueError> {
         let shown = crate::settings::redact(url);
@@ -161,9 +170,16 @@ impl Link {
         self.address.failed(what, error)
     }
 
+    /// What `call` comes to, unless the broker does not answer: a connection that dies at a bad moment can
+    /// leave a call of lapin's without an answer for good.
+    pub(super) async fn in_time<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, QueueError> {
+        self.address.in_time(what, call).await
+    }
+
     /// A fresh channel.
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
-        self.connection.create_channel().await.map_err(|error| self.failed("opening a channel", &error))
+        let opened = self.in_time("opening a channel", self.connection.create_channel()).await?;
+        opened.map_err(|error| self.failed("opening a channel", &error))
     }
 
     /// A channel in confirm mode that nobody else has. Give it back with [`Link::put_back`] when all is confirmed; after
@@ -175,7 +191,8 @@ impl Link {
             }
         }
         let channel = self.channel().await?;
-        let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        let selected = channel.confirm_select(ConfirmSelectOptions::default());
+        let selected = self.in_time("publisher confirms", selected).await?;
         selected.map_err(|error| self.failed("publisher confirms", &error))?;
         Ok(channel)
     }

@@ -92,14 +92,17 @@ async fn settle(link: &Link, confirm: PublisherConfirm, to: &str) -> Result<(), 
     match confirmation.map_err(|error| link.failed(&publishing(to), &error))? {
         Confirmation::Ack(None) => Ok(()),
         Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
-            if !returned.exchange.as_str().is_empty() {
-                link.is_incomplete();
-            }
             let reason = format!("no queue takes it ({} {})", returned.reply_code, returned.reply_text);
-            Err(link.address.refused(format!("a message to `{to}`"), reason))
+            if returned.exchange.as_str().is_empty() {
+                return Err(link.address.refused(format!("a message to `{to}`"), reason));
+            }
+            // Ours: the next call declares it again.
+            link.is_incomplete();
+            Err(link.address.unreachable(format!("{}: {reason}", publishing(to))))
         }
         Confirmation::Nack(None) => {
-            Err(link.address.refused(format!("a message to `{to}`"), "its queue is full or has lost its quorum"))
+            let why = "its queue is full or has lost its quorum";
+            Err(link.address.unreachable(format!("{}: {why}", publishing(to))))
         }
         Confirmation::NotRequested => {
             Err(link.address.refused(publishing(to), "the broker knows no publisher confirms"))
