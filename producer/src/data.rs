@@ -16,6 +16,7 @@ pub mod idx;
 pub mod mnist;
 mod upload;
 
+pub(crate) use upload::is_there;
 pub use upload::push;
 
 /// A dataset in memory.

@@ -1,4 +1,8 @@
-//! Models in the store: from a finished trial to a name that classifies.
+//! Models in the store: from a finished trial, or from a folder of files, to a name that classifies.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -7,6 +11,17 @@ use shared::digest::Digest;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, StoreError, fetch_checked, get_json, layout};
 use shared::strict;
+
+use crate::data::is_there;
+
+mod config;
+mod folder;
+mod preprocessor;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use folder::Folder;
 
 /// Makes a model called `name` of a finished trial, and points `current` at it.
 ///
@@ -23,10 +38,15 @@ pub async fn promote(
     };
     let dataset: Dataset = get_json(store, &trial.data.dataset.key).await?;
     // Copied under its own name: a model outlives its run.
-    let weights = fetch_checked(store, &outcome.checkpoint).await.context("read the trial's network")?;
-    let digest = outcome.checkpoint.sha256;
-    let weights_key = layout::model_file(name, digest, "model.safetensors");
-    store.put(&weights_key, weights).await?;
+    let copy = tempfile::NamedTempFile::new().context("make a temporary file")?;
+    let path = copy.path().to_owned();
+    let bytes = store.download(&outcome.checkpoint.key, &path).await.context("read the trial's network")?;
+    let (key, expected) = (outcome.checkpoint.key.clone(), outcome.checkpoint.sha256);
+    let found = tokio::task::spawn_blocking(move || digest(&path, &|_| {})).await??;
+    if found != expected {
+        return Err(StoreError::Altered { key, place: store.place(), expected, found }.into());
+    }
+    let weights = send(store, name, expected, copy.path(), bytes).await?;
     let labels = if dataset.labels.is_empty() {
         (0..dataset.classes).map(|class| class.to_string()).collect()
     } else {
@@ -37,15 +57,75 @@ pub async fn promote(
         config: ModelConfig { input: dataset.shape, network: trial.network.clone() },
         preprocessing: Preprocessing::standard(dataset.mean, dataset.std),
         labels,
-        weights: ObjectRef { key: weights_key, sha256: digest },
+        weights,
     };
-    let body = Bytes::from(serde_json::to_vec_pretty(&model)?);
+    Ok((publish(store, &model).await?, model))
+}
+
+/// Makes a model called `name` of a folder, and points `current` at it. The same folder gives the same
+/// reference, and weights that are there are not sent again.
+///
+/// `progress` is told bytes done and bytes in all: each is read once for its digest and sent once.
+///
+/// # Errors
+/// A file cannot be read, or the store fails; then `current` is what it was.
+pub async fn push(
+    store: &dyn Store,
+    name: &Name,
+    folder: Folder,
+    progress: impl Fn(u64, u64) + Clone + Send + 'static,
+) -> anyhow::Result<(ObjectRef, Model)> {
+    let Folder { config, preprocessing, labels, weights, .. } = folder;
+    let told = progress.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let file = weights.to_send()?;
+        let size = file.path.metadata()?.len();
+        let digest = digest(&file.path, &|done| told(done, 2 * size))?;
+        anyhow::Ok((file, size, digest))
+    });
+    let (file, size, digest) = reading.await?.context("read the weights")?;
+    let weights = send(store, name, digest, &file.path, size).await?;
+    progress(2 * size, 2 * size);
+    let model = Model { name: name.clone(), config, preprocessing, labels, weights };
+    Ok((publish(store, &model).await?, model))
+}
+
+/// The digest of a file; `progress` is told the bytes read.
+fn digest(path: &Path, progress: &dyn Fn(u64)) -> anyhow::Result<Digest> {
+    let mut file = File::open(path).with_context(|| format!("open `{}`", path.display()))?;
+    let mut hasher = Digest::hasher();
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
+    loop {
+        match file.read(&mut buffer).with_context(|| format!("read `{}`", path.display()))? {
+            0 => return Ok(hasher.finish()),
+            bytes => {
+                hasher.update(&buffer[..bytes]);
+                done += bytes as u64;
+                progress(done);
+            }
+        }
+    }
+}
+
+/// Sends a file of weights under its digest, unless it is there.
+async fn send(store: &dyn Store, name: &Name, sha256: Digest, from: &Path, size: u64) -> anyhow::Result<ObjectRef> {
+    let key = layout::model_file(name, sha256, "model.safetensors");
+    if !is_there(store, &key, size).await? {
+        store.upload(&key, from).await?;
+    }
+    Ok(ObjectRef { key, sha256 })
+}
+
+/// Writes a model's manifest and points `current` at it.
+async fn publish(store: &dyn Store, model: &Model) -> anyhow::Result<ObjectRef> {
+    let body = Bytes::from(serde_json::to_vec_pretty(model)?);
     let sha256 = Digest::of(&body);
-    let key = layout::model_file(name, sha256, "model.json");
+    let key = layout::model_file(&model.name, sha256, "model.json");
     store.put(&key, body).await?;
     // Last: a reader of `current` finds everything it names.
-    store.put(&layout::model_current(name), Bytes::from(sha256.to_string())).await?;
-    Ok((ObjectRef { key, sha256 }, model))
+    store.put(&layout::model_current(&model.name), Bytes::from(sha256.to_string())).await?;
+    Ok(ObjectRef { key, sha256 })
 }
 
 /// The model that `name` stands for now.
@@ -60,7 +140,7 @@ pub async fn resolve(store: &dyn Store, name: &Name) -> anyhow::Result<(ObjectRe
             let hint = match strict::nearest(name.as_str(), models.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if models.is_empty() => {
-                    "there are no models yet: `gannet model promote` makes one of a trial".into()
+                    "there are no models yet: `gannet model promote` makes one of a trial, `gannet model push` of a folder".into()
                 }
                 None => format!("there are {}", models.join(", ")),
             };

@@ -4,6 +4,7 @@
 //! Every type here refuses unknown fields by name, has a JSON Schema ([`schema`]) and golden files
 //! under `shared/golden/v1`. Messages hold references only: never pixels, never weights.
 
+mod architectures;
 mod batch;
 mod control;
 mod dataset;
@@ -17,6 +18,7 @@ mod shapes;
 mod training;
 mod trial;
 
+pub use architectures::Architecture;
 pub use batch::{Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Prediction};
 pub use control::Control;
 pub use dataset::{Dataset, ElementType, Split};

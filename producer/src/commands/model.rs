@@ -1,6 +1,8 @@
-//! `gannet model`: from a finished trial to a name that classifies.
+//! `gannet model`: from a finished trial, or a folder, to a name that classifies.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -25,6 +27,19 @@ pub(super) enum Command {
         /// The model's name; one that exists gets a new version
         name: Name,
     },
+    /// Push a pretrained network: a folder of model.safetensors, config.json, preprocessor_config.json and labels.txt
+    #[command(after_help = PUSH_HELP)]
+    Push {
+        /// The folder
+        folder: PathBuf,
+        /// The model's name; one that exists gets a new version
+        name: Name,
+    },
+    /// Print a model's manifest: layers, preprocessing, labels
+    Show {
+        /// The model
+        name: Name,
+    },
     /// List the models in the store
     List {
         #[command(flatten)]
@@ -32,10 +47,24 @@ pub(super) enum Command {
     },
 }
 
+const PUSH_HELP: &str = "Examples:
+  gannet model push squeezenet1_1/ squeezenet
+
+config.json names an architecture, with torchvision's tensor names, or lists the layers:
+  {\"architecture\": \"resnet50\"}
+  {\"input\": [1, 28, 28], \"layers\": [{\"type\": \"flatten\"}, {\"type\": \"linear\", \"units\": 10}]}
+Architectures: squeezenet1_1, resnet18, resnet34, resnet50, inception_v3.
+preprocessor_config.json is Hugging Face's:
+  {\"size\": {\"shortest_edge\": 256}, \"crop_size\": 224, \"image_mean\": [0.485, 0.456, 0.406], \"image_std\": [0.229, 0.224, 0.225]}
+labels.txt has one label a line, in the order of the outputs.
+Everything is checked before anything is sent.";
+
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     let store = session::open_store(&session::places()?).await?;
     match command {
         Command::Promote { trial, name } => promote(store.as_ref(), &trial, &name).await,
+        Command::Push { folder, name } => push(store.as_ref(), &folder, &name).await,
+        Command::Show { name } => show(store.as_ref(), &name).await,
         Command::List { listed } => list(store.as_ref(), listed).await,
     }
 }
@@ -63,6 +92,42 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
     Ok(())
 }
 
+async fn push(store: &dyn Store, folder: &Path, name: &Name) -> anyhow::Result<()> {
+    let path = folder.to_owned();
+    let folder = tokio::task::spawn_blocking(move || models::Folder::read(&path)).await??;
+    for note in &folder.notes {
+        eprintln!("note: {note}");
+    }
+    let bar = super::bytes_bar();
+    let progress = {
+        let bar = bar.clone();
+        move |done, total| super::show_bytes(&bar, done, total)
+    };
+    let (reference, model) = models::push(store, name, folder, progress).await?;
+    bar.finish_and_clear();
+    eprintln!(
+        "model {name}: input {}, {} labels, version {}",
+        sides(&model),
+        model.labels.len(),
+        &reference.sha256.to_string()[..12]
+    );
+    Ok(())
+}
+
+async fn show(store: &dyn Store, name: &Name) -> anyhow::Result<()> {
+    let (_, model) = models::resolve(store, name).await?;
+    match writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&model)?) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
+/// `3x224x224`
+fn sides(model: &Model) -> String {
+    let input: Vec<String> = model.config.input.iter().map(ToString::to_string).collect();
+    input.join("x")
+}
+
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
     let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters"]);
     for name in store.children(&layout::models()).await? {
@@ -81,11 +146,10 @@ fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json
             .map(|parameter| parameter.shape.iter().product::<usize>())
             .sum()
     });
-    let input: Vec<String> = model.config.input.iter().map(ToString::to_string).collect();
     vec![
         json!(name.as_str()),
         json!(&reference.sha256.to_string()[..12]),
-        json!(input.join("x")),
+        json!(sides(model)),
         json!(model.labels.len()),
         json!(parameters),
     ]

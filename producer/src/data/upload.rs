@@ -64,7 +64,7 @@ pub async fn push(
 }
 
 /// Keys say what objects hold, and objects appear whole: one of the right size is the right one.
-async fn is_there(store: &dyn Store, key: &Key, size: u64) -> Result<bool, StoreError> {
+pub(crate) async fn is_there(store: &dyn Store, key: &Key, size: u64) -> Result<bool, StoreError> {
     let Some(folder) = key.as_str().rsplit_once('/').and_then(|(folder, _)| Key::new(folder).ok()) else {
         return Ok(false);
     };

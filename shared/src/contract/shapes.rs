@@ -108,10 +108,14 @@ impl Network {
 }
 
 impl Layer {
-    /// The prefix of this layer's tensors, as layer `index` of a list with prefix `prefix`.
+    /// The prefix of this layer's tensors, as layer `index` of a list with prefix `prefix`: its name as it
+    /// stands, wherever the layer is, so that any other library's names can be written down.
     pub fn prefix(&self, prefix: &str, index: usize) -> String {
-        let own = self.name.clone().unwrap_or_else(|| index.to_string());
-        if prefix.is_empty() { own } else { format!("{prefix}.{own}") }
+        match &self.name {
+            Some(name) => name.clone(),
+            None if prefix.is_empty() => index.to_string(),
+            None => format!("{prefix}.{index}"),
+        }
     }
 }
 

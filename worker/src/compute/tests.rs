@@ -1,5 +1,6 @@
 //! Networks as a whole: against PyTorch, against finite differences, on one thread and on two.
 
+mod architectures;
 mod fixture;
 mod golden;
 mod gradients;

@@ -1,0 +1,201 @@
+//! A model as a folder of files that other tools write: checked whole, so that what is wrong is said here
+//! and not on a worker.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use shared::contract::{Architecture, ModelConfig, Network, Preprocessing};
+
+use super::config::{self, Config, Described};
+use super::preprocessor::{self, Preprocessor};
+use super::weights::Weights;
+
+const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
+const LABELS: &str = "labels.txt";
+const WEIGHTS: &str = "model.safetensors";
+/// The largest text file, in bytes: 100,000 long labels.
+const MOST_TEXT: u64 = 8 << 20;
+
+/// A model's folder that has been checked.
+#[derive(Debug)]
+pub struct Folder {
+    /// What the model computes.
+    pub config: ModelConfig,
+    /// How pictures become its input.
+    pub preprocessing: Preprocessing,
+    /// Its labels, one an output.
+    pub labels: Vec<String>,
+    /// What the user should know though nothing is wrong.
+    pub notes: Vec<String>,
+    pub(super) weights: Weights,
+}
+
+impl Folder {
+    /// Reads and checks `config.json`, `preprocessor_config.json`, `labels.txt` and the header of
+    /// `model.safetensors`.
+    ///
+    /// # Errors
+    /// What does not fit: the file, the key in it, what stood there and what is accepted.
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        if !folder.is_dir() {
+            bail!(
+                "`{}` is no folder: give one with {WEIGHTS}, {CONFIG}, {PREPROCESSOR} and {LABELS}",
+                folder.display()
+            );
+        }
+        let path = |name: &str| folder.join(name);
+        let config = text(&path(CONFIG))?.with_context(|| absent(&path(CONFIG), config::ACCEPTED))?;
+        let config = config::read(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let channels = channels(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let example = format!("for a network of torchvision's, for example, {}", preprocessor::EXAMPLE);
+        let preprocessor = text(&path(PREPROCESSOR))?.with_context(|| absent(&path(PREPROCESSOR), &example))?;
+        let preprocessor =
+            preprocessor::read(&preprocessor, channels).map_err(|problem| wrong(&path(PREPROCESSOR), problem))?;
+        let input = input(&config, &preprocessor, folder)?;
+        let mut weights = open_weights(folder)?;
+        let (labels, labels_file) = labels(&config, folder)?;
+        let network =
+            network(&config, &input, &weights, labels.len()).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let parameters = network.parameters(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let ignores = |name: &str| matches!(config.network, Described::ByName(known) if known.ignores(name));
+        weights.check(&parameters, ignores).map_err(|problem| wrong(&path(WEIGHTS), problem))?;
+        let outputs = network.output_shape(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        if outputs != [labels.len()] {
+            bail!(
+                "`{}` has {} labels: the network has {outputs:?} outputs, one label for each is accepted",
+                labels_file.display(),
+                labels.len()
+            );
+        }
+        if let Some(classes) = config.classes.filter(|classes| *classes != labels.len()) {
+            bail!("`{}` says {classes} classes: the network has {}", path(CONFIG).display(), labels.len());
+        }
+        let notes = notes(&config, &preprocessor.preprocessing, &weights);
+        let config = ModelConfig { input, network };
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes, weights })
+    }
+}
+
+fn wrong(file: &Path, problem: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("`{}`: {problem:#}", file.display())
+}
+
+fn absent(file: &Path, accepted: &str) -> String {
+    format!("there is no `{}`: write one, {accepted}", file.display())
+}
+
+/// A text file's content, or `None` where there is none.
+fn text(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(|| format!("open `{}`", path.display()))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MOST_TEXT + 1).read_to_end(&mut bytes).with_context(|| format!("read `{}`", path.display()))?;
+    if bytes.len() as u64 > MOST_TEXT {
+        bail!("`{}` has over {MOST_TEXT} bytes: at most that is accepted", path.display());
+    }
+    Ok(Some(bytes))
+}
+
+fn open_weights(folder: &Path) -> anyhow::Result<Weights> {
+    let path = folder.join(WEIGHTS);
+    if !path.exists() {
+        bail!(
+            "there is no `{}`: in PyTorch, `safetensors.torch.save_file(model.state_dict(), \"{WEIGHTS}\")` writes one",
+            path.display()
+        );
+    }
+    Weights::open(&path).map_err(|error| anyhow!("`{}`: {error:#}", path.display()))
+}
+
+/// Channels of the input, which `config.json` may leave to us.
+fn channels(config: &Config) -> anyhow::Result<usize> {
+    let Some(input) = &config.input else { return Ok(3) };
+    let &[channels @ (1 | 3), _, _] = input.as_slice() else {
+        bail!("`input` is {input:?}: [1 or 3, height, width] is accepted");
+    };
+    match config.network {
+        Described::ByName(known) if channels != 3 => bail!("`input` has {channels} channels: {known} takes 3"),
+        _ => Ok(channels),
+    }
+}
+
+/// `[channels, height, width]`: from `config.json`, or from what the preprocessing gives.
+fn input(config: &Config, preprocessor: &Preprocessor, folder: &Path) -> anyhow::Result<Vec<usize>> {
+    let input = match (&config.input, preprocessor.output, &config.network) {
+        (Some(input), _, _) => input.clone(),
+        (None, Some((size, _)), _) => vec![3, size[0] as usize, size[1] as usize],
+        (None, None, Described::ByName(known)) => vec![3, known.side(), known.side()],
+        (None, None, Described::ByLayers(_)) => {
+            let file = folder.join(CONFIG);
+            bail!("`{}`: `input` is missing: [3, 224, 224], for example, is accepted", file.display());
+        }
+    };
+    match preprocessor.output {
+        Some((size, key)) if size.map(|side| side as usize) != input[1..] => bail!(
+            "`{}`: `{key}` is {size:?}: the network's input, {:?}, is accepted",
+            folder.join(PREPROCESSOR).display(),
+            &input[1..]
+        ),
+        _ => Ok(input),
+    }
+}
+
+/// The network; one that goes by name has the outputs that the weights have.
+fn network(config: &Config, input: &[usize], weights: &Weights, labels: usize) -> anyhow::Result<Network> {
+    let network = match &config.network {
+        Described::ByLayers(network) => network.clone(),
+        // A head of another network: the check that follows names all tensors.
+        Described::ByName(known) => {
+            known.network(weights.rows(known.head()).filter(|rows| *rows > 0).unwrap_or(labels))
+        }
+    };
+    network.output_shape(input)?;
+    Ok(network)
+}
+
+/// The labels and the file that they come from.
+fn labels(config: &Config, folder: &Path) -> anyhow::Result<(Vec<String>, PathBuf)> {
+    let path = folder.join(LABELS);
+    let Some(bytes) = text(&path)? else {
+        let missing = || {
+            format!(
+                "there is no `{}` and no `id2label` in {CONFIG}: write one label a line, in the order of the outputs",
+                path.display()
+            )
+        };
+        return Ok((config.labels.clone().with_context(missing)?, folder.join(CONFIG)));
+    };
+    let text = String::from_utf8(bytes).map_err(|error| wrong(&path, format!("is not UTF-8: {error}")))?;
+    let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    if labels.is_empty() {
+        bail!("`{}` is empty: one label a line is accepted", path.display());
+    }
+    if let Some(line) = labels.iter().position(String::is_empty) {
+        bail!("`{}`: line {} is empty: one label a line is accepted", path.display(), line + 1);
+    }
+    Ok((labels, path))
+}
+
+fn notes(config: &Config, preprocessing: &Preprocessing, weights: &Weights) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !config.unused.is_empty() {
+        notes.push(format!("{CONFIG}: nothing is done with `{}`", config.unused.join("`, `")));
+    }
+    let heads = weights.ignored.iter().filter(|name| name.starts_with("AuxLogits.")).count();
+    if heads > 0 {
+        notes.push(format!(
+            "{WEIGHTS}: the {heads} tensors of the auxiliary head (`AuxLogits.`) are left out: only training needs them"
+        ));
+    }
+    if matches!(config.network, Described::ByName(Architecture::InceptionV3)) && preprocessing.mean.contains(&0.485) {
+        notes.push(format!(
+            "{PREPROCESSOR}: torchvision's own weights of inception_v3 want `image_mean` and `image_std` of [0.5, 0.5, 0.5] (its `transform_input`)"
+        ));
+    }
+    notes
+}

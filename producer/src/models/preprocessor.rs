@@ -1,0 +1,174 @@
+//! `preprocessor_config.json`, as Hugging Face's image processors write it, into the contract's preprocessing.
+//!
+//! A key that would change numbers and is not understood is refused by its name.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use shared::contract::{Filter, Preprocessing, Resize};
+use shared::strict::{self, Problem};
+
+/// What a `preprocessor_config.json` says.
+#[derive(Debug)]
+pub(super) struct Preprocessor {
+    pub(super) preprocessing: Preprocessing,
+    /// Height and width of what comes out, and the key that says so; the network's input without.
+    pub(super) output: Option<([u32; 2], &'static str)>,
+}
+
+/// What a file for a network of torchvision's holds, for messages.
+pub(super) const EXAMPLE: &str = r#"{"size": {"shortest_edge": 256}, "crop_size": 224, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}"#;
+
+/// Keys that change no number: pictures become RGB here in any case.
+const HARMLESS: [&str; 13] = [
+    "_processor_class",
+    "_valid_processor_keys",
+    "auto_map",
+    "data_format",
+    "device",
+    "disable_grouping",
+    "do_convert_rgb",
+    "feature_extractor_type",
+    "image_processor_type",
+    "input_data_format",
+    "processor_class",
+    "return_tensors",
+    "transformers_version",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    do_resize: Option<bool>,
+    size: Option<Size>,
+    default_to_square: Option<bool>,
+    resample: Option<u32>,
+    do_center_crop: Option<bool>,
+    crop_size: Option<Crop>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<Vec<f64>>,
+    image_std: Option<Vec<f64>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "a number, {shortest_edge} or {height, width}")]
+enum Size {
+    Number(u32),
+    Shortest { shortest_edge: u32 },
+    Exact { height: u32, width: u32 },
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "a number or {height, width}")]
+enum Crop {
+    Number(u32),
+    Exact { height: u32, width: u32 },
+}
+
+/// Reads the document, for pictures of `channels` channels.
+pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem> {
+    let mut map: Map<String, Value> = strict::json(text)?;
+    map.retain(|key, value| !value.is_null() && !HARMLESS.contains(&key.as_str()));
+    // Whatever it is, it is not done.
+    map.retain(|key, value| !(key.starts_with("do_") && *value == Value::Bool(false)) || is_known(key));
+    let raw: Raw = strict::from_value(&Value::Object(map))?;
+    let (resize, output) = geometry(&raw)?;
+    let (mean, std) = normalisation(&raw, channels)?;
+    let rescale = match (raw.do_rescale, raw.rescale_factor) {
+        (Some(false), _) => 1.0,
+        (_, None) => 1.0 / 255.0,
+        (_, Some(factor)) if factor.is_finite() && factor > 0.0 => factor,
+        (_, Some(factor)) => return Err(Problem::new("rescale_factor", factor, "a number above 0 is accepted")),
+    };
+    let filter = match raw.resample {
+        Some(0) => Filter::Nearest,
+        Some(1) => Filter::Lanczos,
+        None | Some(2) => Filter::Bilinear,
+        Some(3) => Filter::Bicubic,
+        Some(other) => {
+            let accepted = "0 (nearest), 1 (Lanczos), 2 (bilinear) and 3 (bicubic) are accepted";
+            return Err(Problem::new("resample", other, accepted));
+        }
+    };
+    Ok(Preprocessor { preprocessing: Preprocessing { resize, filter, rescale, mean, std }, output })
+}
+
+fn is_known(key: &str) -> bool {
+    ["do_resize", "do_center_crop", "do_rescale", "do_normalize"].contains(&key)
+}
+
+type Geometry = (Option<Resize>, Option<([u32; 2], &'static str)>);
+
+fn geometry(raw: &Raw) -> Result<Geometry, Problem> {
+    if raw.do_resize == Some(false) {
+        return Err(Problem::new("do_resize", false, "pictures come in any size; true is accepted"));
+    }
+    let crop = match (raw.do_center_crop, raw.crop_size) {
+        (Some(false), _) | (None, None) => None,
+        (_, Some(Crop::Number(side))) => Some([side, side]),
+        (_, Some(Crop::Exact { height, width })) => Some([height, width]),
+        (Some(true), None) => {
+            return Err(Problem { at: "crop_size".into(), what: "is missing, and `do_center_crop` is true".into() });
+        }
+    };
+    // A lone number was the shorter edge for processors that crop, and a square for those that do not.
+    let square = raw.default_to_square.unwrap_or(crop.is_none());
+    let resize = raw.size.map(|size| match size {
+        Size::Number(side) if square => Resize::Exact([side, side]),
+        Size::Number(edge) | Size::Shortest { shortest_edge: edge } => Resize::ShortestEdge(edge),
+        Size::Exact { height, width } => Resize::Exact([height, width]),
+    });
+    let (least, key) = match resize {
+        Some(Resize::ShortestEdge(edge)) => ([edge, edge], "size.shortest_edge"),
+        Some(Resize::Exact(size)) => (size, "size"),
+        None => ([u32::MAX; 2], "size"),
+    };
+    let accepted = |edges: [u32; 2], key| {
+        let fits = edges.iter().all(|edge| (1..=MOST_EDGE).contains(edge));
+        if fits {
+            Ok(())
+        } else {
+            Err(Problem::new(key, format!("{edges:?}"), format!("1 to {MOST_EDGE} is accepted")))
+        }
+    };
+    if resize.is_some() {
+        accepted(least, key)?;
+    }
+    match (resize, crop) {
+        (Some(Resize::ShortestEdge(edge)), None) => {
+            let advice = "without `crop_size` every picture gets another size: give one, or {height, width}";
+            Err(Problem::new("size.shortest_edge", edge, advice))
+        }
+        (None, Some(crop)) => {
+            let advice = "pictures come in any size: give the `size` before the crop";
+            Err(Problem::new("crop_size", format!("{crop:?} without `size`"), advice))
+        }
+        (_, Some(crop)) if crop[0] > least[0] || crop[1] > least[1] => {
+            Err(Problem::new("crop_size", format!("{crop:?}"), format!("at most `{key}`, {least:?}, is accepted")))
+        }
+        (_, Some(crop)) => accepted(crop, "crop_size").map(|()| (resize, Some((crop, "crop_size")))),
+        (Some(Resize::Exact(size)), None) => Ok((resize, Some((size, "size")))),
+        (None, None) => Ok((None, None)),
+    }
+}
+
+/// Longer edges are refused: the worker refuses them, too.
+const MOST_EDGE: u32 = 1 << 14;
+
+fn normalisation(raw: &Raw, channels: usize) -> Result<(Vec<f64>, Vec<f64>), Problem> {
+    if raw.do_normalize == Some(false) {
+        return Ok((vec![0.0; channels], vec![1.0; channels]));
+    }
+    let numbers = |key: &str, numbers: &Option<Vec<f64>>, above: f64| match numbers {
+        Some(numbers) if numbers.len() == channels && numbers.iter().all(|n| n.is_finite() && *n > above) => {
+            Ok(numbers.clone())
+        }
+        Some(numbers) => {
+            let accepted = if above == 0.0 { "numbers above 0 are accepted" } else { "numbers are accepted" };
+            Err(Problem::new(key, format!("{numbers:?}"), format!("{channels} {accepted}, one a channel")))
+        }
+        None => Err(Problem { at: key.into(), what: "is missing: give it, or `\"do_normalize\": false`".into() }),
+    };
+    Ok((numbers("image_mean", &raw.image_mean, f64::MIN)?, numbers("image_std", &raw.image_std, 0.0)?))
+}
