@@ -19,11 +19,12 @@ pub struct Network {
 
 /// One layer: an operation and, where it matters, a name.
 ///
-/// The name is the prefix of the layer's tensors (`conv1` gives `conv1.weight`); without one it is
-/// the layer's position in its list, as in PyTorch's `Sequential`.
+/// The name is the whole prefix of the layer's tensors from the root of the weights file, also inside a
+/// block (`features.3.squeeze` gives `features.3.squeeze.weight`). Without one the prefix is the layer's
+/// position in its list, as in PyTorch's `Sequential`, under the prefix of the block around it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Layer {
-    /// The prefix of its tensors' names.
+    /// The whole prefix of its tensors' names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What it does.
@@ -303,7 +304,7 @@ impl JsonSchema for Layer {
         for variant in variants.into_iter().flatten() {
             variant["properties"]["name"] = serde_json::json!({
                 "type": "string",
-                "description": "The prefix of the layer's tensors; its position in the list by default."
+                "description": "The whole prefix of the layer's tensors, also inside a block; by default the layer's position under the prefix of the block around it."
             });
         }
         schema
