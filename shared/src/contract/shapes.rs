@@ -364,3 +364,31 @@ impl fmt::Display for Parameter {
         write!(f, "{} {:?}", self.name, self.shape)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(layers: &serde_json::Value) -> Result<Vec<String>, NetworkError> {
+        let network: Network = serde_json::from_value(serde_json::json!({"layers": layers})).expect("a network");
+        Ok(network.parameters(&[3, 8, 8])?.into_iter().map(|parameter| parameter.name).collect())
+    }
+
+    #[test]
+    fn a_name_is_the_whole_prefix_wherever_the_layer_is() {
+        let conv =
+            |name: &str| serde_json::json!({"type": "conv", "name": name, "filters": 3, "kernel": 1, "bias": false});
+        let plain = serde_json::json!({"type": "conv", "filters": 3, "kernel": 1, "bias": false});
+        let branches = serde_json::json!([[conv("features.3.expand1x1")], [plain, conv("b")]]);
+        let block = serde_json::json!({"type": "parallel", "branches": branches});
+        let named = serde_json::json!({"type": "residual", "name": "block", "layers": [plain]});
+        assert_eq!(
+            names(&serde_json::json!([conv("features.3.squeeze"), named, block])),
+            Ok(["features.3.squeeze", "block.layers.0", "features.3.expand1x1", "2.branches.1.0", "b"]
+                .map(|prefix| format!("{prefix}.weight"))
+                .to_vec())
+        );
+        let twice = names(&serde_json::json!([conv("a"), {"type": "residual", "layers": [conv("a")]}]));
+        assert!(twice.expect_err("refused").problem.contains("a.weight"));
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
-use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction};
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction, Preprocessing, Resize};
 
 use super::network::{Mode, Net};
 use super::rows::Standard;
@@ -15,12 +15,13 @@ use super::{ComputeError, picture, weights};
 pub struct Classifier {
     net: Net,
     input: [usize; 3],
+    preprocessing: Preprocessing,
     standard: Standard,
     labels: Vec<String>,
 }
 
 impl Classifier {
-    /// Binds a model to its weights: safetensors with exactly the model's tensors, in fp32.
+    /// Binds a model to its weights: safetensors with exactly the model's tensors.
     ///
     /// # Errors
     /// The model's parts do not fit each other, or the weights are not the model's.
@@ -34,17 +35,12 @@ impl Classifier {
         let network = &model.config.network;
         network.check(shape, model.labels.len()).map_err(|error| invalid(error.to_string()))?;
         let list = network.parameters(shape).map_err(|error| invalid(error.to_string()))?;
-        let (mean, std) = (&model.preprocessing.mean, &model.preprocessing.std);
-        let are_numbers = mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_finite() && *s > 0.0);
-        if mean.len() != input[0] || std.len() != input[0] || !are_numbers {
-            return Err(invalid(format!(
-                "its preprocessing has mean {mean:?} and std {std:?}: {} finite numbers in each, std above 0, are accepted",
-                input[0]
-            )));
-        }
+        check(&model.preprocessing, input[0]).map_err(invalid)?;
         let tensors = weights::read(weights, &list)?;
         let net = Net::new(network, shape, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
-        Ok(Self { net, input, standard: Standard::new(mean, std, 255.0), labels: model.labels.clone() })
+        let preprocessing = model.preprocessing.clone();
+        let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
+        Ok(Self { net, input, preprocessing, standard, labels: model.labels.clone() })
     }
 
     /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
@@ -67,7 +63,7 @@ impl Classifier {
 
     /// The softmax of a picture's logits.
     fn scores(&self, path: &Path) -> Result<Vec<f64>, ImageError> {
-        let pixels = picture::read(path, self.input)?;
+        let pixels = picture::read(path, self.input, &self.preprocessing)?;
         let mut input = Vec::with_capacity(pixels.len());
         self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
         let failed = |message: String| ImageError { code: "failed".into(), message };
@@ -96,6 +92,31 @@ impl Classifier {
         };
         order.into_iter().map(prediction).collect()
     }
+}
+
+/// The longest edge that a picture is resized to.
+const LONGEST_EDGE: u32 = 1 << 14;
+
+fn check(preprocessing: &Preprocessing, channels: usize) -> Result<(), String> {
+    let Preprocessing { resize, rescale, mean, std, .. } = preprocessing;
+    let are_numbers = mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_finite() && *s > 0.0);
+    if mean.len() != channels || std.len() != channels || !are_numbers {
+        return Err(format!(
+            "its preprocessing has mean {mean:?} and std {std:?}: {channels} finite numbers in each, std above 0, are accepted"
+        ));
+    }
+    if !rescale.is_finite() || *rescale <= 0.0 {
+        return Err(format!("its preprocessing has rescale {rescale}: a number above 0 is accepted"));
+    }
+    let edges = match resize {
+        None => return Ok(()),
+        Some(Resize::ShortestEdge(edge)) => vec![*edge],
+        Some(Resize::Exact(size)) => size.to_vec(),
+    };
+    if edges.iter().any(|edge| !(1..=LONGEST_EDGE).contains(edge)) {
+        return Err(format!("its preprocessing resizes to {edges:?}: 1 to {LONGEST_EDGE} is accepted"));
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Classifier {

@@ -35,10 +35,9 @@ pub(super) struct Batch {
 }
 
 impl Standard {
-    /// From means and standard deviations of elements on the scale 0 to 1, for elements whose largest
-    /// number is `most`.
-    pub(super) fn new(mean: &[f64], std: &[f64], most: f64) -> Self {
-        let channel = |(mean, std): (&f64, &f64)| ((1.0 / (most * std)) as f32, (-mean / std) as f32);
+    /// From means and standard deviations of elements after they are multiplied by `rescale`.
+    pub(super) fn new(mean: &[f64], std: &[f64], rescale: f64) -> Self {
+        let channel = |(mean, std): (&f64, &f64)| ((rescale / std) as f32, (-mean / std) as f32);
         Self { channels: mean.iter().zip(std).map(channel).collect() }
     }
 
@@ -91,8 +90,8 @@ impl Rows {
                 dataset.classes
             )));
         }
-        let most = if dataset.elements == ElementType::U8 { 255.0 } else { 1.0 };
-        let standard = Standard::new(&dataset.mean, &dataset.std, most);
+        let rescale = if dataset.elements == ElementType::U8 { 1.0 / 255.0 } else { 1.0 };
+        let standard = Standard::new(&dataset.mean, &dataset.std, rescale);
         Ok(Self { file, shape: dataset.shape.clone(), elements: dataset.elements, labels, standard })
     }
 

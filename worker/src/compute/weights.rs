@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use shared::contract::Parameter;
 
 use super::ComputeError;
 
-/// Reads exactly the tensors of `parameters`, as finite fp32 numbers.
+/// Reads exactly the tensors of `parameters`, as finite fp32 numbers. Half precision, which networks are often
+/// kept in, is accepted.
 ///
 /// # Errors
 /// The file cannot be read, or holds something else.
@@ -22,26 +25,40 @@ pub(super) fn read(path: &Path, parameters: &[Parameter]) -> Result<HashMap<Stri
     take(&file, &expected).map_err(bad)
 }
 
-/// Takes exactly the tensors of `expected`, by name and shape, out of a file.
+/// PyTorch's count of the batches that a norm has seen: a network computes nothing with it.
+const COUNTER: &str = ".num_batches_tracked";
+
+/// Takes exactly the tensors of `expected`, by name and shape, out of a file; half precision becomes fp32.
 pub(super) fn take(file: &SafeTensors<'_>, expected: &[(String, &[usize])]) -> Result<HashMap<String, Tensor>, String> {
     let mut tensors = HashMap::with_capacity(expected.len());
     for (name, shape) in expected {
         let view = file.tensor(name).map_err(|_| format!("it has no tensor `{name}`, which the network needs"))?;
-        if view.dtype() != Dtype::F32 || view.shape() != *shape {
-            return Err(format!("`{name}` is {:?} {:?}: the network needs F32 {shape:?}", view.dtype(), view.shape()));
-        }
-        let tensor = Tensor::from_raw_buffer(view.data(), DType::F32, shape, &Device::Cpu)
-            .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
-        if view.data().chunks_exact(4).any(|b| !f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()) {
+        let Some(numbers) = numbers(&view).filter(|_| view.shape() == *shape) else {
+            let found = format!("`{name}` is {:?} {:?}", view.dtype(), view.shape());
+            return Err(format!("{found}: the network needs F32, F16 or BF16 {shape:?}"));
+        };
+        if numbers.iter().any(|number| !number.is_finite()) {
             return Err(format!("`{name}` holds numbers that are not finite"));
         }
+        let tensor = Tensor::from_vec(numbers, *shape, &Device::Cpu)
+            .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
         tensors.insert(name.clone(), tensor);
     }
-    if file.len() > tensors.len() {
-        let extra = file.names().into_iter().filter(|name| !tensors.contains_key(*name)).min().unwrap_or_default();
-        return Err(format!("it has a tensor `{extra}`, which the network has not"));
+    let is_extra = |name: &&str| !tensors.contains_key(*name) && !name.ends_with(COUNTER);
+    match file.names().into_iter().filter(is_extra).min() {
+        Some(extra) => Err(format!("it has a tensor `{extra}`, which the network has not")),
+        None => Ok(tensors),
     }
-    Ok(tensors)
+}
+
+fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let halves = || view.data().as_chunks().0.iter();
+    match view.dtype() {
+        Dtype::F32 => Some(view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        Dtype::F16 => Some(halves().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()),
+        Dtype::BF16 => Some(halves().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()),
+        _ => None,
+    }
 }
 
 /// Writes tensors to a new file. The same tensors give the same bytes.

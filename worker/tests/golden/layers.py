@@ -71,7 +71,7 @@ ACTIVATIONS = {
 
 def run(x, layers, state, prefix, train):
     for index, op in enumerate(layers):
-        kind, name = op["type"], f"{prefix}{op.get('name', index)}"
+        kind, name = op["type"], op.get("name", f"{prefix}{index}")
         if kind == "conv":
             x = conv(x, op, state, name)
         elif kind == "linear":

@@ -1,5 +1,7 @@
 //! Pictures of every kind, good and bad.
 
+mod squeezenet;
+
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::json;
 
@@ -101,7 +103,7 @@ fn a_bad_picture_is_one_entry_and_changes_no_other() {
         "decode_failed",
         "unsupported_format",
         "unsupported_format",
-        "unsupported_format",
+        "decode_failed",
         "too_large",
         "not_found",
         "decode_failed",
@@ -147,5 +149,35 @@ fn a_model_whose_parts_do_not_fit_is_refused() {
     let mut wrong = model(&[1, 8, 8], &layers, 3);
     wrong.preprocessing.std = vec![0.0];
     assert!(refused(&wrong).contains("std above 0"));
+    wrong = model(&[1, 8, 8], &layers, 3);
+    wrong.preprocessing.rescale = 0.0;
+    assert!(refused(&wrong).contains("rescale 0"));
+    wrong = model(&[1, 8, 8], &layers, 3);
+    wrong.preprocessing.resize = Some(Resize::Exact([8, 0]));
+    assert!(refused(&wrong).contains("resizes to [8, 0]"));
     assert!(refused(&model(&[1, 8, 8], &layers, 3)).contains("cannot read"));
+}
+
+#[test]
+fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
+    let fixture = Fixture::new(10);
+    let layers = json!([{"type": "flatten"}, {"type": "linear", "units": 3, "bias": false}]);
+    let values = crate::compute::tests::tensor("w", &[3, 64], DType::F32);
+    let scores = |dtype: DType| {
+        let path = fixture.path(&format!("{dtype:?}"));
+        let weight = values.to_dtype(dtype).expect("a tensor");
+        let counter = Tensor::new(7i64, &Device::Cpu).expect("a tensor");
+        weights::write(&path, &[("1.weight".into(), weight), ("1.num_batches_tracked".into(), counter)], None)
+            .expect("a file");
+        let classifier = Classifier::load(&model(&[1, 8, 8], &layers, 3), &path)?;
+        let (_, path) = picture(&fixture, "p", 1);
+        Ok::<_, ComputeError>(classifier.scores(&path).expect("scores"))
+    };
+    let full = scores(DType::F32).expect("a classifier");
+    for dtype in [DType::F16, DType::BF16] {
+        for (full, half) in full.iter().zip(scores(dtype).expect("a classifier")) {
+            assert!((full - half).abs() < 0.05, "{full} in fp32, {half} in {dtype:?}");
+        }
+    }
+    assert!(scores(DType::F64).expect_err("refused").to_string().contains("needs F32, F16 or BF16 [3, 64]"));
 }

@@ -1,0 +1,159 @@
+//! Pictures of every kind against what Pillow makes of them. `worker/tests/golden/pictures.py` made the files.
+
+mod hostile;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use shared::contract::{Filter, Preprocessing, Resize};
+
+use super::*;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures").join(name)
+}
+
+fn expected() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(golden("expected.safetensors"), &Device::Cpu).expect("tensors")
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    tensor.flatten_all().and_then(|t| t.to_vec1()).expect("bytes")
+}
+
+fn pixels(tensor: &Tensor) -> Pixels {
+    let (height, width) = (tensor.dims()[0], tensor.dims()[1]);
+    let channels = tensor.dims().get(2).copied().unwrap_or(1);
+    Pixels { height, width, channels, bytes: bytes(tensor) }
+}
+
+/// The largest difference of two pictures of one size, and the mean one.
+fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
+    assert_eq!(a.len(), b.len(), "one size");
+    let apart: Vec<u8> = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).collect();
+    let mean = apart.iter().map(|d| f64::from(*d)).sum::<f64>() / apart.len() as f64;
+    (apart.into_iter().max().unwrap_or(0), mean)
+}
+
+fn how(resize: Option<Resize>, filter: Filter) -> Preprocessing {
+    Preprocessing { resize, filter, ..Preprocessing::standard(vec![0.5; 3], vec![0.5; 3]) }
+}
+
+/// How far decoders may be apart: no two JPEG decoders round alike, and upsampling of colour is each one's own.
+fn tolerance(name: &str) -> (u8, f64) {
+    match name {
+        "sampled.jpg" | "lossy.webp" => (24, 3.0),
+        name if name.ends_with(".jpg") => (4, 1.0),
+        "cmyk.tif" | "grey16.tif" => (1, 1.0),
+        name if name.contains("16.png") => (1, 1.0),
+        _ => (0, 0.0),
+    }
+}
+
+#[test]
+fn every_kind_of_picture_becomes_what_pillow_makes_of_it() {
+    let expected = expected();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (name, tensor) in &expected {
+        let Some((name, channels)) =
+            name.strip_suffix("/rgb").map(|n| (n, 3)).or(name.strip_suffix("/luma").map(|n| (n, 1)))
+        else {
+            continue;
+        };
+        seen += 1;
+        match decode(&golden(name), channels) {
+            Err(error) => wrong.push(format!("{name}: {error:?}")),
+            Ok(found) => {
+                let wanted = pixels(tensor);
+                assert_eq!((found.height, found.width), (wanted.height, wanted.width), "{name}");
+                let (most, mean) = difference(&found.bytes, &wanted.bytes);
+                let accepted = tolerance(name);
+                if most > accepted.0 || mean > accepted.1 {
+                    wrong.push(format!("{name}, {channels} channels: {most} apart at most, {mean:.2} on average"));
+                }
+            }
+        }
+    }
+    wrong.sort();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 80, "{seen}");
+}
+
+#[test]
+fn pictures_are_resized_as_pillow_does() {
+    let expected = expected();
+    let source = pixels(&expected["resize/source"]);
+    let rgb_to_luma = |[r, g, b]: &[u8; 3]| {
+        u8::try_from((u32::from(*r) * 19595 + u32::from(*g) * 38470 + u32::from(*b) * 7471 + 0x8000) >> 16)
+    };
+    let luma: Vec<u8> = source.bytes.as_chunks().0.iter().map(|p| rgb_to_luma(p).expect("a byte")).collect();
+    let luma = Pixels { channels: 1, bytes: luma, ..source };
+    let filters = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos];
+    for (filter, name) in filters.into_iter().zip(["nearest", "bilinear", "bicubic", "lanczos"]) {
+        for (kind, source) in [("resize", &source), ("resize-luma", &luma)] {
+            for (size, tensor) in
+                expected.iter().filter_map(|(n, t)| Some((n.strip_prefix(&format!("{kind}/{name}/"))?, t)))
+            {
+                let wanted = pixels(tensor);
+                let size_asked = [wanted.height, wanted.width];
+                let found = fit(source.clone(), size_asked, &how(None, filter)).expect("a picture");
+                let planes = source.channels;
+                let wanted: Vec<u8> =
+                    (0..planes).flat_map(|c| wanted.bytes.iter().skip(c).step_by(planes).copied()).collect();
+                let (most, mean) = difference(&found, &wanted);
+                assert!(most == 0, "{kind} {name} {size}: {most} apart at most, {mean} on average");
+            }
+        }
+    }
+}
+
+/// A picture of one channel whose bytes are its columns.
+fn columns(height: usize, width: usize) -> Pixels {
+    let bytes = (0..height * width).map(|at| (at % width) as u8).collect();
+    Pixels { height, width, channels: 1, bytes }
+}
+
+#[test]
+fn the_middle_is_cut_as_torchvision_does() {
+    // Widths, and the first column of the crop: Python's round(2.5) is 2, round(3.5) is 4.
+    for (width, crop, first) in [(10, 10, 0), (10, 8, 1), (13, 8, 2), (15, 8, 4), (11, 8, 2), (9, 8, 0)] {
+        let size = Resize::Exact([3, width as u32]);
+        let found = fit(columns(3, width), [3, crop], &how(Some(size), Filter::Bilinear)).expect("a picture");
+        assert_eq!(usize::from(found[0]), first, "{width} to {crop}");
+        assert_eq!(found.len(), 3 * crop);
+    }
+    // Zeros around a smaller one, the odd one behind.
+    let size = Resize::Exact([1, 2]);
+    let found = fit(columns(1, 2), [2, 5], &how(Some(size), Filter::Bilinear)).expect("a picture");
+    assert_eq!(found, [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_shorter_edge_gets_its_length_and_the_longer_one_follows() {
+    for (height, width, edge, size) in [
+        (480, 640, 256, [256, 341]),
+        (900, 1352, 256, [256, 385]),
+        (1330, 1000, 256, [340, 256]),
+        (7, 7, 256, [256, 256]),
+        (3, 1, 2, [6, 2]),
+    ] {
+        assert_eq!(super::fit::resized([height, width], Some(Resize::ShortestEdge(edge)), [9, 9]), size);
+    }
+    let error = fit(columns(1, 30_000), [8, 8], &how(Some(Resize::ShortestEdge(256)), Filter::Nearest));
+    assert_eq!(error.expect_err("refused").code, "too_large");
+}
+
+proptest! {
+    #[test]
+    fn a_crop_has_its_size_whatever_the_picture(
+        (height, width) in (1usize..40, 1usize..40), (h, w) in (1usize..40, 1usize..40), edge in 1u32..30, which in 0usize..4
+    ) {
+        let filter = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos][which];
+        for resize in [None, Some(Resize::ShortestEdge(edge)), Some(Resize::Exact([edge, 3]))] {
+            prop_assert_eq!(fit(columns(height, width), [h, w], &how(resize, filter)).expect("a picture").len(), h * w);
+        }
+    }
+}
