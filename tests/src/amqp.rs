@@ -91,6 +91,20 @@ impl Amqp {
         .await
     }
 
+    /// Waits until somebody consumes from `queue`: then it is bound, too.
+    ///
+    /// # Errors
+    /// Nobody does within `limit`.
+    pub async fn wait_for_consumer(&self, queue: &str, limit: Duration) -> Result<()> {
+        eventually(limit, &format!("somebody consumes from {queue}"), async || {
+            let channel = self.connection.create_channel().await?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok();
+            Ok(found.filter(|queue| queue.consumer_count() > 0).map(|_| ()))
+        })
+        .await
+    }
+
     /// Takes the next message out of `queue`, as soon as there is one.
     ///
     /// # Errors

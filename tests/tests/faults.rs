@@ -102,7 +102,7 @@ async fn messages_that_are_none_are_put_away_and_the_worker_goes_on() {
         let dataset = fleet.push_pictures().await?;
         let mut worker = fleet.worker("robust")?;
         let amqp = fleet.amqp().await?;
-        amqp.wait_for_queue("gannet.v1.trials", LIMIT).await?;
+        amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
         let mut misspelt = studies::job("misspelt", "poison", &dataset);
         let trial = misspelt["trial"].take();
         misspelt["trail"] = trial;
@@ -143,7 +143,7 @@ async fn a_job_without_its_data_fails_and_says_so_to_its_client() {
             json!({"key": format!("datasets/none/{0}/dataset.json", "0".repeat(64)), "sha256": "0".repeat(64)});
         let _worker = fleet.worker("honest")?;
         let amqp = fleet.amqp().await?;
-        amqp.wait_for_queue("gannet.v1.trials", LIMIT).await?;
+        amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
         let mut replies = amqp.inbox().await?;
         let job = studies::job("lost", "missing", &missing).to_string();
         let properties = BasicProperties::default()
