@@ -1,7 +1,7 @@
 //! The store seam: objects under keys, with one conditional write that decides everything.
 //!
 //! Two implementations, [`s3`] for fleets and [`dir`] for one machine, pass one contract suite
-//! ([`contract_suite`], compiled for tests). [`probe`] checks at start that the conditional write is
+//! (`contract_suite`, compiled for tests). [`probe`] checks at start that the conditional write is
 //! one; [`layout`] says what lies where.
 
 use std::fmt;
