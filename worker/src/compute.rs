@@ -12,7 +12,6 @@ mod network;
 mod ops;
 mod optimizer;
 mod parameters;
-mod picture;
 mod rows;
 mod schedule;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Network, Shape};
 use crate::names::{Name, ObjectRef};
+use crate::strict::Problem;
 
 /// `models/<name>/<digest>/model.json`; the digest is that of the manifest's content. Immutable:
 /// `models/<name>/current` names the digest in use.
@@ -78,10 +79,50 @@ pub enum Filter {
     Lanczos,
 }
 
+/// The longest edge that a picture is resized to.
+const LONGEST_EDGE: u32 = 1 << 14;
+
+impl Resize {
+    /// Checks that the size is one that a picture can have.
+    ///
+    /// # Errors
+    /// An edge of 0, or a very long one.
+    pub fn check(self) -> Result<(), Problem> {
+        let edges = match self {
+            Self::ShortestEdge(edge) => [edge; 2],
+            Self::Exact(size) => size,
+        };
+        match edges.iter().find(|edge| !(1..=LONGEST_EDGE).contains(edge)) {
+            Some(edge) => {
+                Err(Problem::new("resize", format!("{edge} pixels"), format!("1 to {LONGEST_EDGE} are accepted")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Preprocessing {
     /// Straight to the input's size, bytes to 0..1, standardised.
     pub fn standard(mean: Vec<f64>, std: Vec<f64>) -> Self {
         Self { resize: None, filter: Filter::default(), rescale: one_255th(), mean, std }
+    }
+
+    /// Checks every value, for an input of so many channels.
+    ///
+    /// # Errors
+    /// The first one that cannot be, by its key.
+    pub fn check(&self, channels: usize) -> Result<(), Problem> {
+        let accepted = format!("{channels} finite numbers are accepted, one a channel");
+        if self.mean.len() != channels || self.mean.iter().any(|mean| !mean.is_finite()) {
+            return Err(Problem::new("mean", format!("{:?}", self.mean), accepted));
+        }
+        if self.std.len() != channels || self.std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
+            return Err(Problem::new("std", format!("{:?}", self.std), format!("{accepted}, above 0")));
+        }
+        if !self.rescale.is_finite() || self.rescale <= 0.0 {
+            return Err(Problem::new("rescale", self.rescale, "a number above 0 is accepted"));
+        }
+        self.resize.map_or(Ok(()), Resize::check)
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
-use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction, Preprocessing, Resize};
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction, Preprocessing};
 
 use super::network::{Mode, Net};
 use super::rows::Standard;
-use super::{ComputeError, picture, weights};
+use super::{ComputeError, weights};
 
 /// A model that is ready to label pictures.
 pub struct Classifier {
@@ -35,7 +35,7 @@ impl Classifier {
         let network = &model.config.network;
         network.check(shape, model.labels.len()).map_err(|error| invalid(error.to_string()))?;
         let list = network.parameters(shape).map_err(|error| invalid(error.to_string()))?;
-        check(&model.preprocessing, input[0]).map_err(invalid)?;
+        model.preprocessing.check(input[0]).map_err(|problem| invalid(problem.inside("preprocessing").to_string()))?;
         let tensors = weights::read(weights, &list)?;
         let net = Net::new(network, shape, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
         let preprocessing = model.preprocessing.clone();
@@ -92,31 +92,6 @@ impl Classifier {
         };
         order.into_iter().map(prediction).collect()
     }
-}
-
-/// The longest edge that a picture is resized to.
-const LONGEST_EDGE: u32 = 1 << 14;
-
-fn check(preprocessing: &Preprocessing, channels: usize) -> Result<(), String> {
-    let Preprocessing { resize, rescale, mean, std, .. } = preprocessing;
-    let are_numbers = mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_finite() && *s > 0.0);
-    if mean.len() != channels || std.len() != channels || !are_numbers {
-        return Err(format!(
-            "its preprocessing has mean {mean:?} and std {std:?}: {channels} finite numbers in each, std above 0, are accepted"
-        ));
-    }
-    if !rescale.is_finite() || *rescale <= 0.0 {
-        return Err(format!("its preprocessing has rescale {rescale}: a number above 0 is accepted"));
-    }
-    let edges = match resize {
-        None => return Ok(()),
-        Some(Resize::ShortestEdge(edge)) => vec![*edge],
-        Some(Resize::Exact(size)) => size.to_vec(),
-    };
-    if edges.iter().any(|edge| !(1..=LONGEST_EDGE).contains(edge)) {
-        return Err(format!("its preprocessing resizes to {edges:?}: 1 to {LONGEST_EDGE} is accepted"));
-    }
-    Ok(())
 }
 
 impl std::fmt::Debug for Classifier {

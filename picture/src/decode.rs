@@ -21,11 +21,22 @@ const MOST_MEMORY: u64 = 512 << 20;
 const LARGEST_FILE: u64 = 512 << 20;
 const ACCEPTED: &str = "JPEG, PNG, BMP, WebP, GIF and TIFF are accepted";
 
-/// Reads a picture of any accepted format, told by its content and not by its name.
-pub(super) fn decode(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
-    let bytes = read(path)?;
+/// Reads and [decodes](decode) a file.
+///
+/// # Errors
+/// `not_found`, and those of [`decode`].
+pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
+    decode(&read(path)?, channels)
+}
+
+/// Decodes a picture of any accepted format, told by its content and not by its name, to RGB (`channels` 3) or
+/// luma (1).
+///
+/// # Errors
+/// `unsupported_format`, `decode_failed` or `too_large`.
+pub fn decode(bytes: &[u8], channels: usize) -> Result<Pixels, ImageError> {
     // Decoders read hostile files: should one panic, that is this picture's error and no other's.
-    let picture = catch_unwind(AssertUnwindSafe(|| picture(&bytes)))
+    let picture = catch_unwind(AssertUnwindSafe(|| picture(bytes)))
         .unwrap_or_else(|_| Err(refuse("decode_failed", "the file is damaged: its decoder gave up")))?;
     let (height, width) = (picture.height() as usize, picture.width() as usize);
     let bytes = if channels == 1 { luma(picture) } else { picture.into_rgb8().into_raw() };

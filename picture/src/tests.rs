@@ -1,12 +1,12 @@
-//! Pictures of every kind against what Pillow makes of them. `worker/tests/golden/pictures.py` made the files.
+//! Pictures of every kind against what Pillow makes of them. `picture/tests/golden/pictures.py` made the files.
 
 mod hostile;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
 use proptest::prelude::*;
+use safetensors::SafeTensors;
 use shared::contract::{Filter, Preprocessing, Resize};
 
 use super::*;
@@ -15,18 +15,15 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures").join(name)
 }
 
-fn expected() -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(golden("expected.safetensors"), &Device::Cpu).expect("tensors")
-}
-
-fn bytes(tensor: &Tensor) -> Vec<u8> {
-    tensor.flatten_all().and_then(|t| t.to_vec1()).expect("bytes")
-}
-
-fn pixels(tensor: &Tensor) -> Pixels {
-    let (height, width) = (tensor.dims()[0], tensor.dims()[1]);
-    let channels = tensor.dims().get(2).copied().unwrap_or(1);
-    Pixels { height, width, channels, bytes: bytes(tensor) }
+/// What Pillow makes of them, by name.
+fn expected() -> HashMap<String, Pixels> {
+    let file = std::fs::read(golden("expected.safetensors")).expect("a file");
+    let tensors = SafeTensors::deserialize(&file).expect("tensors");
+    let pixels = |tensor: safetensors::tensor::TensorView<'_>| {
+        let (shape, bytes) = (tensor.shape(), tensor.data().to_vec());
+        Pixels { height: shape[0], width: shape[1], channels: shape.get(2).copied().unwrap_or(1), bytes }
+    };
+    tensors.iter().map(|(name, tensor)| (name.to_owned(), pixels(tensor))).collect()
 }
 
 /// The largest difference of two pictures of one size, and the mean one.
@@ -57,17 +54,16 @@ fn every_kind_of_picture_becomes_what_pillow_makes_of_it() {
     let expected = expected();
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for (name, tensor) in &expected {
+    for (name, wanted) in &expected {
         let Some((name, channels)) =
             name.strip_suffix("/rgb").map(|n| (n, 3)).or(name.strip_suffix("/luma").map(|n| (n, 1)))
         else {
             continue;
         };
         seen += 1;
-        match decode(&golden(name), channels) {
+        match load(&golden(name), channels) {
             Err(error) => wrong.push(format!("{name}: {error:?}")),
             Ok(found) => {
-                let wanted = pixels(tensor);
                 assert_eq!((found.height, found.width), (wanted.height, wanted.width), "{name}");
                 let (most, mean) = difference(&found.bytes, &wanted.bytes);
                 let accepted = tolerance(name);
@@ -85,7 +81,7 @@ fn every_kind_of_picture_becomes_what_pillow_makes_of_it() {
 #[test]
 fn pictures_are_resized_as_pillow_does() {
     let expected = expected();
-    let source = pixels(&expected["resize/source"]);
+    let source = expected["resize/source"].clone();
     let rgb_to_luma = |[r, g, b]: &[u8; 3]| {
         u8::try_from((u32::from(*r) * 19595 + u32::from(*g) * 38470 + u32::from(*b) * 7471 + 0x8000) >> 16)
     };
@@ -94,10 +90,9 @@ fn pictures_are_resized_as_pillow_does() {
     let filters = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos];
     for (filter, name) in filters.into_iter().zip(["nearest", "bilinear", "bicubic", "lanczos"]) {
         for (kind, source) in [("resize", &source), ("resize-luma", &luma)] {
-            for (size, tensor) in
-                expected.iter().filter_map(|(n, t)| Some((n.strip_prefix(&format!("{kind}/{name}/"))?, t)))
+            for (size, wanted) in
+                expected.iter().filter_map(|(n, p)| Some((n.strip_prefix(&format!("{kind}/{name}/"))?, p)))
             {
-                let wanted = pixels(tensor);
                 let size_asked = [wanted.height, wanted.width];
                 let found = fit(source.clone(), size_asked, &how(None, filter)).expect("a picture");
                 let planes = source.channels;

@@ -2,14 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::super::decode::decode;
 use super::golden;
+use crate::{decode, load};
 
 /// The code of what becomes of a file with this content.
 fn code(content: &[u8]) -> String {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), content).expect("a file");
-    decode(file.path(), 3).map_or_else(|error| error.code, |_| "decoded".into())
+    decode(content, 3).map_or_else(|error| error.code, |_| "decoded".into())
 }
 
 fn files() -> Vec<(String, Vec<u8>)> {
@@ -57,7 +55,7 @@ fn other_files_are_refused_by_what_they_are() {
     assert_eq!(code(b"%PDF-1.7"), "unsupported_format");
     assert_eq!(code(b"\0\0\0\x1cftypavif"), "unsupported_format");
     assert_eq!(code(b"GIF89a"), "decode_failed");
-    assert_eq!(decode(std::path::Path::new("no-such-file"), 3).expect_err("refused").code, "not_found");
+    assert_eq!(load(std::path::Path::new("no-such-file"), 3).expect_err("refused").code, "not_found");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{MOST_PIXELS, Pixels, refuse};
 ///
 /// # Errors
 /// `too_large`: the resized picture would be, because one edge is so much longer than the other.
-pub(super) fn fit(
+pub fn fit(
     picture: Pixels,
     [height, width]: [usize; 2],
     preprocessing: &Preprocessing,
