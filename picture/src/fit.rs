@@ -10,11 +10,7 @@ use super::{MOST_PIXELS, Pixels, refuse};
 ///
 /// # Errors
 /// `too_large`: the resized picture would be, because one edge is so much longer than the other.
-pub fn fit(
-    picture: Pixels,
-    [height, width]: [usize; 2],
-    preprocessing: &Preprocessing,
-) -> Result<Vec<u8>, ImageError> {
+pub fn fit(picture: Pixels, [height, width]: [usize; 2], preprocessing: &Preprocessing) -> Result<Vec<u8>, ImageError> {
     let size = resized([picture.height, picture.width], preprocessing.resize, [height, width]);
     if size[0] * size[1] > MOST_PIXELS {
         let (from, to) = (picture.height.max(picture.width), size[0].max(size[1]));

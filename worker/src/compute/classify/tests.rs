@@ -4,6 +4,7 @@ mod squeezenet;
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::json;
+use shared::contract::Resize;
 
 use super::*;
 use crate::compute::tests::Fixture;
@@ -154,7 +155,7 @@ fn a_model_whose_parts_do_not_fit_is_refused() {
     assert!(refused(&wrong).contains("rescale 0"));
     wrong = model(&[1, 8, 8], &layers, 3);
     wrong.preprocessing.resize = Some(Resize::Exact([8, 0]));
-    assert!(refused(&wrong).contains("resizes to [8, 0]"));
+    assert!(refused(&wrong).contains("`preprocessing.resize` is 0 pixels"));
     assert!(refused(&model(&[1, 8, 8], &layers, 3)).contains("cannot read"));
 }
 
