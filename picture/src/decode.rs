@@ -11,7 +11,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageDecoder as _, ImageError as Fault, ImageFormat, ImageReader, Limits};
 use shared::contract::ImageError;
 
-use super::{MOST_PIXELS, Pixels, refuse};
+use super::{MOST_PIXELS, Pixels, jpeg, palette, refuse};
 
 /// The longest edge, in pixels: PNG's decoder checks nothing else before it reads on.
 const LONGEST_EDGE: u32 = 1 << 15;
@@ -36,8 +36,8 @@ pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
 /// `unsupported_format`, `decode_failed` or `too_large`.
 pub fn decode(bytes: &[u8], channels: usize) -> Result<Pixels, ImageError> {
     // Decoders read hostile files: should one panic, that is this picture's error and no other's.
-    let picture = catch_unwind(AssertUnwindSafe(|| picture(bytes)))
-        .unwrap_or_else(|_| Err(refuse("decode_failed", "the file is damaged: its decoder gave up")))?;
+    let picture =
+        catch_unwind(AssertUnwindSafe(|| picture(bytes))).unwrap_or_else(|_| Err(damaged("its decoder gave up")))?;
     let (height, width) = (picture.height() as usize, picture.width() as usize);
     let bytes = if channels == 1 { luma(picture) } else { picture.into_rgb8().into_raw() };
     Ok(Pixels { height, width, channels, bytes })
@@ -66,22 +66,21 @@ fn picture(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
         None if bytes.is_empty() => return Err(refuse("unsupported_format", "the file is empty")),
         None => return Err(refuse("unsupported_format", format!("the file is no picture that is known: {ACCEPTED}"))),
     };
+    if format == ImageFormat::Jpeg {
+        return jpeg::decode(bytes);
+    }
+    if format == ImageFormat::Tiff
+        && let Some(decoded) = palette::decode(bytes)
+    {
+        return decoded;
+    }
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_EDGE), Some(LONGEST_EDGE));
     limits.max_alloc = Some(MOST_MEMORY);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(refusal)?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(refuse("decode_failed", format!("the file is damaged: it has {width} x {height} pixels")));
-    }
-    if u64::from(width) * u64::from(height) > MOST_PIXELS || decoder.total_bytes() > MOST_MEMORY {
-        return Err(too_large(&format!("it has {width} x {height} pixels")));
-    }
-    // Its decoder would fill up what is missing with grey.
-    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
-        return Err(refuse("decode_failed", "the file is cut short: it ends before the picture does"));
-    }
+    check_size([width, height], decoder.total_bytes())?;
     // An orientation that cannot be read is none.
     let orientation = decoder.orientation().ok();
     let mut picture = DynamicImage::from_decoder(decoder).map_err(refusal)?;
@@ -91,28 +90,23 @@ fn picture(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
     Ok(picture)
 }
 
-/// Whether a JPEG's end is there (ITU-T T.81, annex B). What lies behind it does not matter.
-fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(found) = bytes.get(at..).and_then(|rest| rest.windows(2).position(is_marker)) {
-        at += found + 2;
-        match bytes[at - 1] {
-            0xd9 => return true,
-            // Restarts and the like have no length.
-            0x01 | 0xd0..=0xd8 => {}
-            _ => match bytes.get(at..at + 2) {
-                // Over the segment: a thumbnail in it has an end of its own.
-                Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2),
-                None => return false,
-            },
-        }
+/// Refuses a picture by its header, before it takes memory.
+pub(super) fn check_size([width, height]: [u32; 2], memory: u64) -> Result<(), ImageError> {
+    if width == 0 || height == 0 {
+        return Err(damaged(format!("it has {width} x {height} pixels")));
     }
-    false
+    if width.max(height) > LONGEST_EDGE || u64::from(width) * u64::from(height) > MOST_PIXELS || memory > MOST_MEMORY {
+        return Err(too_large(&format!("it has {width} x {height} pixels")));
+    }
+    Ok(())
 }
 
-/// Not fill (`ff ff`), nor a byte of the picture that happens to be `ff` (`ff 00`).
-fn is_marker(pair: &[u8]) -> bool {
-    pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff)
+pub(super) fn damaged(how: impl std::fmt::Display) -> ImageError {
+    refuse("decode_failed", format!("the file is damaged: {how}"))
+}
+
+pub(super) fn cut_short() -> ImageError {
+    refuse("decode_failed", "the file is cut short: it ends before the picture does")
 }
 
 /// Luma by ITU-R 601-2, in PIL's fixed point: `(299 R + 587 G + 114 B) / 1000`, rounded.
@@ -131,10 +125,8 @@ fn refusal(fault: Fault) -> ImageError {
         Fault::Unsupported(fault) => {
             refuse("unsupported_format", format!("{fault}: save it as a plain PNG or JPEG; {ACCEPTED}"))
         }
-        Fault::IoError(fault) if fault.kind() == ErrorKind::UnexpectedEof => {
-            refuse("decode_failed", "the file is cut short: it ends before the picture does")
-        }
-        fault => refuse("decode_failed", format!("the file is damaged: {fault}")),
+        Fault::IoError(fault) if fault.kind() == ErrorKind::UnexpectedEof => cut_short(),
+        fault => damaged(fault),
     }
 }
 

@@ -1,5 +1,5 @@
-//! From a picture of any size to a network's input: resized as Pillow does, then cropped as torchvision
-//! does.
+//! From a picture of any size to a network's input: resized as Pillow does, then cropped in the
+//! middle.
 
 use shared::contract::{ImageError, Preprocessing, Resize};
 
@@ -67,9 +67,7 @@ struct Begin {
     zeros: usize,
 }
 
-/// As torchvision's `center_crop`: a half pixel is rounded to the even one.
+/// As Hugging Face's `center_crop`: half a pixel is cut off. (torchvision's rounds it to the even one.)
 fn begin(have: usize, want: usize) -> Begin {
-    let spare = have.saturating_sub(want);
-    let half = spare / 2;
-    Begin { skipped: half + (spare & half & 1), zeros: want.saturating_sub(have) / 2 }
+    Begin { skipped: have.saturating_sub(want) / 2, zeros: want.saturating_sub(have) / 2 }
 }

@@ -3,6 +3,8 @@
 
 mod decode;
 mod fit;
+mod jpeg;
+mod palette;
 mod resample;
 #[cfg(test)]
 mod tests;

@@ -38,11 +38,10 @@ fn how(resize: Option<Resize>, filter: Filter) -> Preprocessing {
     Preprocessing { resize, filter, ..Preprocessing::standard(vec![0.5; 3], vec![0.5; 3]) }
 }
 
-/// How far decoders may be apart: no two JPEG decoders round alike, and upsampling of colour is each one's own.
+/// How far decoders may be apart.
 fn tolerance(name: &str) -> (u8, f64) {
     match name {
-        "sampled.jpg" | "lossy.webp" => (24, 3.0),
-        name if name.ends_with(".jpg") => (4, 1.0),
+        "lossy.webp" => (24, 3.0),
         "cmyk.tif" | "grey16.tif" => (1, 1.0),
         name if name.contains("16.png") => (1, 1.0),
         _ => (0, 0.0),
@@ -75,7 +74,7 @@ fn every_kind_of_picture_becomes_what_pillow_makes_of_it() {
     }
     wrong.sort();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(seen > 80, "{seen}");
+    assert!(seen > 86, "{seen}");
 }
 
 #[test]
@@ -112,9 +111,9 @@ fn columns(height: usize, width: usize) -> Pixels {
 }
 
 #[test]
-fn the_middle_is_cut_as_torchvision_does() {
-    // Widths, and the first column of the crop: Python's round(2.5) is 2, round(3.5) is 4.
-    for (width, crop, first) in [(10, 10, 0), (10, 8, 1), (13, 8, 2), (15, 8, 4), (11, 8, 2), (9, 8, 0)] {
+fn the_middle_is_cut_and_half_a_pixel_is_cut_off() {
+    // Widths, and the first column of the crop.
+    for (width, crop, first) in [(10, 10, 0), (10, 8, 1), (13, 8, 2), (15, 8, 3), (11, 8, 1), (9, 8, 0)] {
         let size = Resize::Exact([3, width as u32]);
         let found = fit(columns(3, width), [3, crop], &how(Some(size), Filter::Bilinear)).expect("a picture");
         assert_eq!(usize::from(found[0]), first, "{width} to {crop}");

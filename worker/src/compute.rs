@@ -23,7 +23,7 @@ use std::path::Path;
 
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
-pub use classify::Classifier;
+pub use classify::{Classifier, PictureReader};
 pub use evaluate::evaluate;
 pub use machine::{keep_pages, set_threads, simd_path};
 pub use trainer::train;

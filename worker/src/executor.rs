@@ -1,10 +1,12 @@
-//! An executor, seen from its supervisor: a child process that computes one order at a time.
+//! An executor, seen from its supervisor: a child process that carries out one order after the other.
 //!
 //! It has no credentials (an empty environment) and no network (a system-call filter), and it may
 //! die: then [`Executor::run`] says of what. It ends by itself when its standard input closes, so it
 //! never outlives its supervisor.
 
+mod ahead;
 mod child;
+mod models;
 mod sandbox;
 mod wire;
 
@@ -16,12 +18,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use child::run_if_asked;
-pub use wire::{Order, Report, Say};
+pub use wire::{Classify, Order, Report, Say};
 
 /// The first argument that makes a binary an executor instead of itself.
 pub const ARGUMENT: &str = "--gannet-executor";
@@ -40,7 +43,7 @@ pub struct ExecutorSettings {
 }
 
 /// Why an executor no longer answers.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Death {
     /// It could not be started.
     #[error("cannot start the executor `{program}`")]
@@ -48,7 +51,7 @@ pub enum Death {
         /// The program.
         program: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// It ended by itself.
     #[error("the executor died: {how}{said}")]
@@ -64,6 +67,9 @@ pub enum Death {
     /// The caller no longer wanted its answer and it was killed.
     #[error("the executor was killed because its job was given up")]
     GivenUp,
+    /// It had another order, too, and it is not known whose fault it was.
+    #[error("{0} (with another job in hand)")]
+    InCompany(Box<Death>),
 }
 
 /// Time for a new executor to take orders: generous, since a loaded machine may swap.
@@ -73,15 +79,28 @@ const KEPT_LINES: usize = 20;
 /// Characters of each.
 const LONGEST_LINE: usize = 500;
 
-/// A running executor.
+/// A running executor. It carries out orders in the order in which they are sent, one at a time, and reads the
+/// pictures of the next one meanwhile.
 #[derive(Debug)]
 pub struct Executor {
-    child: Child,
-    orders: ChildStdin,
-    says: Lines<BufReader<ChildStdout>>,
-    errors: Arc<Mutex<VecDeque<String>>>,
-    reader: JoinHandle<()>,
-    stall: Duration,
+    id: u32,
+    /// Held while an order is sent, so that orders and `waiting` have the same order.
+    orders: tokio::sync::Mutex<ChildStdin>,
+    waiting: Arc<Mutex<Waiting>>,
+    /// Cancelled to kill it, and when this is dropped.
+    kill: CancellationToken,
+    _killed_with_me: DropGuard,
+}
+
+/// Who waits for what an executor says.
+#[derive(Debug)]
+struct Waiting {
+    /// The first one's order is being carried out.
+    callers: VecDeque<mpsc::UnboundedSender<Say>>,
+    /// When it last said something, or was sent an order while it had none.
+    heard: Instant,
+    /// What it died of, and how many orders it had then.
+    fate: Option<(Death, usize)>,
 }
 
 impl Executor {
@@ -97,71 +116,172 @@ impl Executor {
             command.env("GANNET_UNSANDBOXED", "1");
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let failed = |source| Death::Start { program: settings.program.clone(), source };
+        let failed = |source| Death::Start { program: settings.program.clone(), source: Arc::new(source) };
         let mut child = command.spawn().map_err(failed)?;
+        let id = child.id().expect("not waited for yet");
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(orders), Some(stdout), Some(stderr)) = pipes else { unreachable!("all three were piped") };
+        let (ready, mut hear) = mpsc::unbounded_channel();
+        let waiting = Waiting { callers: [ready].into(), heard: Instant::now(), fate: None };
+        let waiting = Arc::new(Mutex::new(waiting));
+        let kill = CancellationToken::new();
         let errors = Arc::new(Mutex::new(VecDeque::new()));
-        let reader = tokio::spawn(keep_lines(stderr, Arc::clone(&errors)));
-        let says = BufReader::new(stdout).lines();
-        let mut executor = Self { child, orders, says, errors, reader, stall: settings.stall };
-        match timeout(START, executor.hear()).await {
+        let listener = Listener {
+            child,
+            says: BufReader::new(stdout).lines(),
+            reader: tokio::spawn(keep_lines(stderr, Arc::clone(&errors))),
+            errors,
+            waiting: Arc::clone(&waiting),
+            stall: settings.stall,
+        };
+        tokio::spawn(listener.run(kill.clone()));
+        let orders = tokio::sync::Mutex::new(orders);
+        let executor = Self { id, orders, waiting, _killed_with_me: kill.clone().drop_guard(), kill };
+        match timeout(START, hear.recv()).await {
             Ok(Some(Say::Ready)) => Ok(executor),
-            Ok(_) => Err(executor.death().await),
-            Err(_) => Err(executor.kill(Death::Stalled(START)).await),
+            Ok(_) => Err(executor.death()),
+            Err(_) => Err(Death::Stalled(START)),
         }
     }
 
-    /// Whether it still runs; one that died while it was idle is nobody's fault.
-    pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Its process's id.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
-    /// Carries out one order and returns its report and the processor time in milliseconds.
+    /// Whether it still runs; one that died while it was idle is nobody's fault.
+    pub fn is_alive(&self) -> bool {
+        self.waiting.lock().expect("no panic holds it").fate.is_none()
+    }
+
+    /// Has one order carried out, after those sent before it, and returns its report and the processor time in
+    /// milliseconds.
     ///
     /// `each` hears how it moves on. `pause` asks training for a checkpoint at the next step;
     /// `give_up` kills.
     ///
     /// # Errors
-    /// The executor is dead: start another.
+    /// The executor is dead: start another. [`Death::InCompany`] if it had another order, too.
     pub async fn run(
-        &mut self,
+        &self,
         order: &Order,
         each: &mut (dyn FnMut(Say) + Send),
         pause: &CancellationToken,
         give_up: &CancellationToken,
     ) -> Result<(u64, Report), Death> {
-        if self.send(order).await.is_err() {
-            return Err(self.death().await);
+        let (caller, mut hear) = mpsc::unbounded_channel();
+        tokio::select! {
+            sent = self.send(order, Some(caller)) => sent?,
+            () = give_up.cancelled() => return Err(self.give_up(&mut hear).await),
         }
         let mut asked_to_pause = false;
         loop {
             tokio::select! {
-                said = timeout(self.stall, self.hear()) => match said {
-                    Ok(Some(Say::Report { cpu_ms, report })) => return Ok((cpu_ms, report)),
-                    Ok(Some(said)) => each(said),
-                    Ok(None) => return Err(self.death().await),
-                    Err(_) => return Err(self.kill(Death::Stalled(self.stall)).await),
+                said = hear.recv() => match said {
+                    Some(Say::Report { cpu_ms, report }) => return Ok((cpu_ms, report)),
+                    Some(said) => each(said),
+                    None => return Err(self.death()),
                 },
                 () = pause.cancelled(), if !asked_to_pause => {
                     asked_to_pause = true;
-                    if self.send(&Order::Pause).await.is_err() {
-                        return Err(self.death().await);
-                    }
+                    self.send(&Order::Pause, None).await?;
                 }
-                () = give_up.cancelled() => return Err(self.kill(Death::GivenUp).await),
+                () = give_up.cancelled() => return Err(self.give_up(&mut hear).await),
             }
         }
     }
 
-    async fn send(&mut self, order: &Order) -> std::io::Result<()> {
+    /// Fails when the executor was dead before. When it dies now, its [`Listener`] tells.
+    async fn send(&self, order: &Order, caller: Option<mpsc::UnboundedSender<Say>>) -> Result<(), Death> {
         let mut line = serde_json::to_vec(order).expect("an order is plain data");
         line.push(b'\n');
-        self.orders.write_all(&line).await?;
-        self.orders.flush().await
+        let mut orders = self.orders.lock().await;
+        if let Some(caller) = caller {
+            let mut waiting = self.waiting.lock().expect("no panic holds it");
+            if let Some((death, _)) = &waiting.fate {
+                return Err(Death::InCompany(Box::new(death.clone())));
+            }
+            if waiting.callers.is_empty() {
+                waiting.heard = Instant::now();
+            }
+            waiting.callers.push_back(caller);
+        }
+        let _ = orders.write_all(&line).await;
+        let _ = orders.flush().await;
+        Ok(())
+    }
+
+    /// Kills it, and waits until it is dead.
+    async fn give_up(&self, hear: &mut mpsc::UnboundedReceiver<Say>) -> Death {
+        self.kill.cancel();
+        while hear.recv().await.is_some() {}
+        Death::GivenUp
+    }
+
+    fn death(&self) -> Death {
+        match &self.waiting.lock().expect("no panic holds it").fate {
+            Some((death, ..=1)) => death.clone(),
+            Some((death, _)) => Death::InCompany(Box::new(death.clone())),
+            None => Death::Died { how: "it talks nonsense".into(), said: String::new() },
+        }
+    }
+}
+
+/// Owns the process, and hands what it says to whoever waits.
+struct Listener {
+    child: Child,
+    says: Lines<BufReader<ChildStdout>>,
+    errors: Arc<Mutex<VecDeque<String>>>,
+    reader: JoinHandle<()>,
+    waiting: Arc<Mutex<Waiting>>,
+    stall: Duration,
+}
+
+impl Listener {
+    async fn run(mut self, kill: CancellationToken) {
+        let death = loop {
+            let overdue = self.overdue();
+            tokio::select! {
+                said = timeout_at(overdue, self.hear()) => match said {
+                    Ok(Some(said)) => self.hand_on(said),
+                    Ok(None) => break self.death().await,
+                    // An order may have come since.
+                    Err(_) if self.overdue() > overdue => {}
+                    Err(_) => break self.kill(Death::Stalled(self.stall)).await,
+                },
+                () = kill.cancelled() => break self.kill(Death::GivenUp).await,
+            }
+        };
+        let mut waiting = self.waiting.lock().expect("no panic holds it");
+        waiting.fate = Some((death, waiting.callers.len()));
+        // Whoever waits hears that nothing more comes.
+        waiting.callers.clear();
+    }
+
+    /// When it will have been silent for too long. One that has nothing to do may be silent.
+    fn overdue(&self) -> Instant {
+        let mut waiting = self.waiting.lock().expect("no panic holds it");
+        if waiting.callers.is_empty() {
+            waiting.heard = Instant::now();
+        }
+        waiting.heard + self.stall
+    }
+
+    fn hand_on(&self, said: Say) {
+        let mut waiting = self.waiting.lock().expect("no panic holds it");
+        waiting.heard = Instant::now();
+        let is_last = matches!(said, Say::Ready | Say::Report { .. });
+        if let Some(caller) = waiting.callers.front() {
+            // Fails when the caller has gone: then nobody wants to know.
+            let _ = caller.send(said);
+        }
+        if is_last {
+            waiting.callers.pop_front();
+        }
     }
 
     /// The next thing it says; `None` when it is dead or talks nonsense, which only a broken one does.
+    /// May be dropped while it waits.
     async fn hear(&mut self) -> Option<Say> {
         let line = self.says.next_line().await.ok()??;
         serde_json::from_str(&line).ok()

@@ -9,6 +9,7 @@ pub mod compute;
 pub mod executor;
 pub mod protocol;
 pub mod receive;
+pub mod scratch;
 pub mod settings;
 pub mod settle;
 pub mod step;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use shared::contract::Kind;
 use shared::queue::{Deliveries, QueueError};
 use tokio::time::timeout;
@@ -14,9 +15,9 @@ use crate::supervisor::Context;
 /// A slot changes over to another kind when its queue has been empty for so long.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Jobs a slot holds beyond the one it computes. A trial that waits in a slot's hands is a trial that
-/// no other slot can have; a batch is short.
-fn prefetch(kind: Kind) -> u16 {
+/// Jobs a slot has in hand at once. A trial that waits in a slot's hands is a trial that no other slot can have; a
+/// batch is short, and while one is computed the next one's pictures are fetched and read.
+fn in_hand(kind: Kind) -> u16 {
     match kind {
         Kind::Trial => 1,
         Kind::Batch => 2,
@@ -28,10 +29,10 @@ fn prefetch(kind: Kind) -> u16 {
 /// # Errors
 /// The store or the queue refuses this worker: it can do nothing here.
 pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fault> {
-    let mut warm = Warm::default();
+    let warm = Warm::default();
     let kinds = &context.settings.kinds;
     for kind in kinds.iter().cycle() {
-        match take(context, *kind, &mut warm, drain).await {
+        match take(context, *kind, &warm, drain).await {
             Ok(()) if drain.is_cancelled() => return Ok(()),
             Ok(()) => {}
             Err(Fault::Lost) => {
@@ -51,25 +52,33 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
 }
 
 /// Takes jobs of one kind until there are none for a while.
-async fn take(context: &Context, kind: Kind, warm: &mut Warm, drain: &CancellationToken) -> Result<(), Fault> {
+async fn take(context: &Context, kind: Kind, warm: &Warm, drain: &CancellationToken) -> Result<(), Fault> {
     let mut deliveries = consume(context, kind, drain).await?;
-    loop {
-        let next = tokio::select! {
+    let mut settling = FuturesUnordered::new();
+    let mut ended = loop {
+        let has_room = settling.len() < usize::from(in_hand(kind));
+        tokio::select! {
             biased;
-            () = drain.cancelled() => return Ok(()),
-            next = timeout(IDLE, deliveries.next()) => next,
-        };
-        match next {
-            Ok(delivery) => settle(context, warm, delivery?, drain).await?,
-            Err(_) if context.settings.kinds.len() > 1 => return Ok(()),
-            Err(_) => {}
+            () = drain.cancelled() => break Ok(()),
+            Some(settled) = settling.next() => if let Err(fault) = settled { break Err(fault) },
+            next = timeout(IDLE, deliveries.next()), if has_room => match next {
+                Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain)),
+                Ok(Err(error)) => break Err(error.into()),
+                Err(_) if settling.is_empty() && context.settings.kinds.len() > 1 => break Ok(()),
+                Err(_) => {}
+            },
         }
+    };
+    // What is in hand is settled before the slot does anything else.
+    while let Some(settled) = settling.next().await {
+        ended = ended.and(settled);
     }
+    ended
 }
 
 async fn consume(context: &Context, kind: Kind, drain: &CancellationToken) -> Result<Box<dyn Deliveries>, Fault> {
     loop {
-        match context.queue.consume(kind, prefetch(kind)).await {
+        match context.queue.consume(kind, in_hand(kind)).await {
             Err(error @ QueueError::Unreachable { .. }) if !drain.is_cancelled() => {
                 tokio::select! {
                     () = context.patience.wait(&error) => {}

@@ -1,10 +1,8 @@
 //! Carries a delivery through the [protocol](crate::protocol): the only place that acknowledges, and
 //! only after the result is committed and its publication confirmed.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use shared::contract::{
@@ -19,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::{self, CheckpointRecord};
 use crate::executor::Report;
 use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
+use crate::scratch::Scratch;
 use crate::step::{self, Ended, Finished, Stops, Warm};
 use crate::supervisor::Context;
 
@@ -53,7 +52,7 @@ const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
 /// It could not be settled here; it will be delivered again, and nothing is lost.
 pub async fn settle(
     context: &Context,
-    warm: &mut Warm,
+    warm: &Warm,
     delivery: Delivery,
     drain: &CancellationToken,
 ) -> Result<(), Fault> {
@@ -112,7 +111,7 @@ struct Hands<'a> {
     context: &'a Context,
     job: &'a Job,
     letter: &'a Letter,
-    warm: &'a mut Warm,
+    warm: &'a Warm,
     stops: Stops,
     preemptions: u32,
     ended: Option<(Ended, step::Spent)>,
@@ -261,9 +260,9 @@ impl Hands<'_> {
             self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
             return Ok(Answer::Computed(Computed::Mistaken));
         }
-        let scratch = Scratch::new(&self.context.scratch.path)?;
+        let scratch = self.context.scratch.folder().map_err(|error| Fault::Machine(error.into()))?;
         let (ended, mut spent) =
-            step::run(self.context, self.job, resume.as_ref(), self.warm, &scratch.0, &self.stops).await;
+            step::run(self.context, self.job, resume.as_ref(), self.warm, scratch.path(), &self.stops).await;
         self.scratch = Some(scratch);
         if let Some(record) = &resume {
             spent.durations = sum_durations(spent.durations, record.durations);
@@ -460,24 +459,4 @@ fn sum_durations(a: Durations, b: Durations) -> Durations {
 
 fn sum_costs(a: Cost, b: Cost) -> Cost {
     Cost { cpu_ms: a.cpu_ms + b.cpu_ms, bytes_fetched: a.bytes_fetched + b.bytes_fetched }
-}
-
-/// A folder of one delivery's own, removed with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(parent: &std::path::Path) -> Result<Self, Fault> {
-        let path = parent.join(uuid::Uuid::new_v4().to_string());
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("create the scratch folder `{}`", path.display()))
-            .map_err(Fault::Machine)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Left over: swept when the next worker starts.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,6 +1,7 @@
 //! One job's step: fetch what it names, compute, hand back the outcome. Knows no broker.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::contract::{
@@ -10,13 +11,14 @@ use shared::contract::{
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError};
 use shared::strict;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheError, Cached};
 use crate::cancel;
 use crate::commit::CheckpointRecord;
-use crate::executor::{Death, Executor, Order, Report, Say};
+use crate::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
 use crate::supervisor::Context;
 
 /// What stops a step.
@@ -75,8 +77,32 @@ pub struct Spent {
 }
 
 /// A slot's executor, started when first needed and kept warm.
-#[derive(Debug, Default)]
-pub struct Warm(Option<Executor>);
+#[derive(Debug)]
+pub struct Warm {
+    executor: Mutex<Option<Arc<Executor>>>,
+    /// A place for each order that may be with the executor.
+    room: Semaphore,
+}
+
+/// Orders that an executor may have: one that it computes, one whose pictures it reads meanwhile.
+const ROOM: u32 = 2;
+
+impl Default for Warm {
+    fn default() -> Self {
+        Self { executor: Mutex::default(), room: Semaphore::new(ROOM as usize) }
+    }
+}
+
+impl Warm {
+    /// The executor, another one if it has died.
+    async fn executor(&self, settings: &ExecutorSettings) -> Result<Arc<Executor>, Death> {
+        let mut held = self.executor.lock().await;
+        match held.as_ref().filter(|executor| executor.is_alive()) {
+            Some(executor) => Ok(Arc::clone(executor)),
+            None => Ok(Arc::clone(held.insert(Arc::new(Executor::start(settings).await?)))),
+        }
+    }
+}
 
 /// How long a drain waits for a checkpoint before it kills the executor and gives the job back.
 const GRACE: Duration = Duration::from_secs(8);
@@ -86,7 +112,7 @@ pub async fn run(
     context: &Context,
     job: &Job,
     resume: Option<&CheckpointRecord>,
-    warm: &mut Warm,
+    warm: &Warm,
     scratch: &Path,
     stops: &Stops,
 ) -> (Ended, Spent) {
@@ -111,14 +137,14 @@ struct Step<'a> {
 type Early<T> = Result<T, Ended>;
 
 impl Step<'_> {
-    async fn run(&mut self, resume: Option<&CheckpointRecord>, warm: &mut Warm) -> Early<Ended> {
+    async fn run(&mut self, resume: Option<&CheckpointRecord>, warm: &Warm) -> Early<Ended> {
         match &self.job.work {
             Work::Trial(trial) => self.trial(trial, resume, warm).await,
             Work::Batch(batch) => self.batch(batch, warm).await,
         }
     }
 
-    async fn trial(&mut self, trial: &Trial, resume: Option<&CheckpointRecord>, warm: &mut Warm) -> Early<Ended> {
+    async fn trial(&mut self, trial: &Trial, resume: Option<&CheckpointRecord>, warm: &Warm) -> Early<Ended> {
         let dataset: Dataset = self.manifest(&trial.data.dataset).await?;
         dataset.check().map_err(|problem| invalid(format!("the dataset `{}`: {problem}", trial.data.dataset.key)))?;
         let split = |name| dataset.split(name).map_err(|problem| invalid(problem.to_string()));
@@ -160,12 +186,12 @@ impl Step<'_> {
         })
     }
 
-    async fn batch(&mut self, batch: &Batch, warm: &mut Warm) -> Early<Ended> {
+    async fn batch(&mut self, batch: &Batch, warm: &Warm) -> Early<Ended> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
         let (images, missing) = self.images(batch).await?;
-        let order =
-            Order::Classify { model: Box::new(model), weights, images, top_k: batch.top_k, threshold: batch.threshold };
+        let (top_k, threshold) = (batch.top_k, batch.threshold);
+        let order = Order::Classify(Box::new(Classify { model, weights, images, top_k, threshold }));
         let Report::Classified(mut classified) = self.compute(&order, warm).await? else { return Err(nonsense()) };
         // Back into the order of the job.
         for (position, outcome) in missing {
@@ -251,7 +277,7 @@ impl Step<'_> {
         Ok(path)
     }
 
-    async fn compute(&mut self, order: &Order, warm: &mut Warm) -> Early<Report> {
+    async fn compute(&mut self, order: &Order, warm: &Warm) -> Early<Report> {
         let begun = Instant::now();
         let answered = self.answer(order, warm).await;
         self.spent.durations.compute_ms += millis(begun.elapsed());
@@ -263,14 +289,26 @@ impl Step<'_> {
         }
     }
 
-    async fn answer(&mut self, order: &Order, warm: &mut Warm) -> Early<(u64, Report)> {
-        if warm.0.as_mut().is_some_and(|executor| !executor.is_alive()) {
-            warm.0 = None;
+    /// Has the order carried out. When the executor dies while it has two, whose fault it was is not known: then this
+    /// one is tried again, alone.
+    async fn answer(&mut self, order: &Order, warm: &Warm) -> Early<(u64, Report)> {
+        let mut ran = self.have_done(order, warm, 1).await?;
+        if let Err(Death::InCompany(death)) = ran {
+            tracing::warn!(job.id = %self.job.id, %death, "an executor died with two jobs: each is tried again alone");
+            ran = self.have_done(order, warm, ROOM).await?;
         }
-        let mut executor = match warm.0.take() {
-            Some(executor) => executor,
-            None => Executor::start(&self.context.settings.executor).await.map_err(Ended::NoExecutor)?,
+        ran.map_err(|death| crashed(&death))
+    }
+
+    /// Has the order carried out while it takes up so many of the executor's places. The inner error is the
+    /// executor's death.
+    async fn have_done(&mut self, order: &Order, warm: &Warm, places: u32) -> Early<Result<(u64, Report), Death>> {
+        let place = tokio::select! {
+            place = warm.room.acquire_many(places) => place.expect("never closed"),
+            () = self.stops.lost.cancelled() => return Err(Ended::Lost),
+            () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
         };
+        let executor = warm.executor(&self.context.settings.executor).await.map_err(Ended::NoExecutor)?;
         let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
         let mut each = |said: Say| {
             if let Say::Step { fraction, epoch } = said {
@@ -302,15 +340,12 @@ impl Step<'_> {
                 }
             }
         };
+        drop(place);
         match ran {
-            Ok(answer) => {
-                warm.0 = Some(executor);
-                Ok(answer)
-            }
             Err(Death::GivenUp) if cancelled => Err(Ended::Cancelled),
             Err(Death::GivenUp) if self.stops.lost.is_cancelled() => Err(Ended::Lost),
             Err(Death::GivenUp) => Err(Ended::Stopped),
-            Err(death) => Err(crashed(&death)),
+            ran => Ok(ran),
         }
     }
 

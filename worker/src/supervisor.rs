@@ -1,7 +1,6 @@
 //! The worker as a whole: starts the slots, says that it lives, listens, drains. Never computes.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use crate::cache::Cache;
 use crate::cancel::Cancels;
 use crate::executor::Executor;
 use crate::receive::slot;
+use crate::scratch::ScratchHome;
 use crate::settings::{WorkerSettings, hostname};
 use crate::settle::Fault;
 
@@ -132,46 +132,6 @@ async fn end_of(slots: &mut JoinSet<Result<(), Fault>>, drain: &CancellationToke
         tracing::error!(error = format!("{error:#}"), "this worker cannot go on: it takes no more jobs");
         fault.get_or_insert(error);
         drain.cancel();
-    }
-}
-
-/// A worker's folder for scratch folders. A lock that only a living process holds tells others that it is
-/// in use; what dead workers left is removed.
-#[derive(Debug)]
-pub struct ScratchHome {
-    /// The folder.
-    pub path: PathBuf,
-    _lock: std::fs::File,
-}
-
-impl ScratchHome {
-    fn new(parent: &Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(parent)?;
-        for entry in std::fs::read_dir(parent)? {
-            let path = entry?.path();
-            // Somebody makes it at this moment.
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-                continue;
-            }
-            let lock = std::fs::File::open(path.join("lock"));
-            if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-                let _ = std::fs::remove_dir_all(&path);
-            }
-        }
-        // Made under another name, so that nobody sees it unlocked.
-        let name = uuid::Uuid::new_v4().to_string();
-        let (young, path) = (parent.join(format!(".{name}")), parent.join(name));
-        std::fs::create_dir(&young)?;
-        let lock = std::fs::File::create(young.join("lock"))?;
-        lock.lock()?;
-        std::fs::rename(&young, &path)?;
-        Ok(Self { path, _lock: lock })
-    }
-}
-
-impl Drop for ScratchHome {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 

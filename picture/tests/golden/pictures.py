@@ -55,6 +55,28 @@ def png16(name, pixels):
     keep(name, rgb, np.array(Image.fromarray(rgb).convert("L")))
 
 
+def palette4():
+    """Pillow writes no palette of 4 bits: big-endian, two pixels a byte, the first one high."""
+    palette = BASE.quantize(16)
+    indices = np.pad(np.array(palette), ((0, 0), (0, 1)))
+    rows = (indices[:, 0::2] << 4 | indices[:, 1::2]).astype(np.uint8).tobytes()
+    colours = np.zeros((16, 3), np.uint16)
+    found = np.array(palette.getpalette(), np.uint16).reshape(-1, 3)[:16]
+    colours[: len(found)] = found * 257
+    tags = [(256, 3, 15), (257, 3, 11), (258, 3, 4), (259, 3, 1), (262, 3, 3), (273, 4, 8), (277, 3, 1), (278, 3, 11)]
+    tags += [(279, 4, len(rows)), (320, 3, None)]
+    directory = 8 + len(rows)
+    behind = directory + 2 + 12 * len(tags) + 4
+    data = b"MM\0*" + struct.pack(">I", directory) + rows + struct.pack(">H", len(tags))
+    for tag, kind, value in tags:
+        if value is None:
+            data += struct.pack(">HHII", tag, kind, 48, behind)
+        else:
+            data += struct.pack(">HHI" + ("HH" if kind == 3 else "I"), tag, kind, 1, value, *([0] if kind == 3 else []))
+    (HERE / "palette4.tif").write_bytes(data + b"\0\0\0\0" + colours.T.astype(">u2").tobytes())
+    expect("palette4.tif")
+
+
 def decoded():
     add("rgb.jpg", BASE, quality=95, subsampling=0)
     add("progressive.jpg", BASE, quality=95, subsampling=0, progressive=True)
@@ -99,6 +121,9 @@ def decoded():
     add("lzw.tif", BASE, compression="tiff_lzw")
     add("deflate.tif", BASE, compression="tiff_adobe_deflate")
     add("orientation.tif", BASE, tiffinfo={274: 6})
+    add("palette.tif", palette)
+    add("palette-lzw.tif", palette, compression="tiff_lzw", tiffinfo={274: 8})
+    palette4()
     add("rgba.tif", Image.merge("RGBA", [*BASE.split(), ALPHA]))
     add("grey.tif", BASE.convert("L"))
     add("bilevel.tif", BASE.convert("1"), compression="group4")

@@ -1,6 +1,6 @@
 //! Labelling pictures with a model.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -11,11 +11,46 @@ use super::network::{Mode, Net};
 use super::rows::Standard;
 use super::{ComputeError, weights};
 
+/// Reads pictures for a model.
+#[derive(Debug, Clone)]
+pub struct PictureReader {
+    input: [usize; 3],
+    preprocessing: Preprocessing,
+}
+
+impl PictureReader {
+    /// The reader for this model's input.
+    ///
+    /// # Errors
+    /// The input is no picture, or the preprocessing cannot be done.
+    pub fn of(model: &Model) -> Result<Self, ComputeError> {
+        let shape = model.config.input.as_slice();
+        let input = match *shape {
+            [channels @ (1 | 3), height, width] => [channels, height, width],
+            _ => return Err(invalid(model, format!("its input is {shape:?}: [1 or 3, height, width] is accepted"))),
+        };
+        let checked = model.preprocessing.check(input[0]).map_err(|problem| problem.inside("preprocessing"));
+        checked.map_err(|problem| invalid(model, problem))?;
+        Ok(Self { input, preprocessing: model.preprocessing.clone() })
+    }
+
+    /// A picture as bytes `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// Those of [`picture::read`].
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, ImageError> {
+        picture::read(path, self.input, &self.preprocessing)
+    }
+}
+
+fn invalid(model: &Model, problem: impl std::fmt::Display) -> ComputeError {
+    ComputeError::InvalidJob(format!("the model `{}`: {problem}", model.name))
+}
+
 /// A model that is ready to label pictures.
 pub struct Classifier {
     net: Net,
     input: [usize; 3],
-    preprocessing: Preprocessing,
     standard: Standard,
     labels: Vec<String>,
 }
@@ -26,44 +61,42 @@ impl Classifier {
     /// # Errors
     /// The model's parts do not fit each other, or the weights are not the model's.
     pub fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
-        let invalid = |problem: String| ComputeError::InvalidJob(format!("the model `{}`: {problem}", model.name));
-        let shape = model.config.input.as_slice();
-        let input = match *shape {
-            [channels @ (1 | 3), height, width] => [channels, height, width],
-            _ => return Err(invalid(format!("its input is {shape:?}: [1 or 3, height, width] is accepted"))),
-        };
-        let network = &model.config.network;
-        network.check(shape, model.labels.len()).map_err(|error| invalid(error.to_string()))?;
-        let list = network.parameters(shape).map_err(|error| invalid(error.to_string()))?;
-        model.preprocessing.check(input[0]).map_err(|problem| invalid(problem.inside("preprocessing").to_string()))?;
+        let PictureReader { input, preprocessing } = PictureReader::of(model)?;
+        let (network, shape) = (&model.config.network, model.config.input.as_slice());
+        network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
+        let list = network.parameters(shape).map_err(|error| invalid(model, error))?;
         let tensors = weights::read(weights, &list)?;
         let net = Net::new(network, shape, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
-        let preprocessing = model.preprocessing.clone();
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
-        Ok(Self { net, input, preprocessing, standard, labels: model.labels.clone() })
+        Ok(Self { net, input, standard, labels: model.labels.clone() })
     }
 
     /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
-    /// One entry a picture, in order: `images` are names, repeated in the outcome, and files.
+    /// One entry a picture, in order: `pictures` are names, repeated in the outcome, and what [`PictureReader::read`]
+    /// gave for each.
     ///
     /// Each picture is computed alone, so its numbers are the same to the bit in any company.
-    pub fn classify(&self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
-        let one = |(name, path): &(String, PathBuf)| {
-            let verdict = match self.scores(path) {
+    pub fn classify(
+        &self,
+        pictures: Vec<(String, Result<Vec<u8>, ImageError>)>,
+        top_k: u32,
+        threshold: f64,
+    ) -> Vec<ImageOutcome> {
+        let one = |(image, pixels): (String, Result<Vec<u8>, ImageError>)| {
+            let verdict = match pixels.and_then(|pixels| self.scores(&pixels)) {
                 Ok(scores) => ImageVerdict::Predictions(self.best(&scores, top_k as usize, threshold)),
                 Err(error) => ImageVerdict::Error(error),
             };
-            ImageOutcome { image: name.clone(), verdict }
+            ImageOutcome { image, verdict }
         };
         if rayon::current_num_threads() == 1 {
-            return images.iter().map(one).collect();
+            return pictures.into_iter().map(one).collect();
         }
-        images.par_iter().map(one).collect()
+        pictures.into_par_iter().map(one).collect()
     }
 
-    /// The softmax of a picture's logits.
-    fn scores(&self, path: &Path) -> Result<Vec<f64>, ImageError> {
-        let pixels = picture::read(path, self.input, &self.preprocessing)?;
+    /// The softmax of the logits of a picture, bytes `[channels, height, width]`.
+    fn scores(&self, pixels: &[u8]) -> Result<Vec<f64>, ImageError> {
         let mut input = Vec::with_capacity(pixels.len());
         self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
         let failed = |message: String| ImageError { code: "failed".into(), message };

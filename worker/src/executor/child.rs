@@ -2,7 +2,6 @@
 //! beyond an order's own failure ends the process, and the supervisor tells of what.
 
 use std::io::{BufRead as _, Write as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -10,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use shared::contract::ErrorReport;
 
-use super::wire::{Order, Report, Say};
+use super::ahead::{Picture, Work, read_ahead};
+use super::models::Models;
+use super::wire::{Classify, Order, Report, Say};
 use super::{ARGUMENT, sandbox};
-use crate::compute::{self, Classifier, ComputeError, Ended, Flow, Step, TrainingJob};
+use crate::compute::{self, ComputeError, Ended, Flow, Step, TrainingJob};
 
 /// Steps are told at most this often: a pipe is cheap, but not free.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -43,17 +44,23 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (sender, orders) = mpsc::channel();
     let reader_pause = Arc::clone(&pause);
     std::thread::spawn(move || read_orders(&sender, &reader_pause));
+    let (sender, work) = mpsc::sync_channel(1);
+    std::thread::spawn(move || read_ahead(orders, &sender));
     say(&Say::Ready)?;
-    let mut loaded = None;
-    for order in orders {
-        let before = cpu_time();
-        let report = carry_out(order, &pause, &mut loaded)
+    let mut models = Models::default();
+    let mut before = cpu_time();
+    for work in work {
+        let report = carry_out(work, &pause, &mut models)
             .unwrap_or_else(|error| Report::Failed(ErrorReport::of(error.code(), &error)));
         pause.store(false, Ordering::Relaxed);
-        let cpu_ms = cpu_time().saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
+        // From report to report, so that pictures that were read ahead are counted, and counted once.
+        let now = cpu_time();
+        let cpu_ms = now.saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
+        before = now;
         say(&Say::Report { cpu_ms, report })?;
     }
-    Ok(())
+    // The reading thread ends the process when its orders end; before that, the one between them died.
+    Err("the thread that reads pictures ahead has died".into())
 }
 
 /// A terminal's Ctrl-C and a service manager's stop reach every process of the group. The supervisor
@@ -98,29 +105,44 @@ fn say(said: &Say) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The model that was used last: it stays, so that a run of batches loads it once.
-type Loaded = Option<(PathBuf, Classifier)>;
-
-fn carry_out(order: Order, pause: &AtomicBool, loaded: &mut Loaded) -> Result<Report, ComputeError> {
-    match order {
-        Order::Train { trial, dataset, train, resume, out } => {
-            *loaded = None;
+fn carry_out(work: Work, pause: &AtomicBool, models: &mut Models) -> Result<Report, ComputeError> {
+    match work {
+        Work::Classify(order, pictures) => classify(&order, &pictures, models),
+        Work::Other(Order::Train { trial, dataset, train, resume, out }) => {
+            models.clear();
             let job =
                 TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
             train_job(&job, pause)
         }
-        Order::Evaluate { trial, dataset, split, checkpoint } => {
+        Work::Other(Order::Evaluate { trial, dataset, split, checkpoint }) => {
             compute::evaluate(&trial, &dataset, &split, &checkpoint).map(Report::Evaluated)
         }
-        Order::Classify { model, weights, images, top_k, threshold } => {
-            let classifier = match loaded {
-                Some((path, classifier)) if *path == weights => classifier,
-                _ => &mut loaded.insert((weights.clone(), Classifier::load(&model, Path::new(&weights))?)).1,
-            };
-            Ok(Report::Classified(classifier.classify(&images, top_k, threshold)))
-        }
-        Order::Pause => Ok(Report::Paused),
+        Work::Other(Order::Classify(_) | Order::Pause) => unreachable!("neither is passed on as it is"),
     }
+}
+
+fn classify(
+    order: &Classify,
+    pictures: &mpsc::Receiver<Vec<Picture>>,
+    models: &mut Models,
+) -> Result<Report, ComputeError> {
+    let classifier = models.get(&order.model, &order.weights)?;
+    let mut outcomes = Vec::new();
+    let mut told = Instant::now();
+    for chunk in pictures {
+        outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold));
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let fraction = outcomes.len() as f64 / order.images.len() as f64;
+            // A pipe that is broken ends this process soon.
+            let _ = say(&Say::Step { fraction, epoch: None });
+        }
+    }
+    if outcomes.len() != order.images.len() {
+        eprintln!("the thread that reads pictures ahead has died");
+        std::process::exit(2);
+    }
+    Ok(Report::Classified(outcomes))
 }
 
 fn train_job(job: &TrainingJob<'_>, pause: &AtomicBool) -> Result<Report, ComputeError> {

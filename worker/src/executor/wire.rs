@@ -35,20 +35,24 @@ pub enum Order {
         checkpoint: PathBuf,
     },
     /// Label pictures.
-    Classify {
-        /// The model's manifest.
-        model: Box<Model>,
-        /// Its weights. A model whose weights are at the same path as the last one's stays loaded.
-        weights: PathBuf,
-        /// What the producer calls each picture, and its file.
-        images: Vec<(String, PathBuf)>,
-        /// Labels a picture.
-        top_k: u32,
-        /// Lower scores are left out.
-        threshold: f64,
-    },
+    Classify(Box<Classify>),
     /// End training with a checkpoint at the next step.
     Pause,
+}
+
+/// An order to label pictures.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Classify {
+    /// The model's manifest.
+    pub model: Model,
+    /// Its weights.
+    pub weights: PathBuf,
+    /// What the producer calls each picture, and its file.
+    pub images: Vec<(String, PathBuf)>,
+    /// Labels a picture.
+    pub top_k: u32,
+    /// Lower scores are left out.
+    pub threshold: f64,
 }
 
 /// From the executor.
@@ -57,7 +61,7 @@ pub enum Order {
 pub enum Say {
     /// It takes orders.
     Ready,
-    /// Training moved on.
+    /// The order moved on.
     Step {
         /// Share that is done, 0 to 1.
         fraction: f64,

@@ -2,6 +2,8 @@
 
 mod squeezenet;
 
+use std::path::PathBuf;
+
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::json;
 use shared::contract::Resize;
@@ -19,15 +21,33 @@ fn model(input: &[usize], layers: &serde_json::Value, labels: usize) -> Model {
     .expect("a model")
 }
 
+/// A model and its reader, as an executor uses them.
+#[derive(Debug)]
+struct Whole {
+    reader: PictureReader,
+    classifier: Classifier,
+}
+
+impl Whole {
+    fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
+        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights)? })
+    }
+
+    fn classify(&self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
+        let read = |(name, path): &(String, PathBuf)| (name.clone(), self.reader.read(path));
+        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold)
+    }
+}
+
 /// A classifier of stripes, trained on the fixture's dataset.
-fn stripes() -> (Fixture, Classifier) {
+fn stripes() -> (Fixture, Whole) {
     let fixture = Fixture::new(400);
     let layers = json!([
         {"type": "conv", "filters": 4, "kernel": 3, "padding": "same"}, {"type": "relu"}, {"type": "max_pool", "kernel": 2},
         {"type": "flatten"}, {"type": "linear", "units": 3}
     ]);
     fixture.finish(&fixture.trial(layers.clone(), json!({"epochs": 4})), None, "weights");
-    let classifier = Classifier::load(&model(&[1, 8, 8], &layers, 3), &fixture.path("weights")).expect("a classifier");
+    let classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &fixture.path("weights")).expect("a classifier");
     (fixture, classifier)
 }
 
@@ -129,7 +149,7 @@ fn three_channels_are_red_green_and_blue() {
     let weights = folder.path().join("weights");
     let eye = Tensor::eye(3, DType::F32, &Device::Cpu).expect("a tensor");
     weights::write(&weights, &[("1.weight".into(), eye)], None).expect("a file");
-    let classifier = Classifier::load(&model(&[3, 2, 2], &layers, 3), &weights).expect("a classifier");
+    let classifier = Whole::load(&model(&[3, 2, 2], &layers, 3), &weights).expect("a classifier");
     for channel in 0..3 {
         let path = folder.path().join("picture.png");
         let mut pixel = [0; 3];
@@ -144,15 +164,15 @@ fn three_channels_are_red_green_and_blue() {
 fn a_model_whose_parts_do_not_fit_is_refused() {
     let layers = json!([{"type": "flatten"}, {"type": "linear", "units": 3}]);
     let path = Path::new("there-is-no-such-file");
-    let refused = |model: &Model| Classifier::load(model, path).expect_err("refused").to_string();
+    let refused = |model: &Model| Whole::load(model, path).expect_err("refused").to_string();
     assert!(refused(&model(&[2, 8, 8], &layers, 3)).contains("[1 or 3, height, width]"));
     assert!(refused(&model(&[1, 8, 8], &layers, 4)).contains("4 classes"));
     let mut wrong = model(&[1, 8, 8], &layers, 3);
     wrong.preprocessing.std = vec![0.0];
-    assert!(refused(&wrong).contains("std above 0"));
+    assert!(refused(&wrong).contains("`preprocessing.std` is [0.0]"));
     wrong = model(&[1, 8, 8], &layers, 3);
     wrong.preprocessing.rescale = 0.0;
-    assert!(refused(&wrong).contains("rescale 0"));
+    assert!(refused(&wrong).contains("`preprocessing.rescale` is 0"));
     wrong = model(&[1, 8, 8], &layers, 3);
     wrong.preprocessing.resize = Some(Resize::Exact([8, 0]));
     assert!(refused(&wrong).contains("`preprocessing.resize` is 0 pixels"));
@@ -170,9 +190,10 @@ fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
         let counter = Tensor::new(7i64, &Device::Cpu).expect("a tensor");
         weights::write(&path, &[("1.weight".into(), weight), ("1.num_batches_tracked".into(), counter)], None)
             .expect("a file");
-        let classifier = Classifier::load(&model(&[1, 8, 8], &layers, 3), &path)?;
+        let classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &path)?;
         let (_, path) = picture(&fixture, "p", 1);
-        Ok::<_, ComputeError>(classifier.scores(&path).expect("scores"))
+        let pixels = classifier.reader.read(&path).expect("a picture");
+        Ok::<_, ComputeError>(classifier.classifier.scores(&pixels).expect("scores"))
     };
     let full = scores(DType::F32).expect("a classifier");
     for dtype in [DType::F16, DType::BF16] {

@@ -1,0 +1,109 @@
+//! JPEG, decoded by libjpeg-turbo's code to the byte as Pillow has it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageBuffer};
+use mozjpeg::decompress::DecompressStarted;
+use mozjpeg::{ColorSpace, Decompress, Marker};
+use shared::contract::ImageError;
+
+use super::decode::{check_size, cut_short, damaged};
+use super::refuse;
+
+/// A progressive picture is decoded once a scan: a small file with thousands of them would take hours.
+const MOST_SCANS: usize = 256;
+
+/// Decodes a JPEG as luma or RGB, turned upright.
+pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
+    check_markers(bytes)?;
+    // The library reports a fault by unwinding, with its message.
+    catch_unwind(AssertUnwindSafe(|| decompress(bytes))).unwrap_or_else(|fault| {
+        let said = fault.downcast_ref::<String>().map_or("its decoder gave up", String::as_str);
+        Err(damaged(said.trim_start_matches("libjpeg fatal error: ")))
+    })
+}
+
+fn decompress(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
+    let file = Decompress::builder().with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(damaged)?;
+    let (width, height) = file.size();
+    let size = [width, height].map(|edge| u32::try_from(edge).unwrap_or(u32::MAX));
+    // Two bytes a coefficient are held of a progressive picture.
+    check_size(size, (width * height * 2).saturating_mul(file.components().len()) as u64)?;
+    // An orientation that cannot be read is none.
+    let orientation =
+        file.markers().find_map(|marker| Orientation::from_exif_chunk(marker.data.strip_prefix(b"Exif\0\0")?));
+    let mut picture = match file.components().len() {
+        1 => pixels(file.grayscale(), size, DynamicImage::ImageLuma8)?,
+        3 => pixels(file.rgb(), size, DynamicImage::ImageRgb8)?,
+        4 => {
+            let inks = lines(file.to_colorspace(ColorSpace::JCS_CMYK))?;
+            let light = inks.as_chunks().0.iter().flat_map(light).collect();
+            buffer(light, size).map(DynamicImage::ImageRgb8)?
+        }
+        components => {
+            let message = format!("it has {components} colour components: save it as a plain PNG or JPEG");
+            return Err(refuse("unsupported_format", message));
+        }
+    };
+    if let Some(orientation) = orientation {
+        picture.apply_orientation(orientation);
+    }
+    Ok(picture)
+}
+
+fn lines(started: std::io::Result<DecompressStarted<&[u8]>>) -> Result<Vec<u8>, ImageError> {
+    started.and_then(|mut started| started.read_scanlines()).map_err(damaged)
+}
+
+fn buffer<P: image::Pixel<Subpixel = u8>>(
+    bytes: Vec<u8>,
+    [width, height]: [u32; 2],
+) -> Result<ImageBuffer<P, Vec<u8>>, ImageError> {
+    ImageBuffer::from_raw(width, height, bytes).ok_or_else(cut_short)
+}
+
+fn pixels<P: image::Pixel<Subpixel = u8>>(
+    started: std::io::Result<DecompressStarted<&[u8]>>,
+    size: [u32; 2],
+    kind: fn(ImageBuffer<P, Vec<u8>>) -> DynamicImage,
+) -> Result<DynamicImage, ImageError> {
+    buffer(lines(started)?, size).map(kind)
+}
+
+/// Four inks as Adobe writes them, 255 for none, become light: each times black, divided by 255 and rounded.
+fn light([cyan, magenta, yellow, black]: &[u8; 4]) -> [u8; 3] {
+    [cyan, magenta, yellow].map(|ink| {
+        let missing = u32::from(255 - ink) * u32::from(*black) + 128;
+        // Of `black` at most: it does not go below zero.
+        black.saturating_sub((((missing >> 8) + missing) >> 8) as u8)
+    })
+}
+
+/// Checks that a JPEG's end is there (ITU-T T.81, annex B), since its decoder would fill up what is missing with grey,
+/// and that it has not too many scans. What lies behind the end does not matter.
+fn check_markers(bytes: &[u8]) -> Result<(), ImageError> {
+    let (mut at, mut scans) = (2, 0);
+    while let Some(found) = bytes.get(at..).and_then(|rest| rest.windows(2).position(is_marker)) {
+        at += found + 2;
+        match bytes[at - 1] {
+            0xd9 => return Ok(()),
+            // Restarts and the like have no length.
+            0x01 | 0xd0..=0xd8 => continue,
+            0xda => scans += 1,
+            _ => {}
+        }
+        if scans > MOST_SCANS {
+            return Err(refuse("too_large", format!("it has over {MOST_SCANS} scans: save it as a plain JPEG")));
+        }
+        // Over the segment: a thumbnail in it has an end of its own.
+        let Some(length) = bytes.get(at..at + 2) else { break };
+        at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+    }
+    Err(cut_short())
+}
+
+/// Not fill (`ff ff`), nor a byte of the picture that happens to be `ff` (`ff 00`).
+fn is_marker(pair: &[u8]) -> bool {
+    pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff)
+}

@@ -1,0 +1,135 @@
+//! Executors as the supervisor has them: real processes.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use image::{Rgb, RgbImage};
+use serde_json::json;
+use shared::contract::{ErrorCode, ImageOutcome, ImageVerdict};
+use tokio_util::sync::CancellationToken;
+use worker::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
+
+fn settings() -> ExecutorSettings {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_gannet-worker"));
+    ExecutorSettings { program, threads: 1, unsandboxed: false, stall: Duration::from_secs(120) }
+}
+
+/// A folder with weights that see whether a picture is red or blue.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weight: Vec<u8> = [1.0f32, 0.0, -1.0, -1.0, 0.0, 1.0].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 3], &weight).expect("a tensor");
+    let file = safetensors::serialize([("1.weight", view)], None).expect("a file");
+    std::fs::write(folder.path().join("weights"), file).expect("a file");
+    folder
+}
+
+fn picture(folder: &Path, name: &str, side: u32, colour: [u8; 3]) -> (String, PathBuf) {
+    let path = folder.join(format!("{name}.png"));
+    RgbImage::from_pixel(side, side, Rgb(colour)).save(&path).expect("a picture");
+    (name.into(), path)
+}
+
+/// An order to label `images` as `labels[0]` (red) or `labels[1]` (blue).
+fn order(folder: &Path, labels: [&str; 2], images: Vec<(String, PathBuf)>) -> Order {
+    let model = json!({
+        "name": "colours",
+        "config": {"input": [3, 1, 1], "network": {"layers": [
+            {"type": "flatten"}, {"type": "linear", "units": 2, "bias": false}
+        ]}},
+        "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]},
+        "labels": labels,
+        "weights": {"key": "w", "sha256": "0".repeat(64)}
+    });
+    let model = serde_json::from_value(model).expect("a model");
+    Order::Classify(Box::new(Classify { model, weights: folder.join("weights"), images, top_k: 1, threshold: 0.0 }))
+}
+
+async fn run(executor: &Executor, order: &Order) -> Result<Vec<ImageOutcome>, Death> {
+    match executor.run(order, &mut |_| (), &CancellationToken::new(), &CancellationToken::new()).await? {
+        (_, Report::Classified(outcomes)) => Ok(outcomes),
+        (_, other) => panic!("{other:?}"),
+    }
+}
+
+fn labels(outcomes: &[ImageOutcome]) -> Vec<String> {
+    let label = |outcome: &ImageOutcome| match &outcome.verdict {
+        ImageVerdict::Predictions(found) => format!("{} {}", outcome.image, found[0].label),
+        ImageVerdict::Error(error) => format!("{} {}", outcome.image, error.code),
+    };
+    outcomes.iter().map(label).collect()
+}
+
+#[tokio::test]
+async fn two_orders_at_once_are_both_carried_out_each_with_its_own_labels() {
+    let folder = folder();
+    let at = folder.path();
+    let (red, blue) = (picture(at, "red", 3, [255, 0, 0]), picture(at, "blue", 40, [0, 0, 255]));
+    let missing = ("missing".to_owned(), at.join("nowhere.png"));
+    // More than are read at once.
+    let many: Vec<_> = std::iter::repeat_n([red.clone(), blue.clone(), missing.clone()], 30).flatten().collect();
+    let english = order(at, ["red", "blue"], many);
+    // The same weights under other labels.
+    let german = order(at, ["rot", "blau"], vec![blue, red]);
+    let executor = Executor::start(&settings()).await.expect("an executor");
+    for _ in 0..3 {
+        let (english, german) = tokio::join!(run(&executor, &english), run(&executor, &german));
+        let expected = ["red red", "blue blue", "missing not_found"].repeat(30);
+        assert_eq!(labels(&english.expect("labels")), expected);
+        assert_eq!(labels(&german.expect("labels")), ["blue blau", "red rot"]);
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_carried_out_does_not_touch_the_next() {
+    let folder = folder();
+    let red = picture(folder.path(), "red", 3, [255, 0, 0]);
+    let good = order(folder.path(), ["red", "blue"], vec![red.clone()]);
+    let Order::Classify(mut bad) = order(folder.path(), ["red", "blue"], vec![red; 50]) else { unreachable!() };
+    bad.weights = folder.path().join("nowhere");
+    let bad = Order::Classify(bad);
+    let executor = Executor::start(&settings()).await.expect("an executor");
+    let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
+    let mut each = |_: Say| ();
+    let (failed, labelled) = tokio::join!(executor.run(&bad, &mut each, &pause, &give_up), run(&executor, &good));
+    let (_, Report::Failed(report)) = failed.expect("a report") else { panic!("it has no weights") };
+    assert_eq!(report.code, ErrorCode::Failed, "{report}");
+    assert_eq!(labels(&labelled.expect("labels")), ["red red"]);
+}
+
+#[tokio::test]
+async fn nobody_is_blamed_when_an_executor_dies_with_two_orders() {
+    let folder = folder();
+    let large = picture(folder.path(), "large", 3000, [255, 0, 0]);
+    let long = order(folder.path(), ["red", "blue"], vec![large; 1000]);
+    let executor = Executor::start(&settings()).await.expect("an executor");
+    let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
+    // The first one's caller gives up when the other one has been sent.
+    let heard = AtomicUsize::new(0);
+    let mut each = |_: Say| {
+        if heard.fetch_add(1, Ordering::Relaxed) == 1 {
+            give_up.cancel();
+        }
+    };
+    let (first, second) = tokio::join!(executor.run(&long, &mut each, &pause, &give_up), run(&executor, &long));
+    assert!(matches!(first, Err(Death::GivenUp)), "{first:?}");
+    assert!(matches!(second, Err(Death::InCompany(_))), "{second:?}");
+    assert!(!executor.is_alive());
+    let third = run(&executor, &long).await;
+    assert!(matches!(third, Err(Death::InCompany(_))), "sent too late: {third:?}");
+}
+
+#[tokio::test]
+async fn an_executor_that_dies_alone_says_of_what() {
+    let folder = folder();
+    let large = picture(folder.path(), "large", 3000, [255, 0, 0]);
+    let long = order(folder.path(), ["red", "blue"], vec![large; 1000]);
+    let executor = Executor::start(&settings()).await.expect("an executor");
+    let never = CancellationToken::new();
+    let mut each = |_: Say| {
+        std::process::Command::new("kill").args(["-SEGV", &executor.id().to_string()]).status().expect("kill");
+    };
+    let death = executor.run(&long, &mut each, &never, &never).await;
+    assert!(matches!(&death, Err(Death::Died { how, .. }) if how.contains("SIGSEGV")), "{death:?}");
+}
