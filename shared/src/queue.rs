@@ -151,7 +151,8 @@ pub struct Letter {
 /// What goes with a job and is not part of it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Headers {
-    /// Fresh for every publish of ours; a redelivery keeps it. Empty when a client sent none.
+    /// Fresh for every job and every slice that is published; a redelivery keeps it, and so does a letter that is
+    /// passed on or tried again. Empty when a client sent none.
     pub message_id: String,
     /// Where a client wants its results too.
     pub reply: Option<Reply>,

@@ -6,7 +6,8 @@
 //! 1. A result is committed by a create-only write before it is published, and published before its
 //!    delivery is acknowledged; whoever finds a result publishes it again, since its writer may have died.
 //! 2. Slice `n + 1` is published only by the delivery that the checkpoint of slice `n` names. Its
-//!    redelivery has the same message id, so nothing is lost; a duplicate finds another's name and ends.
+//!    redelivery has the same message id, and so has its letter when it is passed on or tried again: nothing is
+//!    lost, whoever commits late. A duplicate finds another's name and ends.
 //! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins.
 
 use shared::contract::Kind;
@@ -57,11 +58,11 @@ pub enum Ask {
     PublishNextSlice,
     /// Publish the job to a retry queue with these attempts; wait for the confirm. Answer: [`Answer::Done`].
     PublishRetry(Spent),
-    /// Put the job away with the reason; wait for the confirm. Answer: [`Answer::Done`].
+    /// Put the job away with the reason unless it was, wait for the confirm, and note it. Answer: [`Answer::Done`].
     Bury,
     /// Acknowledge the delivery. The last step.
     Ack,
-    /// Publish the same letter under a new message id, for somebody else; wait for the confirm. Giving the
+    /// Publish the same letter, for somebody else; wait for the confirm. Giving the
     /// delivery back instead would mark it as redelivered, and a stop would look like a lost worker. Answer:
     /// [`Answer::Done`].
     PublishAgain,
@@ -199,10 +200,9 @@ impl Protocol {
         ask
     }
 
-    /// Publishes what stands there. Whoever committed a failure may have died before it buried the job: a
-    /// second dead letter is better than none.
+    /// Publishes what stands there. Whoever committed a failure may have died before it buried the job.
     fn found(&mut self, found: Found) -> Ask {
-        self.bury = found == Found::Buried && (self.redelivered || self.asked != Some(Ask::LookResult));
+        self.bury = found == Found::Buried;
         Ask::PublishResult
     }
 

@@ -11,7 +11,7 @@ use shared::contract::{
 use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
-use shared::store::{StoreError, layout};
+use shared::store::{StoreError, get_optional_json, layout};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::{self, CheckpointRecord};
@@ -191,7 +191,7 @@ impl Hands<'_> {
             Ask::PublishRetry(spent) => self.publish_retry(spent).await,
             Ask::Bury => self.bury().await,
             Ask::PublishAgain => {
-                context.queue.publish(&[self.letter.again()]).await?;
+                context.queue.publish(&[self.passed_on()]).await?;
                 Ok(Answer::Done)
             }
             Ask::Ack => unreachable!("settled by the caller"),
@@ -222,6 +222,14 @@ impl Hands<'_> {
                 () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),
             }
         }
+    }
+
+    /// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a
+    /// checkpoint under it at any time, and then it is this letter that has to go on.
+    fn passed_on(&self) -> Letter {
+        let mut letter = self.letter.clone();
+        letter.headers.message_id = self.identity();
+        letter
     }
 
     /// This delivery's identity: its message id, which redeliveries keep. A client that sends none
@@ -417,7 +425,7 @@ impl Hands<'_> {
     }
 
     async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
-        let mut next = self.letter.clone();
+        let mut next = self.passed_on();
         let attempts = &mut next.headers.attempts;
         match spent {
             Spent::Error => attempts.errors = attempts.errors.saturating_add(1),
@@ -436,9 +444,15 @@ impl Hands<'_> {
         let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
         let errors =
             report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
+        let store = self.context.store.as_ref();
+        let marker = layout::buried(&self.job.run, &self.job.id);
+        if self.patiently(|| get_optional_json::<serde_json::Value>(store, &marker)).await?.is_some() {
+            return Ok(Answer::Done);
+        }
         let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
         dead.attempts.preemptions = self.preemptions;
         self.context.queue.bury(&dead).await?;
+        self.patiently(|| store.create(&marker, bytes::Bytes::from_static(b"{}"))).await?;
         Ok(Answer::Done)
     }
 }

@@ -121,9 +121,8 @@ impl Queue for RabbitQueue {
     }
 
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError> {
-        let letter = letter.again();
         let link = self.link().await?;
-        publish::confirmed(&link, [job(&letter, topology::retry_for(delay))]).await
+        publish::confirmed(&link, [job(letter, topology::retry_for(delay))]).await
     }
 
     async fn bury(&self, dead: &DeadLetter) -> Result<(), QueueError> {

@@ -52,6 +52,11 @@ pub fn attempt(run: &Name, job: &JobId, id: &str) -> Key {
     key(format!("runs/{run}/attempts/{job}/{id}"))
 }
 
+/// `runs/<run>/dead/<job>`: written once the job lies among the dead letters, so that it is put there once.
+pub fn buried(run: &Name, job: &JobId) -> Key {
+    key(format!("runs/{run}/dead/{job}"))
+}
+
 /// `runs/<run>/images/<sha256>`: an uploaded picture, by content.
 pub fn image(run: &Name, digest: Digest) -> Key {
     key(format!("runs/{run}/images/{digest}"))

@@ -33,7 +33,7 @@ impl Desk {
 
     /// Writes a letter that is due after `delay`.
     pub(super) fn retry(&mut self, letter: &Letter, delay: Duration) -> rusqlite::Result<()> {
-        self.write(&[letter.again()], Some(delay.min(LONGEST)))
+        self.write(std::slice::from_ref(letter), Some(delay.min(LONGEST)))
     }
 
     fn write(&mut self, letters: &[Letter], delay: Option<Duration>) -> rusqlite::Result<()> {
