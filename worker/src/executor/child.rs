@@ -2,17 +2,16 @@
 //! beyond an order's own failure ends the process, and the supervisor tells of what.
 
 use std::io::{BufRead as _, Write as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use shared::contract::ErrorReport;
+use shared::contract::{ErrorReport, Model};
 
 use super::wire::{Order, Report, Say};
 use super::{ARGUMENT, sandbox};
-use crate::compute::{self, Classifier, ComputeError, Ended, Flow, Step, TrainingJob};
+use crate::compute::{self, Classifier, ComputeError, Decoded, Ended, Flow, Step, TrainingJob};
 
 /// Steps are told at most this often: a pipe is cheap, but not free.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -44,7 +43,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let reader_pause = Arc::clone(&pause);
     std::thread::spawn(move || read_orders(&sender, &reader_pause));
     say(&Say::Ready)?;
-    let mut loaded = None;
+    let mut loaded = Loaded::default();
     for order in orders {
         let before = cpu_time();
         let report = carry_out(order, &pause, &mut loaded)
@@ -98,24 +97,34 @@ fn say(said: &Say) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The model that was used last: it stays, so that a run of batches loads it once.
-type Loaded = Option<(PathBuf, Classifier)>;
+/// What orders leave for the next: a model, so that a run of batches loads it once, or decoded pictures, so that
+/// the trials of a study decode them once. Never both: either may fill what memory there is.
+#[derive(Default)]
+struct Loaded {
+    model: Option<(Box<Model>, Classifier)>,
+    decoded: Decoded,
+}
 
 fn carry_out(order: Order, pause: &AtomicBool, loaded: &mut Loaded) -> Result<Report, ComputeError> {
     match order {
         Order::Train { trial, dataset, train, resume, out } => {
-            *loaded = None;
+            loaded.model = None;
             let job =
                 TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
-            train_job(&job, pause)
+            train_job(&job, &mut loaded.decoded, pause)
         }
         Order::Evaluate { trial, dataset, split, checkpoint } => {
             compute::evaluate(&trial, &dataset, &split, &checkpoint).map(Report::Evaluated)
         }
         Order::Classify { model, weights, images, top_k, threshold } => {
-            let classifier = match loaded {
-                Some((path, classifier)) if *path == weights => classifier,
-                _ => &mut loaded.insert((weights.clone(), Classifier::load(&model, Path::new(&weights))?)).1,
+            loaded.decoded = Decoded::default();
+            let last = &mut loaded.model;
+            let classifier = match last {
+                Some((of, classifier)) if *of == model => classifier,
+                _ => {
+                    let classifier = Classifier::load(&model, &weights)?;
+                    &mut last.insert((model, classifier)).1
+                }
             };
             Ok(Report::Classified(classifier.classify(&images, top_k, threshold)))
         }
@@ -123,7 +132,7 @@ fn carry_out(order: Order, pause: &AtomicBool, loaded: &mut Loaded) -> Result<Re
     }
 }
 
-fn train_job(job: &TrainingJob<'_>, pause: &AtomicBool) -> Result<Report, ComputeError> {
+fn train_job(job: &TrainingJob<'_>, decoded: &mut Decoded, pause: &AtomicBool) -> Result<Report, ComputeError> {
     let mut told = Instant::now();
     let mut broken_pipe = false;
     let mut each = |step: &Step| {
@@ -133,7 +142,7 @@ fn train_job(job: &TrainingJob<'_>, pause: &AtomicBool) -> Result<Report, Comput
         }
         if broken_pipe || pause.load(Ordering::Relaxed) { Flow::Pause } else { Flow::Go }
     };
-    Ok(match compute::train(job, &mut each)? {
+    Ok(match compute::train(job, decoded, &mut each)? {
         Ended::Paused => Report::Paused,
         Ended::Finished(trained) => Report::Trained {
             epochs: trained.epochs,

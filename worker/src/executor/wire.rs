@@ -36,9 +36,9 @@ pub enum Order {
     },
     /// Label pictures.
     Classify {
-        /// The model's manifest.
+        /// The model's manifest. The same as the last one's: the model stays loaded.
         model: Box<Model>,
-        /// Its weights. A model whose weights are at the same path as the last one's stays loaded.
+        /// Its weights.
         weights: PathBuf,
         /// What the producer calls each picture, and its file.
         images: Vec<(String, PathBuf)>,
