@@ -26,7 +26,7 @@ const ACCEPTED: &str = "JPEG, PNG, BMP, WebP, GIF and TIFF are accepted";
 /// # Errors
 /// `not_found`, and those of [`decode`].
 pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
-    decode(&read(path)?, channels)
+    decode(&bytes(path)?, channels)
 }
 
 /// Decodes a picture of any accepted format, told by its content and not by its name, to RGB (`channels` 3) or
@@ -39,11 +39,15 @@ pub fn decode(bytes: &[u8], channels: usize) -> Result<Pixels, ImageError> {
     let picture =
         catch_unwind(AssertUnwindSafe(|| picture(bytes))).unwrap_or_else(|_| Err(damaged("its decoder gave up")))?;
     let (height, width) = (picture.height() as usize, picture.width() as usize);
-    let bytes = if channels == 1 { luma(picture) } else { picture.into_rgb8().into_raw() };
+    let bytes = if channels == 1 { into_luma(picture) } else { picture.into_rgb8().into_raw() };
     Ok(Pixels { height, width, channels, bytes })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+/// A file's content, as long as it can be a picture's.
+///
+/// # Errors
+/// `not_found`, `too_large`, or `decode_failed` where it cannot be read.
+pub fn bytes(path: &Path) -> Result<Vec<u8>, ImageError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => refuse("not_found", "the file is not there"),
         _ => refuse("not_found", format!("the file cannot be read: {error}")),
@@ -109,14 +113,18 @@ pub(super) fn cut_short() -> ImageError {
     refuse("decode_failed", "the file is cut short: it ends before the picture does")
 }
 
-/// Luma by ITU-R 601-2, in PIL's fixed point: `(299 R + 587 G + 114 B) / 1000`, rounded.
-fn luma(picture: DynamicImage) -> Vec<u8> {
+/// A pixel's luma by ITU-R 601-2, in PIL's fixed point: `(299 R + 587 G + 114 B) / 1000`, rounded.
+pub fn luma([r, g, b]: [u8; 3]) -> u8 {
+    let sum = u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000;
+    // The weights add up to 2^16.
+    (sum >> 16) as u8
+}
+
+fn into_luma(picture: DynamicImage) -> Vec<u8> {
     if !picture.color().has_color() {
         return picture.into_luma8().into_raw();
     }
-    let of =
-        |[r, g, b]: &[u8; 3]| (u32::from(*r) * 19595 + u32::from(*g) * 38470 + u32::from(*b) * 7471 + 0x8000) >> 16;
-    picture.into_rgb8().as_chunks().0.iter().map(|pixel| u8::try_from(of(pixel)).unwrap_or(u8::MAX)).collect()
+    picture.into_rgb8().as_chunks().0.iter().map(|pixel| luma(*pixel)).collect()
 }
 
 fn refusal(fault: Fault) -> ImageError {

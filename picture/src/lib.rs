@@ -13,7 +13,7 @@ use std::path::Path;
 
 use shared::contract::{ImageError, Preprocessing};
 
-pub use decode::{decode, load};
+pub use decode::{bytes, decode, load, luma};
 pub use fit::fit;
 
 /// The most pixels that a picture may have, as it comes and after it is resized.

@@ -1,7 +1,7 @@
-//! Datasets on their way into the store: read or drawn into a [`Table`], then pushed.
+//! Datasets on their way into the store: read or drawn into a [`Table`], or found as [`pictures`], then pushed.
 //!
-//! One file a source ([`idx`], [`digits`], [`mnist`]; folders of pictures and CSV will be others), one
-//! file for the way up ([`push`]). This module decides nothing about training.
+//! One file a source ([`idx`], [`csv`], [`pictures`], [`digits`], [`mnist`]), one for the way up ([`push`]). This
+//! module decides nothing about training.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,20 +11,26 @@ use shared::names::{Key, Name, ObjectRef};
 use shared::store::{Store, StoreError, layout};
 use shared::{digest::Digest, strict};
 
+pub mod csv;
 pub mod digits;
 pub mod idx;
 pub mod mnist;
+pub mod pictures;
+mod source;
+mod split;
 mod upload;
 
+pub use source::Source;
+pub use split::Test;
 pub(crate) use upload::is_there;
-pub use upload::push;
+pub use upload::{push, push_pictures};
 
 /// A dataset in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// The shape of one example: `[C, H, W]` for pictures, `[N]` for rows.
     pub shape: Shape,
-    /// How `inputs` hold its elements.
+    /// How `inputs` hold its elements: bytes or floats.
     pub elements: ElementType,
     /// How many classes the labels name.
     pub classes: u32,
@@ -85,14 +91,19 @@ impl Table {
 
     /// Bytes of one example in [`Rows::inputs`].
     pub fn row_bytes(&self) -> usize {
-        self.width() * element_bytes(self.elements)
+        self.width() * if self.elements == ElementType::U8 { 1 } else { 4 }
     }
-}
 
-pub(crate) fn element_bytes(elements: ElementType) -> usize {
-    match elements {
-        ElementType::U8 => 1,
-        ElementType::F32 => 4,
+    /// The classes that no row to train on has.
+    pub fn empty_classes(&self) -> Vec<u32> {
+        let labels = self.splits.get("train").map_or(&[][..], |rows| &rows.labels);
+        let mut empty: Vec<bool> = vec![true; self.classes as usize];
+        for label in labels {
+            if let Some(empty) = empty.get_mut(*label as usize) {
+                *empty = false;
+            }
+        }
+        (0..self.classes).filter(|class| empty[*class as usize]).collect()
     }
 }
 
@@ -129,7 +140,7 @@ async fn unknown(store: &dyn Store, name: &Name) -> DataError {
     if let Some(near) = strict::nearest(name.as_str(), there.iter().map(String::as_str)) {
         hint.push_str(&format!("; did you mean `{near}`?"));
     }
-    hint.push_str(&format!(" (`gannet data push {name}` brings one)"));
+    hint.push_str(&format!(" (`gannet data push PATH --name {name}` brings one)"));
     DataError::Unknown { name: name.clone(), place: store.place(), hint }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Preprocessing, Work};
+use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Work};
 use shared::digest::Digest;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, StoreError, fetch_checked, get_json, layout};
@@ -47,6 +47,9 @@ pub async fn promote(
         return Err(StoreError::Altered { key, place: store.place(), expected, found }.into());
     }
     let weights = send(store, name, expected, copy.path(), bytes).await?;
+    // What training saw, so that a picture is labelled as the trial would have.
+    let image = trial.data.image.as_ref();
+    let (input, preprocessing) = (dataset.input(image)?, dataset.preprocessing(image));
     let labels = if dataset.labels.is_empty() {
         (0..dataset.classes).map(|class| class.to_string()).collect()
     } else {
@@ -54,8 +57,8 @@ pub async fn promote(
     };
     let model = Model {
         name: name.clone(),
-        config: ModelConfig { input: dataset.shape, network: trial.network.clone() },
-        preprocessing: Preprocessing::standard(dataset.mean, dataset.std),
+        config: ModelConfig { input, network: trial.network.clone() },
+        preprocessing,
         labels,
         weights,
     };

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use shared::contract::Objective;
+use shared::contract::{ImageInput, Objective};
 use shared::names::Name;
 use shared::strict::Problem;
 
@@ -35,6 +35,8 @@ pub struct Study {
     pub validation: Validation,
     /// Uses only so many of the remaining rows.
     pub train_rows: Option<u32>,
+    /// What pictures of any size become.
+    pub image: Option<ImageInput>,
     /// Which points are tried.
     pub sampler: Sampler,
     /// What is made small.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use producer::data::{self, Rows, Table, digits, idx};
+use producer::data::{self, Rows, Source, Table, digits, idx};
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use shared::contract::ElementType;
@@ -39,8 +39,8 @@ impl Store for Memory {
         self.objects.lock().expect("unpoisoned").insert(key.clone(), body);
         Ok(())
     }
-    async fn upload(&self, _: &Key, _: &Path) -> Result<(), StoreError> {
-        unreachable!("not used here")
+    async fn upload(&self, key: &Key, from: &Path) -> Result<(), StoreError> {
+        self.put(key, std::fs::read(from).expect("a file").into()).await
     }
     async fn create(&self, _: &Key, _: Bytes) -> Result<Created, StoreError> {
         unreachable!("not used here")
@@ -136,14 +136,15 @@ async fn the_same_data_are_sent_once() {
 
 #[tokio::test]
 async fn floats_have_statistics_a_column_and_constant_columns_none_of_zero() {
-    let inputs = [1.0f32, 7.0, 3.0, 7.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    // Rounding must not make a distance of the equal ones.
+    let inputs = [1.0f32, 7e9, 3.0, 7e9].iter().flat_map(|value| value.to_le_bytes()).collect();
     let train = Rows { inputs, labels: vec![0, 1] };
     let table =
         Table { shape: vec![2], elements: ElementType::F32, splits: [("train".into(), train)].into(), ..small() };
     let store = Memory::default();
     data::push(&store, &name("rows"), Arc::new(table), &|_, _| {}).await.expect("a good table");
     let (_, dataset) = data::resolve(&store, &name("rows")).await.expect("it is there");
-    assert_eq!((dataset.mean, dataset.std), (vec![2.0, 7.0], vec![1.0, 1.0]));
+    assert_eq!((dataset.mean, dataset.std), (vec![2.0, 7e9], vec![1.0, 1.0]));
 }
 
 #[tokio::test]
@@ -177,12 +178,82 @@ async fn tables_that_are_no_datasets_are_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_folder_of_pictures_is_pushed_file_by_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, shade) in [("train/a/1.png", 0), ("train/a/2.bmp", 255), ("train/b/3.png", 51), ("test/b/4.png", 9)] {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        image::GrayImage::from_pixel(3, u32::from(shade) + 1, image::Luma([shade])).save(&path).expect("a picture");
+    }
+    let found = Arc::new(data::pictures::read(folder.path(), None, false, &|_, _| ()).expect("good pictures"));
+    let store = Memory::default();
+    let pushed = data::push_pictures(&store, &name("shades"), Arc::clone(&found), &|_, _| {}).await.expect("pushed");
+    let (reference, dataset) = data::resolve(&store, &name("shades")).await.expect("it is there");
+    assert_eq!((reference, dataset.elements, dataset.shape.len()), (pushed.clone(), ElementType::Encoded, 0));
+    assert_eq!((dataset.labels.join(" ").as_str(), dataset.splits["test"].rows), ("a b", 1));
+    assert!(dataset.mean.iter().all(|mean| (mean - 0.4).abs() < 1e-12), "{dataset:?}");
+    let file = store.get(&dataset.splits["train"].object.key).await.expect("the split");
+    assert_eq!(Digest::of(&file), dataset.splits["train"].object.sha256);
+    let tensors = SafeTensors::deserialize(&file).expect("safetensors");
+    let tensor = |name: &str| tensors.tensor(name).expect("a tensor");
+    assert_eq!(tensor("labels").data(), [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    let offsets: Vec<usize> =
+        tensor("offsets").data().as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes) as usize).collect();
+    assert_eq!((offsets.len(), offsets[0], offsets[3]), (4, 0, tensor("inputs").data().len()));
+    for (row, path) in ["train/a/1.png", "train/a/2.bmp", "train/b/3.png"].iter().enumerate() {
+        let bytes = std::fs::read(folder.path().join(path)).expect("it");
+        assert_eq!(tensor("inputs").data()[offsets[row]..offsets[row + 1]], bytes, "as it is");
+    }
+    store.writes.lock().expect("unpoisoned").clear();
+    assert_eq!(
+        data::push_pictures(&store, &name("shades"), Arc::clone(&found), &|_, _| {}).await.expect("again"),
+        pushed
+    );
+    assert!(store.writes.lock().expect("unpoisoned").is_empty(), "the same pictures are sent once");
+    std::fs::write(folder.path().join("train/a/1.png"), b"shorter").expect("a file");
+    let error = data::push_pictures(&store, &name("shades"), found, &|_, _| {}).await.expect_err("changed");
+    assert!(error.to_string().ends_with("train/a/1.png` has changed while it was pushed: push again"), "{error}");
+}
+
+#[test]
+fn what_is_pushed_is_told_by_what_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let of = |name: &str| {
+        Source::of(&path(name)).map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    };
+    for name in ["pictures/a", "empty", "tables", "files", "idx/more"] {
+        std::fs::create_dir_all(path(name)).expect("a folder");
+    }
+    for name in ["table.csv", "tables/t.tsv.gz", "files/1.png", "idx/train-images-idx3-ubyte.gz", "x.parquet"] {
+        std::fs::write(path(name), b"").expect("a file");
+    }
+    assert_eq!((of("pictures"), of("table.csv"), of("idx")), (Ok(Source::Pictures), Ok(Source::Csv), Ok(Source::Idx)));
+    for (name, expected) in [
+        (
+            "empty",
+            "the folder `empty` cannot be pushed: it is empty: a folder with one sub-folder of pictures per class",
+        ),
+        ("tables", "the folder `tables` cannot be pushed: name the table itself, as in `tables/t.tsv.gz`"),
+        ("files", "the folder `files` cannot be pushed: it has files, but no folder for each class: a folder"),
+        (
+            "x.parquet",
+            "the file `x.parquet` cannot be pushed: a folder with one sub-folder of pictures per class, a CSV file",
+        ),
+        ("missing", "cannot read `missing`"),
+    ] {
+        let refused = of(name).expect_err(expected);
+        assert!(refused.starts_with(expected), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_dataset_is_answered_with_those_that_are_there() {
     let store = Memory::default();
     let error = data::resolve(&store, &name("mnst")).await.expect_err("none");
     assert_eq!(
         error.to_string(),
-        "no dataset `mnst` in the store at memory: there is none yet (`gannet data push mnst` brings one)"
+        "no dataset `mnst` in the store at memory: there is none yet (`gannet data push PATH --name mnst` brings one)"
     );
     for there in ["mnist", "letters"] {
         data::push(&store, &name(there), Arc::new(small()), &|_, _| {}).await.expect("a good table");
@@ -190,7 +261,7 @@ async fn an_unknown_dataset_is_answered_with_those_that_are_there() {
     let error = data::resolve(&store, &name("mnst")).await.expect_err("another");
     assert_eq!(
         error.to_string(),
-        "no dataset `mnst` in the store at memory: there are `letters`, `mnist`; did you mean `mnist`? (`gannet data push mnst` brings one)"
+        "no dataset `mnst` in the store at memory: there are `letters`, `mnist`; did you mean `mnist`? (`gannet data push PATH --name mnst` brings one)"
     );
 }
 
@@ -231,6 +302,22 @@ fn idx_files_of_bytes_and_floats_are_read() {
     let expected: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
     assert_eq!((floats.shape, floats.elements, floats.classes), (vec![1], ElementType::F32, 2));
     assert_eq!((&floats.splits["train"].inputs, &floats.splits["train"].labels[..]), (&expected, &[1, 0][..]));
+}
+
+#[test]
+fn idx_files_are_found_by_their_dimensions_and_unused_labels_are_known() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let images = idx_file(8, &[2, 1, 1, 1], &[1, 2]);
+    for (name, bytes) in [
+        ("train-images-idx4-ubyte", images.clone()),
+        ("train-labels-idx1-ubyte", idx_file(8, &[2], &[4, 1])),
+        ("t10k-images.idx4-ubyte", images),
+        ("t10k-labels-idx1-ubyte", idx_file(8, &[2], &[0, 1])),
+    ] {
+        std::fs::write(folder.path().join(name), bytes).expect("a file");
+    }
+    let table = idx::read(folder.path()).expect("a table");
+    assert_eq!((table.shape.as_slice(), table.empty_classes()), (&[1, 1, 1][..], vec![0, 2, 3]));
 }
 
 #[test]

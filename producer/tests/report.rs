@@ -39,6 +39,7 @@ fn jobs() -> Vec<Job> {
         labels: Vec::new(),
         mean: vec![0.0; 4],
         std: vec![1.0; 4],
+        luma: None,
         splits: [("train".to_owned(), Split { object: object("train"), rows: 100 })].into(),
     };
     let study = Study::parse(STUDY, "s.toml").expect("a good study");

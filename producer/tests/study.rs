@@ -3,7 +3,7 @@
 use producer::study::{Study, test_job};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shared::contract::{Dataset, ElementType, Job, Optimizer, Split, Trial, Work};
+use shared::contract::{Dataset, ElementType, Filter, Job, MeanStd, Optimizer, Resize, Split, Trial, Work};
 use shared::digest::Digest;
 use shared::names::{Key, Name, ObjectRef};
 
@@ -40,7 +40,23 @@ fn digits() -> Dataset {
         labels: Vec::new(),
         mean: vec![0.13],
         std: vec![0.3],
+        luma: None,
         splits: [("train".to_owned(), Split { object: object("train"), rows: 60_000 })].into(),
+    }
+}
+
+/// A folder of pictures.
+fn photos() -> Dataset {
+    Dataset {
+        name: Name::new("photos").expect("a name"),
+        shape: Vec::new(),
+        elements: ElementType::Encoded,
+        classes: 3,
+        mean: vec![0.5; 3],
+        std: vec![0.25; 3],
+        luma: Some(MeanStd { mean: 0.45, std: 0.2 }),
+        splits: [("train".to_owned(), Split { object: object("train"), rows: 900 })].into(),
+        ..digits()
     }
 }
 
@@ -109,7 +125,8 @@ fn every_example_is_planned() {
     for entry in std::fs::read_dir("../examples").expect("the examples") {
         let path = entry.expect("an entry").path();
         let study = Study::read(&path).unwrap_or_else(|error| panic!("{error}"));
-        let jobs = study.trials(&digits(), &object("d"), &study.name).unwrap_or_else(|error| panic!("{error}"));
+        let dataset = if study.dataset.as_str() == "photos" { photos() } else { digits() };
+        let jobs = study.trials(&dataset, &object("d"), &study.name).unwrap_or_else(|error| panic!("{error}"));
         for job in &jobs {
             let body = serde_json::to_vec(job).expect("plain data");
             assert_eq!(&Job::parse(&body).expect("a valid message"), job);
@@ -117,7 +134,7 @@ fn every_example_is_planned() {
         planned.push((path.file_stem().expect("a name").to_string_lossy().into_owned(), jobs.len()));
     }
     planned.sort();
-    assert_eq!(planned, [("digits".into(), 12), ("mlp".into(), 20), ("resnet".into(), 6)]);
+    assert_eq!(planned, [("digits".into(), 12), ("mlp".into(), 20), ("pictures".into(), 8), ("resnet".into(), 6)]);
 }
 
 #[test]
@@ -184,6 +201,65 @@ fn a_share_of_the_rows_is_held_out() {
 }
 
 #[test]
+fn pictures_become_what_the_study_says() {
+    let text = |image: &str| {
+        let data = HEAD.replace("validation = 100", &format!("validation = 100\n{image}"));
+        format!("{data}[space]\nrate = {{ choice = [0.1] }}\n{BODY}")
+    };
+    let plan = |image: &str, dataset: &Dataset| {
+        let study = Study::parse(&text(image), "s.toml").map_err(|error| error.to_string())?;
+        study.trials(dataset, &object("d"), &study.name).map_err(|error| error.to_string())
+    };
+    let jobs = plan("image = { size = [4, 5], resize = { shortest_edge = 6 } }", &photos()).expect("a good study");
+    let trial = trial(&jobs[0]);
+    let image = trial.data.image.clone().expect("it travels");
+    assert_eq!(
+        (image.shape(), image.resize, image.filter),
+        (vec![3, 4, 5], Some(Resize::ShortestEdge(6)), Filter::Bilinear)
+    );
+    assert_eq!(trial.network.parameters(&image.shape()).expect("shapes")[0].shape, [3, 60], "$classes, and the input");
+    let grey = photos().preprocessing(
+        plan("image = { size = 8, channels = 1 }", &photos())
+            .map(|jobs| self::trial(&jobs[0]).data.image.clone())
+            .expect("good")
+            .as_ref(),
+    );
+    assert_eq!((grey.mean, grey.std, grey.resize), (vec![0.45], vec![0.2], None));
+
+    let cases = [
+        (
+            "",
+            photos(),
+            "`data.image` is missing: `photos` holds pictures of any size: `image = { size = 64 }`, for example, says what they become",
+        ),
+        (
+            "image = { size = 8 }",
+            digits(),
+            "`data.image` is there: the examples of `mnist` have the shape [1, 28, 28] already; only folders of pictures take it: remove it",
+        ),
+        (
+            "image = { size = 8, resize = \"exact\" }",
+            photos(),
+            "`data.image.resize` is \"exact\": `{ shortest_edge = 72 }` and `{ exact = [72, 72] }`, for example, are accepted; without it pictures are resized straight to `size`",
+        ),
+        (
+            "image = { size = 0 }",
+            photos(),
+            "`data.image.size` is [0, 0]: 1 to 16384 pixels, or [height, width], of at most 67108864 in all, are accepted",
+        ),
+        (
+            "image = { side = 8 }",
+            photos(),
+            "`data.image.side` is wrong: unknown field `side`, expected one of `size`, `channels`, `resize`, `filter`; did you mean `size`?",
+        ),
+        ("image = { size = \"big\" }", photos(), "`data.image.size` is wrong: a number, or [height, width]"),
+    ];
+    for (image, dataset, expected) in cases {
+        assert_eq!(plan(image, &dataset).expect_err(expected), format!("s.toml: {expected}"));
+    }
+}
+
+#[test]
 fn the_test_job_measures_the_winner_and_changes_nothing_else() {
     let study = study("", "rate = { choice = [0.1] }");
     let winner = jobs(&study).remove(0);
@@ -210,7 +286,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ),
         (
             changed("dataset = ", "datasets = "),
-            "`data.datasets` is wrong: unknown field `datasets`, expected one of `dataset`, `validation`, `train_rows`; did you mean `dataset`?",
+            "`data.datasets` is wrong: unknown field `datasets`, expected one of `dataset`, `validation`, `train_rows`, `image`; did you mean `dataset`?",
         ),
         (
             changed("epochs = 1", "epochs = \"one\""),

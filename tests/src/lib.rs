@@ -19,7 +19,7 @@ pub use amqp::{Amqp, Inbox};
 pub use broker::Broker;
 pub use fleet::Fleet;
 pub use folder::Folder;
-pub use pictures::Pictures;
+pub use pictures::{CLASSES, Pictures, write_folder};
 pub use process::{Process, children_of};
 pub use s3::S3;
 pub use wait::{LIMIT, eventually};

@@ -39,6 +39,47 @@ impl Pictures {
     }
 }
 
+/// Classes of [`write_folder`], in order.
+pub const CLASSES: [&str; 3] = ["across", "both", "down"];
+
+/// Writes `each` coloured pictures a class, of many sizes, into one sub-folder per class; the same at every call.
+///
+/// # Errors
+/// The disk refuses.
+pub fn write_folder(dir: &Path, each: usize) -> Result<()> {
+    let mut noise = Noise(19_690_720);
+    for (class, name) in CLASSES.iter().enumerate() {
+        std::fs::create_dir_all(dir.join(name)).context("make a class's folder")?;
+        for number in 0..each {
+            let (width, height) = (16 + noise.below(20), 16 + noise.below(20));
+            let (row, column) = (height / 4 + noise.below(height / 2), width / 4 + noise.below(width / 2));
+            let pixel = |x: usize, y: usize| {
+                let across = y.abs_diff(row) <= height / 10 && class != 2;
+                let down = x.abs_diff(column) <= width / 10 && class != 0;
+                let ink = if across || down { 190 } else { 20 };
+                [ink, 40, 255 - ink].map(|shade| (shade + noise.below(40).min(255 - shade)) as u8)
+            };
+            std::fs::write(dir.join(name).join(format!("{number}.bmp")), bmp([width, height], pixel))
+                .context("write a picture")?;
+        }
+    }
+    Ok(())
+}
+
+/// A bitmap of 24 bits a pixel, which needs no encoder.
+fn bmp([width, height]: [usize; 2], mut pixel: impl FnMut(usize, usize) -> [u8; 3]) -> Vec<u8> {
+    let line = (3 * width).next_multiple_of(4);
+    let mut bytes = b"BM".to_vec();
+    let header = [54 + line * height, 0, 54, 40, width, height, 1 | 24 << 16, 0, line * height, 2835, 2835, 0, 0];
+    bytes.extend(header.iter().flat_map(|number| (*number as u32).to_le_bytes()));
+    for y in (0..height).rev() {
+        let begin = bytes.len();
+        (0..width).for_each(|x| bytes.extend(pixel(x, y).iter().rev()));
+        bytes.resize(begin + line, 0);
+    }
+    bytes
+}
+
 /// Two zeros, the type (8: unsigned byte), the number of dimensions, then each of them, big endian.
 fn idx_header(dimensions: &[u32]) -> Vec<u8> {
     let mut header = vec![0, 0, 8, dimensions.len() as u8];

@@ -52,6 +52,21 @@ layers = [
     )
 }
 
+/// Two trials on the dataset `shapes`, a folder of pictures.
+pub fn pictures() -> String {
+    let text = study(2, 6).replace("\"bars\"", "\"shapes\"").replace("conv\", filters = 16", "conv\", filters = 8");
+    text.replace("validation = 60", "validation = 0.2\nimage = { size = 20, resize = { shortest_edge = 22 } }")
+}
+
+/// Two trials on the dataset `points`, a table.
+pub fn table() -> String {
+    let text = study(2, 10).replace("\"bars\"", "\"points\"");
+    let (head, _) = text.split_once("[network]").unwrap_or_default();
+    let layers =
+        r#"{ type = "linear", units = "$hidden" }, { type = "relu" }, { type = "linear", units = "$classes" }"#;
+    format!("{head}[network]\nlayers = [{layers}]\n")
+}
+
 /// One small trial, written by hand: `dataset` is the reference to a manifest.
 pub fn job(id: &str, run: &str, dataset: &Value) -> Value {
     json!({

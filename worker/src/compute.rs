@@ -26,6 +26,7 @@ use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 pub use classify::{Classifier, PictureReader};
 pub use evaluate::evaluate;
 pub use machine::{keep_pages, set_threads, simd_path};
+pub use rows::Decoded;
 pub use trainer::train;
 
 /// A trial and the files it needs.

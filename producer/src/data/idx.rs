@@ -23,7 +23,7 @@ pub struct Files {
     pub test: Option<[PathBuf; 2]>,
 }
 
-/// The standard names, in the order of [`Files`]; each may end in `.gz`.
+/// The standard names, in the order of [`Files`]; each may end in `.gz`, and `idx3` be `idx2` or `idx4`.
 pub const NAMES: [&str; 4] =
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
@@ -191,11 +191,13 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(if is_gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
-/// `name` in `dir`: also with `.gz`, and with the dot that some copies have in place of the second dash.
+/// `name` in `dir`: also with `.gz`, with the dot that some copies have in place of the second dash, and, for images,
+/// with the number of dimensions that they really have.
 pub(super) fn find(dir: &Path, name: &str) -> Result<PathBuf, DataError> {
-    let dotted = name.replace("-idx", ".idx");
-    let names = [name.to_owned(), format!("{name}.gz"), dotted.clone(), format!("{dotted}.gz")];
-    names.iter().map(|name| dir.join(name)).find(|path| path.is_file()).ok_or_else(|| DataError::Wrong {
+    let numbered = ["-idx3", "-idx4", "-idx2"].map(|number| name.replace("-idx3", number));
+    let dotted = numbered.clone().map(|name| name.replace("-idx", ".idx"));
+    let paths = numbered.iter().chain(&dotted).flat_map(|name| [dir.join(name), dir.join(format!("{name}.gz"))]);
+    paths.into_iter().find(|path| path.is_file()).ok_or_else(|| DataError::Wrong {
         what: format!("the folder `{}`", dir.display()),
         problem: format!("has no `{name}` (or `{name}.gz`): {} are needed", NAMES.join(", ")),
     })

@@ -1,4 +1,4 @@
-//! From a table to objects in the store: a safetensors file a split, and the manifest.
+//! From a table, or a folder of pictures, to objects in the store: a safetensors file a split, and the manifest.
 //!
 //! A split's file lies under the digest of its own content, `datasets/<name>/<sha256>/<split>.safetensors`,
 //! and the manifest, which refers to it, under its own: neither key depends on itself, and two versions of
@@ -15,7 +15,10 @@ use shared::digest::Digest;
 use shared::names::{Key, Name, ObjectRef};
 use shared::store::{Store, StoreError, layout};
 
-use super::{DataError, Rows, Table, element_bytes};
+use super::pictures::Pictures;
+use super::{DataError, Rows, Table};
+
+mod pictures;
 
 /// Puts `table` into the store as the dataset `name` and makes it the current one; returns the reference
 /// to its manifest. The same data give the same reference, and what is there is not sent again.
@@ -31,21 +34,51 @@ pub async fn push(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<ObjectRef, DataError> {
     // Hashing and statistics over all rows: off the runtime.
-    let packing = {
-        let name = name.clone();
-        tokio::task::spawn_blocking(move || pack(&name, &table))
-    };
-    let packed = match packing.await {
-        Ok(packed) => packed?,
+    let owner = name.clone();
+    let packed = off_the_runtime(move || pack(&owner, &table)).await?;
+    send(store, name, packed, progress).await
+}
+
+/// Likewise a folder of pictures, whose files are read once more and go through a temporary file a split.
+///
+/// # Errors
+/// A file has changed since it was looked at or cannot be read, or as for [`push`].
+pub async fn push_pictures(
+    store: &dyn Store,
+    name: &Name,
+    found: Arc<Pictures>,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<ObjectRef, DataError> {
+    let owner = name.clone();
+    let packed = off_the_runtime(move || pictures::pack(&owner, &found)).await?;
+    send(store, name, packed, progress).await
+}
+
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
+) -> Result<T, DataError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
-    let total = packed.files.iter().map(|(_, body)| body.len() as u64).sum();
+    }
+}
+
+async fn send(
+    store: &dyn Store,
+    name: &Name,
+    packed: Packed,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<ObjectRef, DataError> {
+    let total = packed.files.iter().map(|(_, body)| body.size()).sum();
     let mut done = 0;
     progress(done, total);
     for (key, body) in packed.files {
-        let size = body.len() as u64;
+        let size = body.size();
         if !is_there(store, &key, size).await? {
-            store.put(&key, body).await?;
+            match body {
+                Body::Memory(bytes) => store.put(&key, bytes).await?,
+                Body::File(file, _) => store.upload(&key, &file).await?,
+            }
         }
         done += size;
         progress(done, total);
@@ -74,7 +107,22 @@ pub(crate) async fn is_there(store: &dyn Store, key: &Key, size: u64) -> Result<
 struct Packed {
     manifest: ObjectRef,
     /// In the order in which they are written: the manifest after what it refers to.
-    files: Vec<(Key, Bytes)>,
+    files: Vec<(Key, Body)>,
+}
+
+enum Body {
+    Memory(Bytes),
+    /// A file that goes with this, and its size.
+    File(tempfile::TempPath, u64),
+}
+
+impl Body {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(_, size) => *size,
+        }
+    }
 }
 
 fn pack(name: &Name, table: &Table) -> Result<Packed, DataError> {
@@ -88,10 +136,9 @@ fn pack(name: &Name, table: &Table) -> Result<Packed, DataError> {
     for (split, rows) in &table.splits {
         let body = safetensors(table, rows).map_err(|error| refuse(split, format!("cannot be written: {error}")))?;
         let sha256 = Digest::of(&body);
-        let key = layout::dataset_file(name, sha256, &format!("{split}.safetensors"));
-        let object = ObjectRef { key: key.clone(), sha256 };
+        let object = ObjectRef { key: split_key(name, split, sha256), sha256 };
+        files.push((object.key.clone(), Body::Memory(body.into())));
         splits.insert(split.clone(), Split { object, rows: rows.labels.len() as u32 });
-        files.push((key, Bytes::from(body)));
     }
     let dataset = Dataset {
         name: name.clone(),
@@ -101,13 +148,23 @@ fn pack(name: &Name, table: &Table) -> Result<Packed, DataError> {
         labels: table.labels.clone(),
         mean,
         std,
+        luma: None,
         splits,
     };
+    finish(&dataset, files)
+}
+
+fn split_key(name: &Name, split: &str, sha256: Digest) -> Key {
+    layout::dataset_file(name, sha256, &format!("{split}.safetensors"))
+}
+
+/// Adds the manifest to the files of its splits.
+fn finish(dataset: &Dataset, mut files: Vec<(Key, Body)>) -> Result<Packed, DataError> {
     dataset.check().map_err(|problem| refuse("manifest", format!("{problem}")))?;
-    let body = serde_json::to_vec_pretty(&dataset).map_err(|error| refuse("manifest", error.to_string()))?;
+    let body = serde_json::to_vec_pretty(dataset).map_err(|error| refuse("manifest", error.to_string()))?;
     let sha256 = Digest::of(&body);
-    let key = layout::dataset_file(name, sha256, "dataset.json");
-    files.push((key.clone(), Bytes::from(body)));
+    let key = layout::dataset_file(&dataset.name, sha256, "dataset.json");
+    files.push((key.clone(), Body::Memory(body.into())));
     Ok(Packed { manifest: ObjectRef { key, sha256 }, files })
 }
 
@@ -127,7 +184,7 @@ fn check(table: &Table, rows: &Rows) -> Result<(), String> {
     if let Some((row, label)) = rows.labels.iter().enumerate().find(|(_, label)| **label >= table.classes) {
         return Err(format!("has the label {label} in row {row} (from 0): 0 to {} is accepted", table.classes - 1));
     }
-    if table.elements == ElementType::F32
+    if table.elements != ElementType::U8
         && let Some(index) = floats(&rows.inputs).position(|value| !value.is_finite())
     {
         return Err(format!("has a number that is not finite in row {} (from 0)", index / table.width().max(1)));
@@ -160,12 +217,20 @@ fn statistics(table: &Table, rows: &Rows) -> (Vec<f64>, Vec<f64>) {
                 variance[index] = spread / count / (255.0 * 255.0);
             }
         }
-        ElementType::F32 => {
+        // A table never holds the third type: pictures as files are no elements.
+        ElementType::F32 | ElementType::Encoded => {
+            let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); channels];
             for (index, value) in floats(&rows.inputs).enumerate() {
+                let (least, most) = &mut ranges[channel(index)];
+                (*least, *most) = (least.min(value), most.max(value));
                 mean[channel(index)] += f64::from(value) / count;
             }
             for (index, value) in floats(&rows.inputs).enumerate() {
-                variance[channel(index)] += (f64::from(value) - mean[channel(index)]).powi(2) / count;
+                let (least, most) = ranges[channel(index)];
+                // Rounding gives the mean of equal numbers a distance to them.
+                if least < most {
+                    variance[channel(index)] += (f64::from(value) - mean[channel(index)]).powi(2) / count;
+                }
             }
         }
     }
@@ -178,11 +243,7 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
 }
 
 fn safetensors(table: &Table, rows: &Rows) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-    let dtype = match table.elements {
-        ElementType::U8 => Dtype::U8,
-        ElementType::F32 => Dtype::F32,
-    };
-    debug_assert_eq!(rows.inputs.len() % element_bytes(table.elements), 0);
+    let dtype = if table.elements == ElementType::U8 { Dtype::U8 } else { Dtype::F32 };
     let shape = std::iter::once(rows.labels.len()).chain(table.shape.iter().copied()).collect();
     let labels: Vec<u8> = rows.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
     let inputs = TensorView::new(dtype, shape, &rows.inputs)?;

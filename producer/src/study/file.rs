@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use shared::contract::Objective;
+use shared::contract::{ImageInput, Objective};
 use shared::names::Name;
 use shared::strict::{self, Problem};
 
@@ -42,6 +42,7 @@ struct Data {
     dataset: Name,
     validation: Option<serde_json::Number>,
     train_rows: Option<u32>,
+    image: Option<ImageInput>,
 }
 
 #[derive(Deserialize, Default)]
@@ -70,7 +71,15 @@ struct Metric {
 pub(super) fn parse(text: &str, file: &str) -> Result<Study, Problem> {
     let document: Value = strict::toml(text)?;
     only_json(&document, "")?;
+    if let Some(Value::String(word)) = document.pointer("/data/image/resize") {
+        let accepted = "`{ shortest_edge = 72 }` and `{ exact = [72, 72] }`, for example, are accepted; without it \
+            pictures are resized straight to `size`";
+        return Err(Problem::new("data.image.resize", format!("\"{word}\""), accepted));
+    }
     let wire: File = strict::from_value(&document)?;
+    if let Some(image) = &wire.data.image {
+        image.check().map_err(|problem| problem.inside("data.image"))?;
+    }
     let raw = wire.space.into_iter().map(|(name, value)| {
         let parameter: RawParameter =
             strict::from_value(&value).map_err(|problem| problem.inside(&format!("space.{name}")))?;
@@ -86,6 +95,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Study, Problem> {
         dataset: wire.data.dataset,
         validation: validation(wire.data.validation)?,
         train_rows: wire.data.train_rows,
+        image: wire.data.image,
         sampler: sampler(&wire.search)?,
         objective: wire.objective.metric,
         space,

@@ -3,8 +3,7 @@
 use rand::Rng as _;
 use serde_json::Value;
 use shared::contract::{
-    Dataset, Evaluate, Job, JobResult, MAX_MESSAGE, Network, NetworkError, Objective, Status, Training, Trial,
-    TrialData, Work,
+    Dataset, Evaluate, Job, JobResult, MAX_MESSAGE, Network, Objective, Status, Training, Trial, TrialData, Work,
 };
 use shared::names::{JobId, Name, ObjectRef};
 use shared::random;
@@ -35,28 +34,21 @@ impl Study {
     }
 
     fn data(&self, dataset: &Dataset, dataset_ref: &ObjectRef) -> Result<TrialData, Problem> {
-        let rows = dataset.train()?.rows;
         let validation_rows = match self.validation {
             Validation::Rows(rows) => rows,
-            Validation::Fraction(share) => ((f64::from(rows) * share).round() as u32).max(1),
+            Validation::Fraction(share) => ((f64::from(dataset.train()?.rows) * share).round() as u32).max(1),
         };
-        let name = &dataset.name;
-        if validation_rows >= rows {
-            let accepted = format!("the training split of `{name}` has {rows} rows, of which some must be left");
-            return Err(Problem::new("data.validation", validation_rows, accepted));
-        }
-        let left = rows - validation_rows;
-        if let Some(train_rows) = self.train_rows
-            && !(1..=left).contains(&train_rows)
-        {
-            let accepted = format!("1 to {left} is accepted: `{name}` has {rows} and {validation_rows} are held out");
-            return Err(Problem::new("data.train_rows", train_rows, accepted));
-        }
-        Ok(TrialData {
+        let data = TrialData {
             dataset: dataset_ref.clone(),
             validation_rows,
             train_rows: self.train_rows,
             split_seed: self.seed,
+            image: self.image.clone(),
+        };
+        // Before any point is looked at: what is wrong here is no trial's. The file has a name of its own for it.
+        data.fits(dataset).map(|_| data).map_err(|problem| match problem.at.as_str() {
+            "validation_rows" => Problem { at: "data.validation".into(), ..problem },
+            _ => problem.inside("data"),
         })
     }
 
@@ -88,10 +80,6 @@ impl Study {
 
     fn job(&self, dataset: &Dataset, data: &TrialData, run: &Name, index: u32, point: Point) -> Result<Job, Problem> {
         let (network, training) = self.parts(&point, dataset.classes)?;
-        network.check(&dataset.shape, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
-            at: format!("network.{at}"),
-            what: format!("is wrong: {problem}"),
-        })?;
         let trial = Trial {
             network,
             data: data.clone(),
@@ -100,6 +88,7 @@ impl Study {
             parameters: point,
             evaluate: None,
         };
+        trial.fits(dataset)?;
         let id = JobId::new(format!("t{index:04}")).expect("a letter and digits");
         let job = Job { id, run: run.clone(), work: Work::Trial(Box::new(trial)) };
         job.check()?;

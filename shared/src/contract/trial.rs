@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Dataset, Network, NetworkError, Training};
+use super::{Dataset, ImageInput, Network, NetworkError, Shape, Training};
 use crate::names::ObjectRef;
 use crate::strict::Problem;
 
@@ -43,6 +43,9 @@ pub struct TrialData {
     /// The same for every trial of a study, so that all are measured on the same rows.
     #[serde(default)]
     pub split_seed: u32,
+    /// What pictures become: for datasets whose elements are `encoded`, and only for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInput>,
 }
 
 /// Measures a network on the test split.
@@ -120,6 +123,9 @@ impl Trial {
         if self.data.train_rows == Some(0) {
             return Err(Problem::new("data.train_rows", 0, "1 or more is accepted"));
         }
+        if let Some(image) = &self.data.image {
+            image.check().map_err(|problem| problem.inside("data.image"))?;
+        }
         if self.network.layers.is_empty() {
             return Err(Problem::new("network.layers", "[]", "at least one layer is needed"));
         }
@@ -131,24 +137,35 @@ impl Trial {
     /// # Errors
     /// The first thing that does not fit, by its key.
     pub fn fits(&self, dataset: &Dataset) -> Result<(), Problem> {
+        let input = self.data.fits(dataset).map_err(|problem| problem.inside("data"))?;
+        self.network.check(&input, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
+            at: format!("network.{at}"),
+            what: format!("is wrong: {problem}"),
+        })
+    }
+}
+
+impl TrialData {
+    /// Checks the rows against the dataset's manifest, and returns the shape of one example.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, by its key.
+    pub fn fits(&self, dataset: &Dataset) -> Result<Shape, Problem> {
         let rows = dataset.train()?.rows;
-        let held_out = self.data.validation_rows;
+        let held_out = self.validation_rows;
         if held_out >= rows {
             let accepted =
                 format!("the training split of `{}` has {rows} rows, of which some must be left", dataset.name);
-            return Err(Problem::new("data.validation_rows", held_out, accepted));
+            return Err(Problem::new("validation_rows", held_out, accepted));
         }
         let left = rows - held_out;
-        if let Some(train_rows) = self.data.train_rows
+        if let Some(train_rows) = self.train_rows
             && !(1..=left).contains(&train_rows)
         {
             let accepted =
                 format!("1 to {left} is accepted: `{}` has {rows} and {held_out} are held out", dataset.name);
-            return Err(Problem::new("data.train_rows", train_rows, accepted));
+            return Err(Problem::new("train_rows", train_rows, accepted));
         }
-        self.network.check(&dataset.shape, dataset.classes as usize).map_err(|NetworkError { at, problem }| Problem {
-            at: format!("network.{at}"),
-            what: format!("is wrong: {problem}"),
-        })
+        dataset.input(self.image.as_ref())
     }
 }

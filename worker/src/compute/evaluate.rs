@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use shared::contract::{Dataset, Metrics, Trial};
 
 use super::network::{Mode, Net};
-use super::rows::{Rows, numbers};
+use super::rows::{Decoded, Rows, numbers};
 use super::{ComputeError, ops, trainer, weights};
 
 /// Measures the parameters in `checkpoint`, what a finished trial left, on every row of `split_file`:
@@ -21,16 +21,19 @@ pub fn evaluate(
     split_file: &Path,
     checkpoint: &Path,
 ) -> Result<Metrics, ComputeError> {
-    let list = trainer::parameters(trial, &dataset.shape, dataset.classes)?;
     let accepted: Vec<u32> = dataset.splits.values().map(|split| split.rows).collect();
-    let rows = Rows::open(dataset, &accepted, split_file)?;
+    // Every row is used once: nothing is kept.
+    let mut decoded = Decoded::with_room(0);
+    let mut rows = Rows::open(dataset, trial.data.image.as_ref(), &accepted, split_file, &mut decoded)?;
+    let list = trainer::parameters(trial, rows.shape(), dataset.classes)?;
     if rows.len() == 0 {
         return Err(ComputeError::InvalidJob(format!("the split in {} has no rows", split_file.display())));
     }
     let tensors = weights::read(checkpoint, &list)?;
     let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    let net = Net::new(&trial.network, &dataset.shape, &builder)?;
-    let metrics = measure(&net, &rows, &numbers(rows.len()), trial.training.batch_size)?;
+    let net = Net::new(&trial.network, rows.shape(), &builder)?;
+    let chosen = numbers(rows.len());
+    let metrics = measure(&net, &mut rows, &chosen, trial.training.batch_size)?;
     if metrics.loss.is_finite() {
         return Ok(metrics);
     }
@@ -41,7 +44,12 @@ pub fn evaluate(
 }
 
 /// Mean loss and error of `net` on `chosen` rows, `batch_size` at a time.
-pub(super) fn measure(net: &Net, rows: &Rows, chosen: &[u32], batch_size: u32) -> Result<Metrics, ComputeError> {
+pub(super) fn measure(
+    net: &Net,
+    rows: &mut Rows<'_>,
+    chosen: &[u32],
+    batch_size: u32,
+) -> Result<Metrics, ComputeError> {
     let (mut loss, mut wrong) = (0.0, 0);
     for chosen in chosen.chunks(batch_size.max(1) as usize) {
         let batch = rows.batch(chosen)?;

@@ -1,4 +1,5 @@
 //! The rows of a dataset's split: which are trained on, in which order, and how they become input.
+//! Pictures of any size are decoded here, when they are first needed ([`Decoded`]).
 
 use std::path::Path;
 
@@ -6,19 +7,31 @@ use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use rand_chacha::rand_core::Rng as _;
 use safetensors::Dtype;
-use shared::contract::{Dataset, ElementType, TrialData};
+use shared::contract::{Dataset, ElementType, ImageInput, TrialData};
 use shared::random::{self, Stream};
 
 use super::ComputeError;
 use super::weights::bad_file;
 
+mod pictures;
+
+pub use pictures::Decoded;
+use pictures::Pictures;
+
 /// One split's file, mapped: only the rows in use take memory.
-pub(super) struct Rows {
+pub(super) struct Rows<'a> {
     file: MmapedSafetensors,
     shape: Vec<usize>,
-    elements: ElementType,
+    form: Form<'a>,
     labels: Vec<u32>,
     standard: Standard,
+}
+
+/// How the file holds examples.
+enum Form<'a> {
+    Bytes,
+    Floats,
+    Pictures(Pictures<'a>),
 }
 
 /// Makes elements have mean 0 and standard deviation 1.
@@ -51,14 +64,24 @@ impl Standard {
     }
 }
 
-impl Rows {
-    /// Opens the file of a split of `dataset`, which has one of the numbers of rows in `accepted`.
+impl<'a> Rows<'a> {
+    /// Opens the file of a split of `dataset`, which has one of the numbers of rows in `accepted`. Pictures become
+    /// what `image` says; decoded ones stay in `decoded`.
     ///
     /// # Errors
     /// The file cannot be read or is not what the manifest says.
-    pub(super) fn open(dataset: &Dataset, accepted: &[u32], path: &Path) -> Result<Self, ComputeError> {
-        dataset.check().map_err(|problem| ComputeError::InvalidJob(format!("the dataset's {problem}")))?;
-        let bad = |problem: String| bad_file(&format!("the dataset `{}`", dataset.name), path, problem);
+    pub(super) fn open(
+        dataset: &Dataset,
+        image: Option<&ImageInput>,
+        accepted: &[u32],
+        path: &Path,
+        decoded: &'a mut Decoded,
+    ) -> Result<Self, ComputeError> {
+        let invalid = |problem| ComputeError::InvalidJob(format!("the dataset's {problem}"));
+        dataset.check().map_err(invalid)?;
+        let shape = dataset.input(image).map_err(invalid)?;
+        let what = format!("the dataset `{}`", dataset.name);
+        let bad = |problem: String| bad_file(&what, path, problem);
         if let Err(source) = std::fs::File::open(path) {
             return Err(ComputeError::Disk { what: format!("read {}", path.display()), source });
         }
@@ -66,18 +89,14 @@ impl Rows {
         // changed; were it cut short regardless, this process, which exists to take such blows, would end.
         let file = unsafe { MmapedSafetensors::new(path) };
         let file = file.map_err(|error| bad(format!("it is no safetensors file: {error}")))?;
-        let dtype = match dataset.elements {
-            ElementType::U8 => Dtype::U8,
-            ElementType::F32 => Dtype::F32,
-        };
-        let rows = file.get("labels").ok().and_then(|view| view.shape().first().copied()).unwrap_or(0);
+        let first = |name: &str| file.get(name).ok().and_then(|view| view.shape().first().copied()).unwrap_or(0);
+        let rows = first("labels");
         if !accepted.iter().any(|accepted| *accepted as usize == rows) {
             return Err(bad(format!("it has {rows} labels: the manifest says {accepted:?}")));
         }
-        let shape: Vec<usize> = std::iter::once(rows).chain(dataset.shape.iter().copied()).collect();
-        for (name, dtype, shape) in [("inputs", dtype, &shape), ("labels", Dtype::U32, &vec![rows])] {
+        for (name, dtype, shape) in tensors(dataset, rows, first("inputs")) {
             let view = file.get(name).map_err(|_| bad(format!("it has no tensor `{name}`")))?;
-            if view.dtype() != dtype || view.shape() != *shape {
+            if view.dtype() != dtype || view.shape() != shape {
                 let found = format!("`{name}` is {:?} {:?}", view.dtype(), view.shape());
                 return Err(bad(format!("{found}: the manifest says {dtype:?} {shape:?}")));
             }
@@ -90,9 +109,24 @@ impl Rows {
                 dataset.classes
             )));
         }
-        let rescale = if dataset.elements == ElementType::U8 { 1.0 / 255.0 } else { 1.0 };
-        let standard = Standard::new(&dataset.mean, &dataset.std, rescale);
-        Ok(Self { file, shape: dataset.shape.clone(), elements: dataset.elements, labels, standard })
+        let preprocessing = dataset.preprocessing(image);
+        let rescale = if dataset.elements == ElementType::F32 { 1.0 } else { preprocessing.rescale };
+        let standard = Standard::new(&preprocessing.mean, &preprocessing.std, rescale);
+        let form = match (dataset.elements, image) {
+            (ElementType::Encoded, Some(image)) => {
+                let offsets =
+                    file.get("offsets")?.data().as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+                let pictures = Pictures::new(what.clone(), path, image, preprocessing, offsets, decoded);
+                pictures.check(first("inputs")).map_err(bad)?;
+                Form::Pictures(pictures)
+            }
+            (elements, _) => {
+                // What was decoded for another trial is in this one's way.
+                *decoded = Decoded::default();
+                if elements == ElementType::U8 { Form::Bytes } else { Form::Floats }
+            }
+        };
+        Ok(Self { file, shape, form, labels, standard })
     }
 
     /// How many there are.
@@ -100,21 +134,30 @@ impl Rows {
         self.labels.len()
     }
 
+    /// The shape of one.
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// The rows of these numbers, standardised.
-    pub(super) fn batch(&self, rows: &[u32]) -> Result<Batch, ComputeError> {
+    ///
+    /// # Errors
+    /// A row's picture cannot be decoded.
+    pub(super) fn batch(&mut self, rows: &[u32]) -> Result<Batch, ComputeError> {
         let elements: usize = self.shape.iter().product();
         let view = self.file.get("inputs")?;
         let mut inputs = Vec::with_capacity(rows.len() * elements);
-        for row in rows {
-            let row = *row as usize;
-            match self.elements {
-                ElementType::U8 => {
-                    let bytes = &view.data()[row * elements..][..elements];
-                    self.standard.extend(&mut inputs, bytes.iter().map(|byte| f32::from(*byte)));
-                }
-                ElementType::F32 => {
-                    let bytes = &view.data()[row * elements * 4..][..elements * 4];
-                    self.standard.extend(&mut inputs, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+        let standard = &self.standard;
+        let mut extend_bytes = |bytes: &[u8]| standard.extend(&mut inputs, bytes.iter().map(|byte| f32::from(*byte)));
+        match &mut self.form {
+            Form::Bytes => {
+                rows.iter().for_each(|row| extend_bytes(&view.data()[*row as usize * elements..][..elements]));
+            }
+            Form::Pictures(pictures) => pictures.each(rows, view.data(), extend_bytes)?,
+            Form::Floats => {
+                for row in rows {
+                    let bytes = &view.data()[*row as usize * elements * 4..][..elements * 4];
+                    standard.extend(&mut inputs, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
                 }
             }
         }
@@ -122,6 +165,18 @@ impl Rows {
         let labels = rows.iter().map(|row| self.labels[*row as usize]).collect();
         Ok(Batch { inputs: Tensor::from_vec(inputs, shape, &Device::Cpu)?, labels })
     }
+}
+
+/// The tensors of a split's file with so many rows, and so many bytes of pictures.
+fn tensors(dataset: &Dataset, rows: usize, bytes: usize) -> Vec<(&'static str, Dtype, Vec<usize>)> {
+    let inputs = || std::iter::once(rows).chain(dataset.shape.iter().copied()).collect();
+    let mut tensors = match dataset.elements {
+        ElementType::U8 => vec![("inputs", Dtype::U8, inputs())],
+        ElementType::F32 => vec![("inputs", Dtype::F32, inputs())],
+        ElementType::Encoded => vec![("inputs", Dtype::U8, vec![bytes]), ("offsets", Dtype::U64, vec![rows + 1])],
+    };
+    tensors.push(("labels", Dtype::U32, vec![rows]));
+    tensors
 }
 
 /// The numbers of the rows that a trial uses, in rising order.

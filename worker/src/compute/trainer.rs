@@ -10,7 +10,7 @@ use super::evaluate::measure;
 use super::network::{Mode, Net};
 use super::optimizer::Rule;
 use super::parameters::Parameters;
-use super::rows::{Division, Rows};
+use super::rows::{Decoded, Division, Rows};
 use super::schedule::learning_rate;
 use super::weights::{bad_file, write};
 use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, ops};
@@ -20,12 +20,16 @@ use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, ops};
 /// Then `job.out` holds the parameters of the best epoch by the trial's objective (of equal ones the
 /// earlier), under the names of [`shared::contract::Network::parameters`], in fp32; or a checkpoint
 /// with which another call goes on to the same bits. A pause that is asked for at the very end is not
-/// needed, and the trial finishes.
+/// needed, and the trial finishes. Pictures that had to be decoded are left in `decoded` for the next trial.
 ///
 /// # Errors
 /// The job does not fit its dataset, a file is not what it should be, or the loss is not finite.
-pub fn train(job: &TrainingJob<'_>, each: &mut dyn FnMut(&Step) -> Flow) -> Result<Ended, ComputeError> {
-    let mut trainer = Trainer::new(job)?;
+pub fn train(
+    job: &TrainingJob<'_>,
+    decoded: &mut Decoded,
+    each: &mut dyn FnMut(&Step) -> Flow,
+) -> Result<Ended, ComputeError> {
+    let mut trainer = Trainer::new(job, decoded)?;
     if let Some(path) = job.resume {
         trainer.resume(path)?;
     }
@@ -41,7 +45,7 @@ pub fn train(job: &TrainingJob<'_>, each: &mut dyn FnMut(&Step) -> Flow) -> Resu
 
 struct Trainer<'a> {
     trial: &'a Trial,
-    rows: Rows,
+    rows: Rows<'a>,
     division: Division,
     net: Net,
     parameters: Parameters,
@@ -51,15 +55,15 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(job: &TrainingJob<'a>) -> Result<Self, ComputeError> {
+    fn new(job: &TrainingJob<'a>, decoded: &'a mut Decoded) -> Result<Self, ComputeError> {
         let (trial, dataset) = (job.trial, job.dataset);
         trial.check().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
         let split = dataset.train().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
-        let rows = Rows::open(dataset, &[split.rows], job.train)?;
-        let list = parameters(trial, &dataset.shape, dataset.classes)?;
+        let rows = Rows::open(dataset, trial.data.image.as_ref(), &[split.rows], job.train, decoded)?;
+        let list = parameters(trial, rows.shape(), dataset.classes)?;
         let division = Division::draw(&trial.data, rows.len())?;
         let parameters = Parameters::new(list, trial.seed, DType::F32)?;
-        let net = Net::new(&trial.network, &dataset.shape, &parameters.builder())?;
+        let net = Net::new(&trial.network, rows.shape(), &parameters.builder())?;
         let rule = Rule::new(&trial.training, &parameters)?;
         Ok(Self { trial, rows, division, net, parameters, rule, best: Vec::new(), position: Position::default() })
     }
@@ -162,7 +166,7 @@ impl<'a> Trainer<'a> {
     /// Measures the epoch that has ended, keeps its parameters if it is the best, and moves to the next.
     fn end_epoch(&mut self, learning_rate: f64, began: Instant, spent: u64) -> Result<EpochMetrics, ComputeError> {
         let training = &self.trial.training;
-        let validation = measure(&self.net, &self.rows, &self.division.validation, training.batch_size)?;
+        let validation = measure(&self.net, &mut self.rows, &self.division.validation, training.batch_size)?;
         self.must_be_finite(validation.loss)?;
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let metrics = EpochMetrics {

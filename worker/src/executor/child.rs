@@ -13,7 +13,7 @@ use super::ahead::{Picture, Work, read_ahead};
 use super::models::Models;
 use super::wire::{Classify, Order, Report, Say};
 use super::{ARGUMENT, sandbox};
-use crate::compute::{self, ComputeError, Ended, Flow, Step, TrainingJob};
+use crate::compute::{self, ComputeError, Decoded, Ended, Flow, Step, TrainingJob};
 
 /// Steps are told at most this often: a pipe is cheap, but not free.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -47,10 +47,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (sender, work) = mpsc::sync_channel(1);
     std::thread::spawn(move || read_ahead(orders, &sender));
     say(&Say::Ready)?;
-    let mut models = Models::default();
+    let mut held = Held::default();
     let mut before = cpu_time();
     for work in work {
-        let report = carry_out(work, &pause, &mut models)
+        let report = carry_out(work, &pause, &mut held)
             .unwrap_or_else(|error| Report::Failed(ErrorReport::of(error.code(), &error)));
         pause.store(false, Ordering::Relaxed);
         // From report to report, so that pictures that were read ahead are counted, and counted once.
@@ -105,14 +105,25 @@ fn say(said: &Say) -> std::io::Result<()> {
     out.flush()
 }
 
-fn carry_out(work: Work, pause: &AtomicBool, models: &mut Models) -> Result<Report, ComputeError> {
+/// What orders leave for the next: models, so that a run of batches loads each once, or decoded pictures, so that
+/// the trials of a study decode them once. Never both: either may fill what memory there is.
+#[derive(Default)]
+struct Held {
+    models: Models,
+    decoded: Decoded,
+}
+
+fn carry_out(work: Work, pause: &AtomicBool, held: &mut Held) -> Result<Report, ComputeError> {
     match work {
-        Work::Classify(order, pictures) => classify(&order, &pictures, models),
+        Work::Classify(order, pictures) => {
+            held.decoded = Decoded::default();
+            classify(&order, &pictures, &mut held.models)
+        }
         Work::Other(Order::Train { trial, dataset, train, resume, out }) => {
-            models.clear();
+            held.models.clear();
             let job =
                 TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
-            train_job(&job, pause)
+            train_job(&job, &mut held.decoded, pause)
         }
         Work::Other(Order::Evaluate { trial, dataset, split, checkpoint }) => {
             compute::evaluate(&trial, &dataset, &split, &checkpoint).map(Report::Evaluated)
@@ -145,7 +156,7 @@ fn classify(
     Ok(Report::Classified(outcomes))
 }
 
-fn train_job(job: &TrainingJob<'_>, pause: &AtomicBool) -> Result<Report, ComputeError> {
+fn train_job(job: &TrainingJob<'_>, decoded: &mut Decoded, pause: &AtomicBool) -> Result<Report, ComputeError> {
     let mut told = Instant::now();
     let mut broken_pipe = false;
     let mut each = |step: &Step| {
@@ -155,7 +166,7 @@ fn train_job(job: &TrainingJob<'_>, pause: &AtomicBool) -> Result<Report, Comput
         }
         if broken_pipe || pause.load(Ordering::Relaxed) { Flow::Pause } else { Flow::Go }
     };
-    Ok(match compute::train(job, &mut each)? {
+    Ok(match compute::train(job, decoded, &mut each)? {
         Ended::Paused => Report::Paused,
         Ended::Finished(trained) => Report::Trained {
             epochs: trained.epochs,

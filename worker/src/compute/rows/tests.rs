@@ -51,7 +51,9 @@ fn too_few_rows_are_refused_by_number() {
 #[test]
 fn a_batch_is_standardised() {
     let fixture = Fixture::new(8);
-    let rows = Rows::open(&fixture.dataset, &[8], &fixture.path("train.safetensors")).expect("rows");
+    let mut decoded = Decoded::default();
+    let mut rows =
+        Rows::open(&fixture.dataset, None, &[8], &fixture.path("train.safetensors"), &mut decoded).expect("rows");
     let batch = rows.batch(&[3, 0]).expect("a batch");
     assert_eq!(batch.inputs.dims(), [2, 1, 8, 8]);
     let first: Vec<f32> = batch.inputs.get(1).and_then(|row| row.flatten_all()?.to_vec1()).expect("numbers");
@@ -68,7 +70,9 @@ fn a_file_that_is_not_the_manifests_is_refused() {
         let mut dataset = fixture.dataset.clone();
         change(&mut dataset);
         let rows = dataset.splits["train"].rows;
-        Rows::open(&dataset, &[rows], &file).err().map(|error| error.to_string()).unwrap_or_default()
+        let mut decoded = Decoded::default();
+        let opened = Rows::open(&dataset, None, &[rows], &file, &mut decoded);
+        opened.err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert_eq!(open(&|_| {}), "");
     assert!(open(&|d| d.splits.get_mut("train").expect("it").rows = 9).contains("8 labels: the manifest says [9]"));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shared::contract::{Dataset, Trial};
 use shared::random;
 
-use crate::compute::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, train};
+use crate::compute::{ComputeError, Decoded, Ended, Flow, Step, Trained, TrainingJob, train};
 
 /// `count` numbers in -1 to 1, the same for the same name.
 pub(in crate::compute) fn noise(name: &str, count: usize) -> Vec<f64> {
@@ -75,7 +75,7 @@ impl Fixture {
         let (file, out) = (self.path("train.safetensors"), self.path(out));
         let resume = resume.map(|name| self.path(name));
         let job = TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
-        train(&job, each)
+        train(&job, &mut Decoded::default(), each)
     }
 
     /// Trains to the end.
