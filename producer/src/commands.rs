@@ -14,6 +14,7 @@ use crate::report::{self, Format, Listing, StudySummary};
 
 mod cancel;
 mod classify;
+mod completions;
 mod data;
 mod demo;
 mod embedded;
@@ -24,6 +25,8 @@ mod schema;
 mod status;
 mod submit;
 mod tune;
+
+pub use completions::complete_if_asked;
 
 /// Tunes networks and labels pictures on a fleet of stateless workers, or right here.
 ///
@@ -68,6 +71,8 @@ enum Command {
     Submit(submit::Arguments),
     /// Print the message contract as JSON Schema
     Schema(schema::Arguments),
+    /// Print what makes a shell complete commands, and names of runs and models
+    Completions(completions::Arguments),
     /// Bring data into the store
     #[command(subcommand)]
     Data(data::Command),
@@ -140,6 +145,7 @@ impl Cli {
                 Command::Status(arguments) => status::run(arguments).await,
                 Command::Submit(arguments) => submit::run(arguments).await,
                 Command::Schema(arguments) => schema::run(&arguments),
+                Command::Completions(arguments) => completions::run(&arguments),
                 Command::Data(command) => data::run(command).await,
                 Command::Model(command) => model::run(command).await,
             }

@@ -7,8 +7,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Dataset, Job, JobResult};
-use shared::names::{JobId, Name, ObjectRef};
-use shared::store::{Created, Store, create_json, get_json, get_optional_json, layout};
+use shared::names::{JobId, Key, Name, ObjectRef};
+use shared::store::{Created, Store, StoreError, create_json, get_json, get_optional_json, layout};
 use shared::strict;
 
 use crate::study::{self, Study};
@@ -101,6 +101,25 @@ pub async fn trials(store: &dyn Store, manifest: &RunManifest) -> anyhow::Result
     Ok(study.trials(&contents, dataset, &manifest.run)?)
 }
 
+/// The jobs of a run that have a result.
+///
+/// # Errors
+/// The store fails.
+pub async fn jobs_done(store: &dyn Store, run: &Name) -> Result<Vec<JobId>, StoreError> {
+    let entries = store.list(&layout::results(run)).await?;
+    let job = |key: &Key| key.as_str().rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
+    Ok(entries.iter().filter_map(|entry| job(&entry.key)).collect())
+}
+
+/// Whether nothing of a run is left but the mark that keeps late deliveries from writing into it.
+///
+/// # Errors
+/// The store fails.
+pub async fn is_deleted(store: &dyn Store, run: &Name) -> Result<bool, StoreError> {
+    let left = store.children(&layout::run(run)).await?;
+    Ok(left.iter().all(|name| name == layout::CANCELLED))
+}
+
 /// Every result of a run that stands in the store, but those `known` already.
 ///
 /// # Errors
@@ -110,14 +129,9 @@ pub async fn results(
     run: &Name,
     known: &BTreeMap<JobId, JobResult>,
 ) -> anyhow::Result<Vec<JobResult>> {
-    let entries = store.list(&layout::results(run)).await?;
-    let job_of = |key: &str| key.rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
-    let wanted = entries.into_iter().filter_map(|entry| {
-        let id = job_of(entry.key.as_str())?;
-        (!known.contains_key(&id)).then_some(entry.key)
-    });
+    let jobs = jobs_done(store, run).await?.into_iter().filter(|id| !known.contains_key(id));
     // As many at once as a store answers well; the order does not matter.
-    let wanted: Vec<_> = wanted.collect();
+    let wanted: Vec<_> = jobs.map(|id| layout::result(run, &id)).collect();
     stream::iter(wanted)
         .map(|key| async move { get_json::<JobResult>(store, &key).await.with_context(|| format!("read `{key}`")) })
         .buffer_unordered(32)

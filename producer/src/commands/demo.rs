@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     quick: bool,
     /// A folder with the four MNIST files [default: ../shared/data/mnist, else a download, else digits drawn on the spot]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     data: Option<PathBuf>,
     /// Where the HTML report goes [default: gannet-RUN.html]
     #[arg(long, value_name = "FILE")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use shared::names::Name;
 
-use super::Listed;
+use super::{Listed, completions};
 use crate::report::StudySummary;
 use crate::runs::{self, Asked, RunManifest};
 use crate::{listings, session};
@@ -16,6 +16,7 @@ use crate::{listings, session};
 )]
 pub(super) struct Arguments {
     /// The run
+    #[arg(add = completions::runs())]
     run: Name,
     /// Writes the study's HTML report, too
     #[arg(long, value_name = "FILE")]

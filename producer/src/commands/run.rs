@@ -8,7 +8,7 @@ use shared::contract::Control;
 use shared::names::Name;
 use shared::store::{Store, create_json, get_optional, get_optional_json, layout};
 
-use super::Listed;
+use super::{Listed, completions};
 use crate::report::Listing;
 use crate::runs::{Asked, RunManifest};
 use crate::session::{self, Session};
@@ -26,6 +26,7 @@ pub(super) enum Command {
     )]
     Delete {
         /// The run
+        #[arg(add = completions::runs())]
         run: Name,
     },
 }

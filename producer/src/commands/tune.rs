@@ -9,7 +9,7 @@ use shared::contract::{Job, JobResult};
 use shared::names::{JobId, Name};
 
 use super::embedded::{Embedded, with_workers};
-use super::{Listed, fresh_run, report_path};
+use super::{Listed, completions, fresh_run, report_path};
 use crate::bar::Bar;
 use crate::data;
 use crate::drive::Drive;
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     /// The study file
     study: PathBuf,
     /// The run's name; one that exists is taken up [default: the study's name and the time]
-    #[arg(long)]
+    #[arg(long, add = completions::runs())]
     run: Option<Name>,
     /// Where the HTML report goes [default: gannet-RUN.html]
     #[arg(long, value_name = "FILE")]
