@@ -5,10 +5,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
+use shared::store::StoreError;
 
 use crate::report::{self, Format, Listing, StudySummary};
 
@@ -108,6 +109,42 @@ fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
     match listing.write(format, &mut std::io::stdout().lock()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write to standard output"),
+    }
+}
+
+/// Objects that a listing left out: each is told on standard error, and the command fails when all others are listed.
+#[derive(Debug, Default)]
+struct Unreadable(usize);
+
+impl Unreadable {
+    /// More are only counted.
+    const TOLD: usize = 10;
+
+    /// Takes what was read, or tells why it was not.
+    ///
+    /// # Errors
+    /// The store cannot be reached: then it is not about this object.
+    fn take<T>(&mut self, read: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unreachable { .. })) => Err(error),
+            Err(error) => {
+                self.0 += 1;
+                if self.0 <= Self::TOLD {
+                    eprintln!("gannet: {error:#}");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says at the end that the listing is not whole: `what` says of what, in the plural.
+    fn check(&self, what: &str) -> anyhow::Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            1 => bail!("1 of the {what} cannot be read: it was left out"),
+            count => bail!("{count} of the {what} cannot be read: they were left out"),
+        }
     }
 }
 

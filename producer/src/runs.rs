@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use anyhow::bail;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Dataset, Job, JobResult};
@@ -12,6 +12,9 @@ use shared::store::{Created, Store, StoreError, create_json, get_json, get_optio
 use shared::strict;
 
 use crate::study::{self, Study};
+
+/// Objects that are read at once.
+const AT_ONCE: usize = 32;
 
 /// `runs/<run>/run.json`: what was asked. A study's trials follow from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,20 +126,26 @@ pub async fn is_deleted(store: &dyn Store, run: &Name) -> Result<bool, StoreErro
 /// Every result of a run that stands in the store, but those `known` already.
 ///
 /// # Errors
-/// The store fails, or a result cannot be read.
+/// The store fails, or a result cannot be read; the error names it.
 pub async fn results(
     store: &dyn Store,
     run: &Name,
     known: &BTreeMap<JobId, JobResult>,
 ) -> anyhow::Result<Vec<JobResult>> {
-    let jobs = jobs_done(store, run).await?.into_iter().filter(|id| !known.contains_key(id));
-    // As many at once as a store answers well; the order does not matter.
-    let wanted: Vec<_> = jobs.map(|id| layout::result(run, &id)).collect();
-    stream::iter(wanted)
-        .map(|key| async move { get_json::<JobResult>(store, &key).await.with_context(|| format!("read `{key}`")) })
-        .buffer_unordered(32)
-        .try_collect()
-        .await
+    let jobs = jobs_done(store, run).await?.into_iter().filter(|id| !known.contains_key(id)).collect();
+    Ok(read_results(store, run, jobs).try_collect().await?)
+}
+
+/// The results of `jobs`, in any order: one that cannot be read takes no other with it.
+pub fn read_results(
+    store: &dyn Store,
+    run: &Name,
+    jobs: Vec<JobId>,
+) -> impl Stream<Item = Result<JobResult, StoreError>> {
+    // As many at once as a store answers well.
+    stream::iter(jobs)
+        .map(async move |id| get_json::<JobResult>(store, &layout::result(run, &id)).await)
+        .buffer_unordered(AT_ONCE)
 }
 
 /// A study's trials with their results, and behind them the test of the chosen one where it was made.
