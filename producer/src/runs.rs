@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Dataset, Job, JobResult};
 use shared::names::{JobId, Key, Name, ObjectRef};
-use shared::store::{Created, Store, StoreError, create_json, get_json, get_optional_json, layout};
+use shared::store::{Created, Store, StoreError, create_json, get_json, get_optional, get_optional_json, layout};
 use shared::strict;
 
 use crate::study::{self, Study};
@@ -121,6 +121,48 @@ pub async fn jobs_done(store: &dyn Store, run: &Name) -> Result<Vec<JobId>, Stor
 pub async fn is_deleted(store: &dyn Store, run: &Name) -> Result<bool, StoreError> {
     let left = store.children(&layout::run(run)).await?;
     Ok(left.iter().all(|name| name == layout::CANCELLED))
+}
+
+/// A run as listings show it.
+#[derive(Debug)]
+pub struct Overview {
+    /// The run.
+    pub run: Name,
+    /// What was asked; `None` where its jobs came from another client.
+    pub manifest: Option<RunManifest>,
+    /// Trials or batches that have a result. The test of a study's chosen trial is none.
+    pub done: usize,
+    /// Whether somebody cancelled it.
+    pub cancelled: bool,
+}
+
+/// The runs in the store, deleted ones too, sorted.
+///
+/// # Errors
+/// The store fails.
+pub async fn names(store: &dyn Store) -> Result<Vec<Name>, StoreError> {
+    let names = store.children(&layout::runs()).await?;
+    Ok(names.into_iter().filter_map(|name| Name::new(name).ok()).collect())
+}
+
+/// Looks at a run; `None` where it was deleted.
+///
+/// # Errors
+/// The store fails, or what was asked cannot be read.
+pub async fn overview(store: &dyn Store, run: Name) -> Result<Option<Overview>, StoreError> {
+    let (manifest, marker) = (layout::run_manifest(&run), layout::cancelled(&run));
+    let (manifest, marker, jobs) = futures::try_join!(
+        get_optional_json::<RunManifest>(store, &manifest),
+        get_optional(store, &marker),
+        jobs_done(store, &run)
+    )?;
+    let cancelled = marker.is_some();
+    if manifest.is_none() && cancelled && jobs.is_empty() {
+        return Ok(None);
+    }
+    let is_study = matches!(manifest, Some(RunManifest { asked: Asked::Study { .. }, .. }));
+    let done = jobs.iter().filter(|id| !(is_study && study::is_test(id))).count();
+    Ok(Some(Overview { run, manifest, done, cancelled }))
 }
 
 /// Every result of a run that stands in the store, but those `known` already.
