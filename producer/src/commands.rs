@@ -99,9 +99,28 @@ fn fresh_run(of: &Name) -> Name {
     Name::new(format!("{stem}-{now}-{tail}")).expect("a name, digits and dashes")
 }
 
-/// Where a report goes unless the user says.
-fn report_path(given: Option<&PathBuf>, run: &Name) -> PathBuf {
-    given.cloned().unwrap_or_else(|| format!("gannet-{run}.html").into())
+/// Where a study's report goes.
+#[derive(Debug, Clone, Args)]
+struct Reported {
+    /// Where the HTML report goes [default: gannet-RUN.html]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl Reported {
+    /// The file for `run`.
+    ///
+    /// # Errors
+    /// It cannot be written: to be told before hours of computing, not after.
+    fn file(self, run: &Name) -> anyhow::Result<PathBuf> {
+        let file = self.report.unwrap_or_else(|| format!("gannet-{run}.html").into());
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .with_context(|| format!("write the report `{}` (choose another place with --report)", file.display()))?;
+        Ok(file)
+    }
 }
 
 /// Data go to standard output. A reader that has seen enough (`| head`) is no error.
@@ -146,14 +165,6 @@ impl Unreadable {
             count => bail!("{count} of the {what} cannot be read: they were left out"),
         }
     }
-}
-
-/// Fails before hours of computing, not after, where a report cannot be written.
-fn check_report(file: &Path) -> anyhow::Result<()> {
-    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
-    opened
-        .map(|_| ())
-        .with_context(|| format!("write the report `{}` (choose another place with --report)", file.display()))
 }
 
 fn write_report(summary: &StudySummary, file: &Path) -> anyhow::Result<()> {

@@ -142,6 +142,11 @@ impl Places {
     }
 }
 
+/// Processors this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
 fn store_place(text: &str, endpoint: Option<String>) -> Result<StorePlace, BadSetting> {
     let refused = || bad("GANNET_STORE", text, "s3://bucket, s3://bucket/prefix or file:///path is accepted");
     if let Some(path) = text.strip_prefix("file://") {
