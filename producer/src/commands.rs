@@ -5,15 +5,17 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
+use shared::store::StoreError;
 
 use crate::report::{self, Format, Listing, StudySummary};
 
 mod cancel;
 mod classify;
+mod completions;
 mod data;
 mod demo;
 mod embedded;
@@ -24,6 +26,8 @@ mod schema;
 mod status;
 mod submit;
 mod tune;
+
+pub use completions::complete_if_asked;
 
 /// Tunes networks and labels pictures on a fleet of stateless workers, or right here.
 ///
@@ -68,6 +72,8 @@ enum Command {
     Submit(submit::Arguments),
     /// Print the message contract as JSON Schema
     Schema(schema::Arguments),
+    /// Print what makes a shell complete commands, and names of runs and models
+    Completions(completions::Arguments),
     /// Bring data into the store
     #[command(subcommand)]
     Data(data::Command),
@@ -93,9 +99,28 @@ fn fresh_run(of: &Name) -> Name {
     Name::new(format!("{stem}-{now}-{tail}")).expect("a name, digits and dashes")
 }
 
-/// Where a report goes unless the user says.
-fn report_path(given: Option<&PathBuf>, run: &Name) -> PathBuf {
-    given.cloned().unwrap_or_else(|| format!("gannet-{run}.html").into())
+/// Where a study's report goes.
+#[derive(Debug, Clone, Args)]
+struct Reported {
+    /// Where the HTML report goes [default: gannet-RUN.html]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl Reported {
+    /// The file for `run`.
+    ///
+    /// # Errors
+    /// It cannot be written: to be told before hours of computing, not after.
+    fn file(self, run: &Name) -> anyhow::Result<PathBuf> {
+        let file = self.report.unwrap_or_else(|| format!("gannet-{run}.html").into());
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .with_context(|| format!("write the report `{}` (choose another place with --report)", file.display()))?;
+        Ok(file)
+    }
 }
 
 /// Data go to standard output. A reader that has seen enough (`| head`) is no error.
@@ -106,12 +131,40 @@ fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
     }
 }
 
-/// Fails before hours of computing, not after, where a report cannot be written.
-fn check_report(file: &Path) -> anyhow::Result<()> {
-    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
-    opened
-        .map(|_| ())
-        .with_context(|| format!("write the report `{}` (choose another place with --report)", file.display()))
+/// Objects that a listing left out: each is told on standard error, and the command fails when all others are listed.
+#[derive(Debug, Default)]
+struct Unreadable(usize);
+
+impl Unreadable {
+    /// More are only counted.
+    const TOLD: usize = 10;
+
+    /// Takes what was read, or tells why it was not.
+    ///
+    /// # Errors
+    /// The store cannot be reached: then it is not about this object.
+    fn take<T>(&mut self, read: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unreachable { .. })) => Err(error),
+            Err(error) => {
+                self.0 += 1;
+                if self.0 <= Self::TOLD {
+                    eprintln!("gannet: {error:#}");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says at the end that the listing is not whole: `what` says of what, in the plural.
+    fn check(&self, what: &str) -> anyhow::Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            1 => bail!("1 of the {what} cannot be read: it was left out"),
+            count => bail!("{count} of the {what} cannot be read: they were left out"),
+        }
+    }
 }
 
 fn write_report(summary: &StudySummary, file: &Path) -> anyhow::Result<()> {
@@ -140,6 +193,7 @@ impl Cli {
                 Command::Status(arguments) => status::run(arguments).await,
                 Command::Submit(arguments) => submit::run(arguments).await,
                 Command::Schema(arguments) => schema::run(&arguments),
+                Command::Completions(arguments) => completions::run(&arguments),
                 Command::Data(command) => data::run(command).await,
                 Command::Model(command) => model::run(command).await,
             }

@@ -1,7 +1,7 @@
 //! Publishes a run's jobs and collects their results until every one is there.
 //!
-//! The store is the truth: what is published only makes it quick. At the start, when it is quiet and
-//! when a connection was lost, the results in the store are read.
+//! The store is the truth: what is published only makes it quick. At the start, when results fail to come, now and
+//! then while they come, and when a connection was lost, the results in the store are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use shared::names::{JobId, Name};
 use shared::queue::{Event, Events, Letter, Queue, QueueError, topology};
 use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::runs;
 
 /// Jobs published and not yet settled. Enough for the largest fleet's appetite between two results;
 /// the queue stays small enough for any broker.
 const OUTSTANDING: usize = 2_000;
-/// Silence after which the store is asked. Doubles up to [`QUIETEST`] while it goes on.
+/// Time without a result after which the store is asked. Doubles up to [`QUIETEST`] while it goes on.
 const QUIET: Duration = Duration::from_secs(3);
-/// The longest.
+/// The longest, and also the longest while results come: one whose message was lost is found.
 const QUIETEST: Duration = Duration::from_secs(30);
 
 /// What happens while a run goes on.
@@ -70,7 +70,7 @@ impl Drive<'_> {
         self.reconcile(&mut state).await?;
         let mut waiting: Vec<&Job> = jobs.iter().rev().filter(|job| !state.results.contains_key(&job.id)).collect();
         let mut published = state.results.len();
-        let mut quiet = QUIET;
+        let mut due = Due::new(Instant::now());
         while state.results.len() < state.wanted.len() {
             let free = OUTSTANDING.saturating_sub(published - state.results.len().min(published)).min(waiting.len());
             // Half-empty before it is filled up: many letters in one go.
@@ -80,22 +80,25 @@ impl Drive<'_> {
                 self.publish(&letters).await?;
                 published += free;
             }
-            match timeout(quiet, events.next()).await {
-                Ok(Ok(event)) => {
+            // Asked by the clock, too: where events never pause, the wait for one never ends in time.
+            let heard = if Instant::now() < due.at() { timeout_at(due.at(), events.next()).await.ok() } else { None };
+            match heard {
+                Some(Ok(event)) => {
                     if self.hear(event, &mut state).await? {
-                        quiet = QUIET;
+                        due.after_result(Instant::now());
                     }
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     tracing::warn!(%error, "watches again");
                     events = self.watch_again().await?;
                     self.reconcile(&mut state).await?;
+                    due.after_look(Instant::now());
                 }
-                Err(_) => {
+                None => {
                     if !self.reconcile(&mut state).await? {
                         self.look_for_workers(&mut state).await;
                     }
-                    quiet = (2 * quiet).min(QUIETEST);
+                    due.after_look(Instant::now());
                 }
             }
         }
@@ -193,6 +196,34 @@ impl Drive<'_> {
     }
 }
 
+/// When the store is asked next. Results put it off, up to a limit; progress does not.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    looked: Instant,
+    /// The last result, or the last look.
+    since: Instant,
+    quiet: Duration,
+}
+
+impl Due {
+    fn new(now: Instant) -> Self {
+        Self { looked: now, since: now, quiet: QUIET }
+    }
+
+    fn at(&self) -> Instant {
+        (self.since + self.quiet).min(self.looked + QUIETEST)
+    }
+
+    fn after_result(&mut self, now: Instant) {
+        self.since = now;
+        self.quiet = QUIET;
+    }
+
+    fn after_look(&mut self, now: Instant) {
+        *self = Self { looked: now, since: now, quiet: (2 * self.quiet).min(QUIETEST) };
+    }
+}
+
 struct State<'a> {
     /// A run's jobs are of one kind.
     kind: Kind,
@@ -210,5 +241,38 @@ impl State<'_> {
         (self.tell)(News::Result(&result));
         self.results.insert(result.id.clone(), result);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_asked_at_least_twice_a_minute_however_busy_the_run() {
+        let begun = Instant::now();
+        let mut due = Due::new(begun);
+        for second in 0..29 {
+            let now = begun + Duration::from_secs(second);
+            due.after_result(now);
+            assert!(due.at() > now, "a result puts it off");
+        }
+        due.after_result(begun + Duration::from_secs(29));
+        assert_eq!(due.at(), begun + QUIETEST, "but not for ever");
+    }
+
+    #[test]
+    fn silence_is_asked_about_ever_less_often() {
+        let mut due = Due::new(Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let now = due.at();
+            waits.push((due.at() - due.looked).as_secs());
+            due.after_look(now);
+        }
+        assert_eq!(waits, [3, 6, 12, 24, 30, 30]);
+        let now = due.at();
+        due.after_result(now);
+        assert_eq!(due.at().min(now + QUIET), due.at(), "a result makes it lively again");
     }
 }

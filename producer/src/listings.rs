@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use shared::contract::{Heartbeat, JobResult};
-use shared::names::Name;
 use shared::queue::Depth;
 
 use crate::report::Listing;
+use crate::runs::Overview;
 
 /// Results of any jobs.
 pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
@@ -39,7 +39,7 @@ pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
 }
 
 /// Queues, workers and runs, told apart by the first column.
-pub fn status<'a>(depths: &[Depth], workers: impl Iterator<Item = &'a Heartbeat>, runs: &[(Name, usize)]) -> Listing {
+pub fn status<'a>(depths: &[Depth], workers: impl Iterator<Item = &'a Heartbeat>, runs: &[Overview]) -> Listing {
     let mut listing =
         Listing::new(["what", "name", "ready", "unsettled", "consumers", "slots", "running", "settled", "results"]);
     for depth in depths {
@@ -62,9 +62,9 @@ pub fn status<'a>(depths: &[Depth], workers: impl Iterator<Item = &'a Heartbeat>
                 .collect(),
         );
     }
-    for (run, results) in runs {
+    for Overview { run, done, .. } in runs {
         let mut row = vec![json!("run"), json!(run.as_str())];
-        row.extend([Value::Null, Value::Null, Value::Null, Value::Null, Value::Null, Value::Null, json!(results)]);
+        row.extend([Value::Null, Value::Null, Value::Null, Value::Null, Value::Null, Value::Null, json!(done)]);
         listing.push(row);
     }
     listing

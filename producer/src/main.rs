@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use producer::commands::Cli;
+use producer::commands::{Cli, complete_if_asked};
 use shared::arguments;
 
 fn main() -> ExitCode {
     // The executors of the workers inside this command are this very program.
     #[cfg(feature = "embedded")]
     worker::executor::run_if_asked();
+    if let Some(status) = complete_if_asked() {
+        return status;
+    }
     match arguments::parse::<Cli>().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

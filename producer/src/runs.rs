@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use anyhow::bail;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Dataset, Job, JobResult};
-use shared::names::{JobId, Name, ObjectRef};
-use shared::store::{Created, Store, create_json, get_json, get_optional_json, layout};
+use shared::names::{JobId, Key, Name, ObjectRef};
+use shared::store::{Created, Store, StoreError, create_json, get_json, get_optional, get_optional_json, layout};
 use shared::strict;
 
 use crate::study::{self, Study};
+
+/// Objects that are read at once.
+const AT_ONCE: usize = 32;
 
 /// `runs/<run>/run.json`: what was asked. A study's trials follow from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,28 +104,90 @@ pub async fn trials(store: &dyn Store, manifest: &RunManifest) -> anyhow::Result
     Ok(study.trials(&contents, dataset, &manifest.run)?)
 }
 
+/// The jobs of a run that have a result.
+///
+/// # Errors
+/// The store fails.
+pub async fn jobs_done(store: &dyn Store, run: &Name) -> Result<Vec<JobId>, StoreError> {
+    let entries = store.list(&layout::results(run)).await?;
+    let job = |key: &Key| key.as_str().rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
+    Ok(entries.iter().filter_map(|entry| job(&entry.key)).collect())
+}
+
+/// Whether nothing of a run is left but the mark that keeps late deliveries from writing into it.
+///
+/// # Errors
+/// The store fails.
+pub async fn is_deleted(store: &dyn Store, run: &Name) -> Result<bool, StoreError> {
+    let left = store.children(&layout::run(run)).await?;
+    Ok(left.iter().all(|name| name == layout::CANCELLED))
+}
+
+/// A run as listings show it.
+#[derive(Debug)]
+pub struct Overview {
+    /// The run.
+    pub run: Name,
+    /// What was asked; `None` where its jobs came from another client.
+    pub manifest: Option<RunManifest>,
+    /// Trials or batches that have a result. The test of a study's chosen trial is none.
+    pub done: usize,
+    /// Whether somebody cancelled it.
+    pub cancelled: bool,
+}
+
+/// The runs in the store, deleted ones too, sorted.
+///
+/// # Errors
+/// The store fails.
+pub async fn names(store: &dyn Store) -> Result<Vec<Name>, StoreError> {
+    let names = store.children(&layout::runs()).await?;
+    Ok(names.into_iter().filter_map(|name| Name::new(name).ok()).collect())
+}
+
+/// Looks at a run; `None` where it was deleted.
+///
+/// # Errors
+/// The store fails, or what was asked cannot be read.
+pub async fn overview(store: &dyn Store, run: Name) -> Result<Option<Overview>, StoreError> {
+    let (manifest, marker) = (layout::run_manifest(&run), layout::cancelled(&run));
+    let (manifest, marker, jobs) = futures::try_join!(
+        get_optional_json::<RunManifest>(store, &manifest),
+        get_optional(store, &marker),
+        jobs_done(store, &run)
+    )?;
+    let cancelled = marker.is_some();
+    if manifest.is_none() && cancelled && jobs.is_empty() {
+        return Ok(None);
+    }
+    let is_study = matches!(manifest, Some(RunManifest { asked: Asked::Study { .. }, .. }));
+    let done = jobs.iter().filter(|id| !(is_study && study::is_test(id))).count();
+    Ok(Some(Overview { run, manifest, done, cancelled }))
+}
+
 /// Every result of a run that stands in the store, but those `known` already.
 ///
 /// # Errors
-/// The store fails, or a result cannot be read.
+/// The store fails, or a result cannot be read; the error names it.
 pub async fn results(
     store: &dyn Store,
     run: &Name,
     known: &BTreeMap<JobId, JobResult>,
 ) -> anyhow::Result<Vec<JobResult>> {
-    let entries = store.list(&layout::results(run)).await?;
-    let job_of = |key: &str| key.rsplit('/').next()?.strip_suffix(".json").and_then(|id| JobId::new(id).ok());
-    let wanted = entries.into_iter().filter_map(|entry| {
-        let id = job_of(entry.key.as_str())?;
-        (!known.contains_key(&id)).then_some(entry.key)
-    });
-    // As many at once as a store answers well; the order does not matter.
-    let wanted: Vec<_> = wanted.collect();
-    stream::iter(wanted)
-        .map(|key| async move { get_json::<JobResult>(store, &key).await.with_context(|| format!("read `{key}`")) })
-        .buffer_unordered(32)
-        .try_collect()
-        .await
+    let jobs = jobs_done(store, run).await?.into_iter().filter(|id| !known.contains_key(id)).collect();
+    Ok(read_results(store, run, jobs).try_collect().await?)
+}
+
+/// The results of `jobs`, in any order: one that cannot be read takes no other with it.
+pub fn read_results(
+    store: &dyn Store,
+    run: &Name,
+    jobs: Vec<JobId>,
+) -> impl Stream<Item = Result<JobResult, StoreError>> {
+    // As many at once as a store answers well.
+    stream::iter(jobs)
+        .map(async move |id| get_json::<JobResult>(store, &layout::result(run, &id)).await)
+        .buffer_unordered(AT_ONCE)
 }
 
 /// A study's trials with their results, and behind them the test of the chosen one where it was made.

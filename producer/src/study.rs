@@ -18,7 +18,7 @@ mod space;
 mod template;
 
 pub use file::Validation;
-pub use plan::{test_job, winner};
+pub use plan::{is_test, test_job, winner};
 pub use sample::{MOST_TRIALS, Sampler};
 pub use space::{Domain, Parameter, Point, Space};
 

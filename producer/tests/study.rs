@@ -290,7 +290,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ),
         (
             changed("epochs = 1", "epochs = \"one\""),
-            "`training.epochs` is wrong: invalid type: string \"one\", expected u32 (in the trial rate = 0.1)",
+            "`training.epochs` is the text \"one\": a whole number from 0 to 4294967295 is accepted (in the trial rate = 0.1)",
         ),
         (
             changed("epochs = 1", "epochs = 0"),
@@ -318,7 +318,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ),
         (
             changed("choice = [0.1]", "choice = [\"x\"]"),
-            "`training.optimizer.learning_rate` is wrong: invalid type: string \"x\", expected f64 (in the trial rate = \"x\")",
+            "`training.optimizer.learning_rate` is the text \"x\": a number is accepted (in the trial rate = \"x\")",
         ),
         (
             changed("choice = [0.1]", "choise = [0.1]"),

@@ -1,10 +1,17 @@
-//! Reading a command line, so that a wrong value from a variable is told by the variable's name.
+//! Reading a command line, so that a wrong value from a variable is told by the variable's name, and a misspelt
+//! variable at all.
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Command, Parser};
 
+use crate::settings::misspelt;
+
 /// Reads the process's arguments and variables, or says what is wrong with them and ends the process.
 pub fn parse<T: Parser>() -> T {
+    let variables: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+    for problem in misspelt(variables.iter().map(String::as_str)) {
+        eprintln!("{}: warning: {problem}", T::command().get_name());
+    }
     T::try_parse().unwrap_or_else(|error| {
         let mut command = T::command();
         // Built, since only then an argument can be shown.

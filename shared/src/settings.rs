@@ -3,8 +3,48 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::strict;
+
 /// Looks up a variable. Passed in, so that tests never touch the process's environment.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Every variable of the programs, read here or by their command lines.
+pub const VARIABLES: [&str; 15] = [
+    "GANNET_AMQP_URL",
+    "GANNET_CACHE",
+    "GANNET_CACHE_MIB",
+    "GANNET_HOME",
+    "GANNET_KINDS",
+    "GANNET_LOG",
+    "GANNET_LOG_FORMAT",
+    "GANNET_S3_ENDPOINT",
+    "GANNET_SLICE",
+    "GANNET_SLOTS",
+    "GANNET_STALL",
+    "GANNET_STORE",
+    "GANNET_THREADS",
+    "GANNET_UNSANDBOXED",
+    "GANNET_WORKER_NAME",
+];
+
+/// Says of each of the variables called `names` that looks like one of ours and is none what may be meant.
+pub fn misspelt<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let ours = |name: &&str| name.starts_with("GANNET_") && !VARIABLES.contains(name) && !is_of_others(name);
+    let told = |name: &str| match strict::nearest(name, VARIABLES) {
+        Some(near) => format!("the variable {name} is not read: did you mean {near}?"),
+        None => format!("the variable {name} is not read: there are {}", VARIABLES.join(", ")),
+    };
+    names.into_iter().filter(ours).map(told).collect()
+}
+
+/// The tests' variables, the compose file's, and those that Kubernetes sets for a service called `gannet…`.
+fn is_of_others(name: &str) -> bool {
+    name.starts_with("GANNET_TEST_")
+        || name == "GANNET_WORKER_IMAGE"
+        || name.contains("_SERVICE_")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
 
 /// A variable that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +140,11 @@ impl Places {
     pub fn is_embedded(&self) -> bool {
         matches!(self.queue, QueuePlace::File(_))
     }
+}
+
+/// Processors this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
 fn store_place(text: &str, endpoint: Option<String>) -> Result<StorePlace, BadSetting> {
@@ -220,6 +265,23 @@ mod tests {
         ] {
             let error = read(&variables).expect_err("refused").to_string();
             assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told_with_the_nearest() {
+        let told = |name| misspelt([name]).pop();
+        assert_eq!(
+            told("GANNET_STOER").as_deref(),
+            Some("the variable GANNET_STOER is not read: did you mean GANNET_STORE?")
+        );
+        assert_eq!(
+            told("GANNET_S3_ENDPONT").as_deref(),
+            Some("the variable GANNET_S3_ENDPONT is not read: did you mean GANNET_S3_ENDPOINT?")
+        );
+        assert!(told("GANNET_BANANAS_AND_PLUMS").is_some_and(|text| text.contains("there are GANNET_AMQP_URL, ")));
+        for other in ["GANNET_STORE", "GANNET_TEST_S3", "GANNET_WORKER_PORT_80_TCP", "GANNET_SERVICE_HOST", "PATH"] {
+            assert_eq!(told(other), None);
         }
     }
 

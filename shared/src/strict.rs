@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+mod words;
+
 /// What is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -71,11 +73,15 @@ pub fn toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, Problem> {
     read(value).map_err(|first| {
         let at = format!("{}{}", first.at, blame::<T>(value, &first));
+        let at = at.trim_start_matches('.').to_owned();
+        if let Some(what) = words::of_type(&first.what) {
+            return Problem { at, what };
+        }
         let mut what = first.what;
         if let Some(nearest) = nearest_in(&what) {
             what.push_str(&format!("; did you mean `{nearest}`?"));
         }
-        Problem { at: at.trim_start_matches('.').to_owned(), what: format!("is wrong: {what}") }
+        Problem { at, what: format!("is wrong: {what}") }
     })
 }
 
@@ -173,7 +179,10 @@ mod tests {
     #[test]
     fn a_problem_names_the_key_what_stood_there_and_what_is_accepted() {
         let problem = json::<Outer>(br#"{"inner": [{"filters": "many"}]}"#).expect_err("wrong type");
-        assert_eq!(problem.to_string(), "`inner[0].filters` is wrong: invalid type: string \"many\", expected u32");
+        assert_eq!(
+            problem.to_string(),
+            "`inner[0].filters` is the text \"many\": a whole number from 0 to 4294967295 is accepted"
+        );
     }
 
     #[test]
@@ -190,7 +199,7 @@ mod tests {
         let layer = |text: &str| json::<crate::contract::Network>(text.as_bytes()).expect_err("wrong").to_string();
         assert_eq!(
             layer(r#"{"layers": [{"type": "relu"}, {"type": "conv", "filters": "many", "kernel": 3}]}"#),
-            "`layers[1].filters` is wrong: invalid type: string \"many\", expected usize"
+            "`layers[1].filters` is the text \"many\": a whole number from 0 is accepted"
         );
         assert_eq!(
             layer(r#"{"layers": [{"type": "residual", "layers": [{"type": "relu"}, {"type": "conw"}]}]}"#)

@@ -7,6 +7,8 @@ install_tools() {
   have cargo || { echo "install Rust first: https://rustup.rs" >&2; return 1; }
   have cc || apt_install "a C compiler" build-essential || return 1
   have_rabbitmq || apt_install "RabbitMQ" rabbitmq-server || return 1
+  # Without them the tests of their completions say that they are skipped.
+  { have zsh && have fish; } || apt_install "zsh or fish" zsh fish || true
   prepare_python || skip "the Python client's packages" "no python3 with venv and pip, or pip could not install them"
 }
 

@@ -20,7 +20,7 @@ pub use broker::Broker;
 pub use fleet::Fleet;
 pub use folder::Folder;
 pub use pictures::{CLASSES, Pictures, write_folder};
-pub use process::{Process, children_of};
+pub use process::{Process, binary, children_of};
 pub use s3::S3;
 pub use wait::{LIMIT, eventually};
 

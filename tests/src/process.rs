@@ -131,7 +131,7 @@ impl Drop for Process {
 ///
 /// # Errors
 /// It is not there.
-pub(crate) fn binary(program: &str) -> Result<PathBuf> {
+pub fn binary(program: &str) -> Result<PathBuf> {
     let folder = match std::env::var_os("GANNET_TEST_BIN_DIR") {
         Some(folder) => PathBuf::from(folder),
         // A test lies in target/release/deps, the programs in target/release.

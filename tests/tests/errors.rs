@@ -72,6 +72,22 @@ async fn a_wrong_variable_is_named_with_an_accepted_value() {
 }
 
 #[tokio::test]
+async fn a_misspelt_variable_is_told_once_and_nothing_else_changes() {
+    Folder::run(async |folder| {
+        let env = [("GANNET_STOER".to_owned(), "s3://bucket".to_owned())];
+        for (program, args) in [("gannet", &["run", "list"][..]), ("gannet-worker", &["--version"])] {
+            let mut process = Process::start("misspelt", program, args, &env, folder.path())?;
+            ensure!(process.wait(LIMIT).await?.success(), "{program} goes on: {}", process.stderr());
+            let said = process.stderr();
+            says(&said, &[program, "GANNET_STOER", "did you mean GANNET_STORE?"])?;
+            ensure!(said.matches("GANNET_STOER").count() == 1, "once is enough:\n{said}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_broker_a_command_says_where_it_looked_and_how_to_start_one() {
     Folder::run(async |folder| {
         std::fs::write(folder.path().join("study.toml"), studies::quick())?;

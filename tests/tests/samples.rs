@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use shared::settings::{Places, QueuePlace, StorePlace};
+use shared::settings::{Places, QueuePlace, StorePlace, VARIABLES};
 use tests::{Folder, LIMIT, Process};
 
 /// `NAME=value` lines; those that are commented out too when `all`.
@@ -47,8 +47,11 @@ async fn the_workers_sample_names_each_variable_of_its_help() {
         let documented = variables(true);
         let named: Vec<&str> = help.split("[env: ").skip(1).filter_map(|rest| rest.split('=').next()).collect();
         ensure!(!named.is_empty(), "the help names variables:\n{help}");
-        for name in named {
+        for name in &named {
             ensure!(documented.contains_key(name), "{name} stands in the worker's help and not in worker.env.sample");
+        }
+        for name in named.iter().chain(documented.keys()).filter(|name| name.starts_with("GANNET_")) {
+            ensure!(VARIABLES.contains(name), "{name} is read and would be told to be misspelt");
         }
         Ok(())
     })

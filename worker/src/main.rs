@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
-use shared::settings::{Places, QueuePlace};
+use shared::settings::{Places, QueuePlace, cores};
 use shared::{arguments, queue, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use worker::settings::{CACHE_LIMIT, SLICE, STALL, WorkerSettings, cores};
+use worker::settings::{CACHE_LIMIT, SLICE, STALL, WorkerSettings};
 use worker::{Patience, executor, work};
 
 /// Takes jobs from the queue, computes them in executor processes, commits their results to the store.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::contract::Kind;
+use shared::settings::cores;
 
 use crate::executor::ExecutorSettings;
 use crate::protocol::Budgets;
@@ -61,11 +62,6 @@ impl WorkerSettings {
             executor: ExecutorSettings { program, threads: 1, unsandboxed: false, stall: STALL },
         })
     }
-}
-
-/// Processors this process may use.
-pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
 /// This machine's name.

@@ -5,6 +5,7 @@ use shared::contract::Control;
 use shared::names::Name;
 use shared::store::{Created, create_json, layout};
 
+use super::completions;
 use crate::runs::RunManifest;
 use crate::session::Session;
 
@@ -14,6 +15,7 @@ use crate::session::Session;
 )]
 pub(super) struct Arguments {
     /// The run
+    #[arg(add = completions::runs())]
     run: Name,
 }
 

@@ -12,7 +12,7 @@ use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::store::{Store, StoreError, layout};
 
 use super::embedded::{Embedded, with_workers};
-use super::fresh_run;
+use super::{completions, fresh_run};
 use crate::bar::Bar;
 use crate::drive::{Drive, News};
 use crate::images::{self, Image, Place};
@@ -26,10 +26,10 @@ use crate::session::Session;
 )]
 pub(super) struct Arguments {
     /// Files, folders, patterns, `@LIST` for a file of names, `-` for names on standard input, s3:// prefixes
-    #[arg(required = true)]
+    #[arg(required = true, add = completions::inputs())]
     inputs: Vec<String>,
     /// The model, as `gannet model list` shows it
-    #[arg(long)]
+    #[arg(long, add = completions::models())]
     model: Name,
     /// Labels a picture
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     ordered: bool,
     /// The run's name [default: the model's and the time]
-    #[arg(long)]
+    #[arg(long, add = completions::runs())]
     run: Option<Name>,
     #[command(flatten)]
     embedded: Embedded,

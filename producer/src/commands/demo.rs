@@ -16,7 +16,7 @@ use shared::store::{Store, layout};
 
 use super::embedded::{Embedded, with_workers};
 use super::tune::{tune, verdict};
-use super::{Listed, fresh_run, report_path};
+use super::{Listed, Reported, fresh_run};
 use crate::data::{self, Table, mnist};
 use crate::drive::Drive;
 use crate::models;
@@ -34,11 +34,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     quick: bool,
     /// A folder with the four MNIST files [default: ../shared/data/mnist, else a download, else digits drawn on the spot]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     data: Option<PathBuf>,
-    /// Where the HTML report goes [default: gannet-RUN.html]
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    reported: Reported,
     #[command(flatten)]
     embedded: Embedded,
     #[command(flatten)]
@@ -66,8 +65,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let text = if arguments.quick { QUICK_STUDY } else { STUDY };
     let study = Study::parse(text, "the demo's study")?;
     let run = fresh_run(&study.name);
-    let report_file = report_path(arguments.report.as_ref(), &run);
-    super::check_report(&report_file)?;
+    let report_file = arguments.reported.file(&run)?;
     let mut tuned = tune(&session, &study, text.into(), run.clone(), &arguments.embedded).await?;
     let (winner, result) = runs::winner(&tuned.trials).context("no trial of the demo ended well")?;
     let model = Name::new("digits").expect("a name");

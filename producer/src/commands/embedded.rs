@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use shared::names::Name;
+use shared::settings::cores;
 
 use crate::session::Session;
 
@@ -25,10 +26,6 @@ impl Embedded {
     pub(super) fn slots(&self) -> u32 {
         self.workers.unwrap_or_else(cores)
     }
-}
-
-fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
 /// Does `work`, with workers inside this process where there is no fleet; they take jobs of `run` alone,

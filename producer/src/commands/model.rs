@@ -5,12 +5,13 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use clap::ValueHint;
 use serde_json::json;
 use shared::contract::Model;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, layout};
 
-use super::Listed;
+use super::{Listed, completions};
 use crate::report::Listing;
 use crate::runs::{self, RunManifest};
 use crate::{models, session};
@@ -23,21 +24,26 @@ pub(super) enum Command {
     )]
     Promote {
         /// RUN for its best trial, or RUN/TRIAL
+        #[arg(add = completions::trials())]
         trial: String,
         /// The model's name; one that exists gets a new version
+        #[arg(add = completions::models())]
         name: Name,
     },
     /// Push a pretrained network: a folder of model.safetensors, config.json, preprocessor_config.json and labels.txt
     #[command(after_help = PUSH_HELP)]
     Push {
         /// The folder
+        #[arg(value_hint = ValueHint::DirPath)]
         folder: PathBuf,
         /// The model's name; one that exists gets a new version
+        #[arg(add = completions::models())]
         name: Name,
     },
     /// Print a model's manifest: layers, preprocessing, labels
     Show {
         /// The model
+        #[arg(add = completions::models())]
         name: Name,
     },
     /// List the models in the store

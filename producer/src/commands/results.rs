@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures::StreamExt as _;
 use shared::names::Name;
 
-use super::Listed;
+use super::{Listed, Unreadable, completions};
 use crate::report::StudySummary;
 use crate::runs::{self, Asked, RunManifest};
 use crate::{listings, session};
@@ -16,6 +17,7 @@ use crate::{listings, session};
 )]
 pub(super) struct Arguments {
     /// The run
+    #[arg(add = completions::runs())]
     run: Name,
     /// Writes the study's HTML report, too
     #[arg(long, value_name = "FILE")]
@@ -27,10 +29,17 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let store = session::open_store(&session::places()?).await?;
     let manifest = RunManifest::find(store.as_ref(), &arguments.run).await?;
-    let results = runs::results(store.as_ref(), &arguments.run, &BTreeMap::new()).await?;
-    let results: BTreeMap<_, _> = results.into_iter().map(|result| (result.id.clone(), result)).collect();
+    let jobs = runs::jobs_done(store.as_ref(), &arguments.run).await?;
+    let mut unreadable = Unreadable::default();
+    let mut results = BTreeMap::new();
+    let read: Vec<_> = runs::read_results(store.as_ref(), &arguments.run, jobs).collect().await;
+    for result in read {
+        let result = unreadable.take(result.map_err(anyhow::Error::from))?;
+        results.extend(result.map(|result| (result.id.clone(), result)));
+    }
     let Some(manifest @ RunManifest { asked: Asked::Study { .. }, .. }) = &manifest else {
-        return super::print(&listings::results(results.values()), arguments.listed.format);
+        super::print(&listings::results(results.values()), arguments.listed.format)?;
+        return unreadable.check("results");
     };
     let trials = runs::pair(runs::trials(store.as_ref(), manifest).await?, results);
     let summary = StudySummary::new(&arguments.run, &trials);
@@ -38,5 +47,5 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(file) = &arguments.report {
         super::write_report(&summary, file)?;
     }
-    Ok(())
+    unreadable.check("results")
 }

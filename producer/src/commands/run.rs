@@ -6,11 +6,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use shared::contract::Control;
 use shared::names::Name;
-use shared::store::{Store, create_json, get_optional, get_optional_json, layout};
+use shared::store::{Store, create_json, layout};
 
-use super::Listed;
+use super::{Listed, completions};
 use crate::report::Listing;
-use crate::runs::{Asked, RunManifest};
+use crate::runs::{self, Asked, Overview, RunManifest};
 use crate::session::{self, Session};
 
 #[derive(Debug, clap::Subcommand)]
@@ -26,6 +26,7 @@ pub(super) enum Command {
     )]
     Delete {
         /// The run
+        #[arg(add = completions::runs())]
         run: Name,
     },
 }
@@ -39,15 +40,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
     let mut listing = Listing::new(["run", "kind", "created", "results", "state"]);
-    for name in store.children(&layout::runs()).await? {
-        let Ok(name) = Name::new(name) else { continue };
-        let manifest: Option<RunManifest> = get_optional_json(store, &layout::run_manifest(&name)).await?;
-        let cancelled = get_optional(store, &layout::cancelled(&name)).await?.is_some();
-        let results = store.list(&layout::results(&name)).await?.len();
-        // All that is left of a deleted run is its mark.
-        if manifest.is_none() && cancelled && results == 0 {
-            continue;
-        }
+    for name in runs::names(store).await? {
+        let Some(Overview { run, manifest, done, cancelled }) = runs::overview(store, name).await? else { continue };
         let kind = match manifest.as_ref().map(|manifest| &manifest.asked) {
             Some(Asked::Study { .. }) => json!("study"),
             Some(Asked::Classification { .. }) => json!("classification"),
@@ -55,7 +49,7 @@ async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
         };
         let created = manifest.map(|manifest| manifest.created_at.to_string());
         let state = if cancelled { json!("cancelled") } else { Value::Null };
-        listing.push(vec![json!(name.as_str()), kind, json!(created), json!(results), state]);
+        listing.push(vec![json!(run.as_str()), kind, json!(created), json!(done), state]);
     }
     super::print(&listing, listed.format)
 }

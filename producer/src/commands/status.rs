@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use shared::contract::Heartbeat;
 use shared::queue::{Event, Queue};
-use shared::store::layout;
 use tokio::time::{Instant, timeout_at};
 
 use super::Listed;
-use crate::listings;
 use crate::session::Session;
+use crate::{listings, runs};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  gannet status\n  gannet status --listen 6s --format json")]
@@ -25,18 +24,16 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let session = Session::open().await?;
     let depths = session.queue.depths().await?;
-    let runs = session.store.children(&layout::runs()).await?;
     // Without a consumer there is nobody to listen to.
     let alone = depths.iter().all(|depth| depth.consumers == 0);
     let listen = if alone { Duration::ZERO } else { arguments.listen.into() };
     let workers = hear_workers(session.queue.as_ref(), listen).await?;
-    let mut counted = Vec::new();
-    for run in runs {
-        let Ok(name) = shared::names::Name::new(run) else { continue };
-        let results = session.store.list(&layout::results(&name)).await?.len();
-        counted.push((name, results));
+    let store = session.store.as_ref();
+    let mut overviews = Vec::new();
+    for run in runs::names(store).await? {
+        overviews.extend(runs::overview(store, run).await?);
     }
-    super::print(&listings::status(&depths, workers.values(), &counted), arguments.listed.format)
+    super::print(&listings::status(&depths, workers.values(), &overviews), arguments.listed.format)
 }
 
 async fn hear_workers(queue: &dyn Queue, listen: Duration) -> anyhow::Result<BTreeMap<String, Heartbeat>> {

@@ -9,7 +9,7 @@ use shared::contract::{Job, JobResult};
 use shared::names::{JobId, Name};
 
 use super::embedded::{Embedded, with_workers};
-use super::{Listed, fresh_run, report_path};
+use super::{Listed, Reported, completions, fresh_run};
 use crate::bar::Bar;
 use crate::data;
 use crate::drive::Drive;
@@ -26,11 +26,10 @@ pub(super) struct Arguments {
     /// The study file
     study: PathBuf,
     /// The run's name; one that exists is taken up [default: the study's name and the time]
-    #[arg(long)]
+    #[arg(long, add = completions::runs())]
     run: Option<Name>,
-    /// Where the HTML report goes [default: gannet-RUN.html]
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    reported: Reported,
     #[command(flatten)]
     embedded: Embedded,
     #[command(flatten)]
@@ -45,8 +44,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     study.check()?;
     let session = Session::open().await?;
     let name = arguments.run.clone().unwrap_or_else(|| fresh_run(&study.name));
-    let report_file = report_path(arguments.report.as_ref(), &name);
-    super::check_report(&report_file)?;
+    let report_file = arguments.reported.file(&name)?;
     let tuned = tune(&session, &study, text, name, &arguments.embedded).await?;
     let summary = tuned.summary();
     super::print(&summary.listing(), arguments.listed.format)?;

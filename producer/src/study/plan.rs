@@ -110,6 +110,11 @@ pub fn test_job(winner: &Job, checkpoint: ObjectRef) -> Option<Job> {
     Some(Job { id, run: winner.run.clone(), work: Work::Trial(Box::new(trial)) })
 }
 
+/// Whether a job of a study's run is no trial but [the test](test_job) of one.
+pub fn is_test(id: &JobId) -> bool {
+    id.as_str().starts_with("test-")
+}
+
 /// The position of the trial that is best by its own objective; the first of equals. Jobs that only
 /// evaluate, failed ones and those without a finite objective do not take part.
 pub fn winner(trials: &[(Job, Option<JobResult>)]) -> Option<usize> {

@@ -62,9 +62,12 @@ pub fn image(run: &Name, digest: Digest) -> Key {
     key(format!("runs/{run}/images/{digest}"))
 }
 
-/// `runs/<run>/cancelled`: the run's cancel marker.
+/// The last part of [`cancelled`].
+pub const CANCELLED: &str = "cancelled";
+
+/// `runs/<run>/cancelled`: the run's cancel marker, and all that is left of a deleted run.
 pub fn cancelled(run: &Name) -> Key {
-    key(format!("runs/{run}/cancelled"))
+    key(format!("runs/{run}/{CANCELLED}"))
 }
 
 /// `datasets`
