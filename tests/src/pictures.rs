@@ -66,6 +66,14 @@ pub fn write_folder(dir: &Path, each: usize) -> Result<()> {
     Ok(())
 }
 
+/// Writes a picture of one colour, `side` by `side` pixels.
+///
+/// # Errors
+/// The disk refuses.
+pub fn write_colour(path: &Path, side: usize, colour: [u8; 3]) -> Result<()> {
+    std::fs::write(path, bmp([side, side], |_, _| colour)).with_context(|| format!("write {}", path.display()))
+}
+
 /// A bitmap of 24 bits a pixel, which needs no encoder.
 fn bmp([width, height]: [usize; 2], mut pixel: impl FnMut(usize, usize) -> [u8; 3]) -> Vec<u8> {
     let line = (3 * width).next_multiple_of(4);

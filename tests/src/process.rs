@@ -80,6 +80,14 @@ impl Process {
         }
     }
 
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -158,7 +166,11 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-fn signal(name: &str, pid: u32) -> Result<()> {
+/// Sends a signal (`TERM`, `KILL`, …) to a process.
+///
+/// # Errors
+/// There is no such process.
+pub fn signal(name: &str, pid: u32) -> Result<()> {
     // The shell's own `kill`: there where no such program is installed.
     let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).status()?;
     ensure!(status.success(), "cannot send SIG{name} to process {pid}");
