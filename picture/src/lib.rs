@@ -46,5 +46,6 @@ pub fn read(
 }
 
 fn refuse(code: &str, message: impl Into<String>) -> ImageError {
-    ImageError { code: code.into(), message: message.into() }
+    // Some decoders end their messages with a line's end.
+    ImageError { code: code.into(), message: message.into().trim_end().into() }
 }

@@ -27,7 +27,7 @@ async fn pictures(dir: &Path, gannet: impl AsyncFn(&[&str]) -> Result<String>) -
     std::fs::write(dir.join("shapes/README.txt"), "Drawn by a test.")?;
     std::fs::write(dir.join("pictures.toml"), studies::pictures())?;
     let refused = gannet(&["data", "push", "shapes"]).await.err().context("a broken picture is refused")?.to_string();
-    for words in ["1 broken picture of 181", "both/broken.png: the file is", "--skip-broken"] {
+    for words in ["1 broken picture among 181 files", "both/broken.png: the file is", "--skip-broken"] {
         ensure!(refused.contains(words), "the error must hold `{words}`: {refused}");
     }
     gannet(&["data", "push", "shapes", "--skip-broken"]).await?;

@@ -93,8 +93,11 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
             (job, result.as_ref().with_context(|| format!("the trial `{id}` of the run `{run}` has not ended yet"))?)
         }
     };
-    let (reference, _) = models::promote(store, job, result, name).await?;
+    let (reference, model) = models::promote(store, job, result, name).await?;
     eprintln!("model {name}: trial {} of {run}, version {}", job.id, &reference.sha256.to_string()[..12]);
+    if !matches!(model.config.input.as_slice(), [1 | 3, _, _]) {
+        eprintln!("note: its input is {}, no picture: `gannet classify` has no use for it", sides(&model));
+    }
     Ok(())
 }
 

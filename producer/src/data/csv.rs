@@ -228,8 +228,8 @@ fn check_header(path: &Path, header: &[String]) -> Result<(), DataError> {
 
 fn find_label(path: &Path, header: &[String], asked: Option<&str>) -> Result<usize, DataError> {
     let Some(asked) = asked else {
-        let called = |name: &&str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
-        return Ok(LABELS.iter().find_map(|name| called(&name)).unwrap_or(header.len() - 1));
+        let called = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
+        return Ok(LABELS.iter().find_map(|name| called(name)).unwrap_or(header.len() - 1));
     };
     header.iter().position(|column| column == asked).ok_or_else(|| {
         let near = strict::nearest(asked, header.iter().map(String::as_str));

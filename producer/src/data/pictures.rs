@@ -122,7 +122,7 @@ pub fn read(
         }
     }
     let train = splits.get("train").map_or(&[][..], Vec::as_slice);
-    let [red, green, blue, luma] = look::statistics(train.iter().map(|row| &row.look));
+    let [red, green, blue, luma] = look::statistics(&train.iter().map(|row| &row.look));
     let splits = splits.into_iter().map(|(name, rows)| (name, rows.into_iter().map(|row| row.picture).collect()));
     Ok(Pictures { labels, channels: [red, green, blue], luma, splits: splits.collect(), notes })
 }
@@ -200,11 +200,11 @@ impl Sift<'_> {
         let broken = count(self.broken.len(), "broken picture");
         let named = some(&self.broken, "\n  ");
         if skip_broken {
-            notes.push(format!("left out {broken} of {}:\n  {named}", self.total));
+            notes.push(format!("left out {broken} among {} files:\n  {named}", self.total));
             return Ok(notes);
         }
         let problem = format!(
-            "has {broken} of {}:\n  {named}\nmend or remove them, or leave them out with --skip-broken",
+            "has {broken} among {} files:\n  {named}\nmend or remove them, or leave them out with --skip-broken",
             self.total
         );
         Err(refuse(self.dir, &problem))

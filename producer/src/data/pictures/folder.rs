@@ -70,10 +70,10 @@ pub(super) fn find(dir: &Path) -> Result<Found, DataError> {
         }
         match (has(Part::Validation), has(Part::Test)) {
             (true, true) => {
-                notes.push("the pictures for validation join those to train on: a study holds out its own".into())
+                notes.push("the pictures for validation join those to train on: a study holds out its own".into());
             }
             (true, false) => {
-                notes.push("there is no `test` folder: the pictures for validation are the test split".into())
+                notes.push("there is no `test` folder: the pictures for validation are the test split".into());
             }
             _ => {}
         }

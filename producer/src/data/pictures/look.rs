@@ -44,7 +44,7 @@ pub(super) fn at(path: &Path) -> Result<Look, ImageError> {
 
 /// Red, green, blue and luma over all pictures, which count alike whatever their size: so they do once they are
 /// resized. A channel that never changes has the standard deviation 1.
-pub(super) fn statistics<'a>(looks: impl Iterator<Item = &'a Look> + Clone) -> [MeanStd; 4] {
+pub(super) fn statistics<'a>(looks: &(impl Iterator<Item = &'a Look> + Clone)) -> [MeanStd; 4] {
     let count = looks.clone().count().max(1) as f64;
     std::array::from_fn(|at| {
         let mean = looks.clone().map(|look| look.means[at]).sum::<f64>() / count;

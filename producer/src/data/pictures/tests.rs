@@ -150,7 +150,9 @@ fn broken_pictures_are_named_or_left_out() {
     }
     let refused = folder.read(None, false).expect_err("broken");
     assert!(
-        refused.starts_with("the folder `DIR` has 6 broken pictures of 14:\n  a/broken-0.jpg: the file is no picture"),
+        refused.starts_with(
+            "the folder `DIR` has 6 broken pictures among 14 files:\n  a/broken-0.jpg: the file is no picture"
+        ),
         "{refused}"
     );
     assert!(
@@ -158,7 +160,7 @@ fn broken_pictures_are_named_or_left_out() {
         "{refused}"
     );
     let found = folder.read(None, true).expect("without them");
-    assert!(found.notes[0].starts_with("left out 6 broken pictures of 14:\n"), "{:?}", found.notes);
+    assert!(found.notes[0].starts_with("left out 6 broken pictures among 14 files:\n"), "{:?}", found.notes);
     assert_eq!(found.splits.values().map(Vec::len).sum::<usize>(), 8);
     std::fs::create_dir(folder.path("c")).expect("a folder");
     let refused = folder.read(None, true).expect_err("empty");

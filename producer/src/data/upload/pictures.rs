@@ -79,7 +79,7 @@ fn write_head(out: &mut impl Write, pictures: &[Picture]) -> io::Result<()> {
         "inputs": {"dtype": "U8", "shape": [bytes], "data_offsets": [inputs_at, inputs_at + bytes]},
     })
     .to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     out.write_all(&(header.len() as u64).to_le_bytes())?;
