@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures::{Stream, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::contract::{JobResult, Objective, Status};
 use shared::names::JobId;
@@ -14,6 +16,33 @@ use crate::drive::News;
 const PARTS: u64 = 1_000;
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// People wonder what goes on when nothing is shown for longer.
+const WONDER: Duration = Duration::from_secs(2);
+
+/// Collects what comes, in its order; once that takes long it is shown how far it is, of `total`.
+pub async fn gather<T>(what: &'static str, total: usize, coming: impl Stream<Item = T>) -> Vec<T> {
+    let begun = Instant::now();
+    let (mut coming, mut wonder) = (pin!(coming), pin!(tokio::time::sleep(WONDER)));
+    let mut bar: Option<Bar> = None;
+    let mut found = Vec::with_capacity(total);
+    loop {
+        tokio::select! {
+            next = coming.next() => {
+                let Some(next) = next else { break };
+                found.push(next);
+                if let Some(bar) = &mut bar {
+                    bar.step();
+                }
+            }
+            () = &mut wonder, if bar.is_none() => bar = Some(Bar::halfway(what, total, begun, found.len())),
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    found
+}
 
 /// Shows how a run of jobs moves on.
 #[derive(Debug)]
@@ -57,6 +86,17 @@ impl Bar {
             lines,
         };
         bar.show();
+        bar
+    }
+
+    /// A bar over what has gone on for a while.
+    fn halfway(what: &'static str, total: usize, begun: Instant, done: usize) -> Self {
+        let mut bar = Self::new(what, total, None);
+        (bar.begun, bar.done) = (begun, done as u64);
+        bar.show();
+        if bar.lines {
+            eprintln!("{} …", bar.message());
+        }
         bar
     }
 

@@ -149,7 +149,7 @@ pub async fn names(store: &dyn Store) -> Result<Vec<Name>, StoreError> {
 ///
 /// # Errors
 /// The store fails, or what was asked cannot be read.
-pub async fn overview(store: &dyn Store, run: Name) -> Result<Option<Overview>, StoreError> {
+async fn overview(store: &dyn Store, run: Name) -> Result<Option<Overview>, StoreError> {
     let (manifest, marker) = (layout::run_manifest(&run), layout::cancelled(&run));
     let (manifest, marker, jobs) = futures::try_join!(
         get_optional_json::<RunManifest>(store, &manifest),
@@ -163,6 +163,11 @@ pub async fn overview(store: &dyn Store, run: Name) -> Result<Option<Overview>, 
     let is_study = matches!(manifest, Some(RunManifest { asked: Asked::Study { .. }, .. }));
     let done = jobs.iter().filter(|id| !(is_study && study::is_test(id))).count();
     Ok(Some(Overview { run, manifest, done, cancelled }))
+}
+
+/// Looks at all runs, in their order; `None` for those that were deleted.
+pub fn overviews(store: &dyn Store, runs: Vec<Name>) -> impl Stream<Item = Result<Option<Overview>, StoreError>> {
+    stream::iter(runs).map(move |run| overview(store, run)).buffered(AT_ONCE / 2)
 }
 
 /// Every result of a run that stands in the store, but those `known` already.

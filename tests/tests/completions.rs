@@ -13,7 +13,7 @@ const BASH: &str = r#"
 source <("$0" completions bash)
 function=$(complete -p gannet | sed 's/.*-F \([^ ]*\).*/\1/')
 COMP_WORDS=(gannet "$@") COMP_CWORD=$# COMP_TYPE=9
-compopt() { echo "[$*]"; }
+compopt() { echo "[$1 $2]"; }
 "$function" gannet "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 "#;

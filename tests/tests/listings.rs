@@ -77,3 +77,22 @@ async fn the_test_of_a_studys_chosen_trial_is_not_counted_as_a_trial() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn hundreds_of_runs_are_listed_in_their_order() {
+    Folder::run(async |folder| {
+        for number in 0..300 {
+            result(folder.path(), &format!("run-{number:03}"), "t0000")?;
+        }
+        put(folder.path(), "runs/run-123/run.json", "{}")?;
+        let args = ["run", "list", "--format", "json"];
+        let mut process = Process::start("list", "gannet", &args, &[], folder.path())?;
+        ensure!(process.wait(LIMIT).await?.code() == Some(1), "a run was left out");
+        let listed = rows(&process.stdout())?;
+        ensure!(listed.len() == 299, "{} of 299 are listed", listed.len());
+        ensure!(listed.is_sorted_by_key(|row| row["run"].as_str().map(str::to_owned)), "in their order: {listed:?}");
+        ensure!(process.stderr().contains("runs/run-123/run.json"), "what was left out is named: {}", process.stderr());
+        Ok(())
+    })
+    .await;
+}

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ValueHint;
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 use shared::contract::Model;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, layout};
 
-use super::{Listed, completions};
+use super::{Listed, Unreadable, completions};
+use crate::bar::gather;
 use crate::report::Listing;
 use crate::runs::{self, RunManifest};
 use crate::{models, session};
@@ -64,6 +66,9 @@ preprocessor_config.json is Hugging Face's:
   {\"size\": {\"shortest_edge\": 256}, \"crop_size\": 224, \"image_mean\": [0.485, 0.456, 0.406], \"image_std\": [0.229, 0.224, 0.225]}
 labels.txt has one label a line, in the order of the outputs.
 Everything is checked before anything is sent.";
+
+/// Models that are looked at at once.
+const AT_ONCE: usize = 16;
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     let store = session::open_store(&session::places()?).await?;
@@ -139,12 +144,21 @@ fn sides(model: &Model) -> String {
 
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
     let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters"]);
-    for name in store.children(&layout::models()).await? {
-        let Ok(name) = Name::new(name) else { continue };
+    let names = store.children(&layout::models()).await?;
+    let names: Vec<Name> = names.into_iter().filter_map(|name| Name::new(name).ok()).collect();
+    let total = names.len();
+    let resolved = stream::iter(names).map(async |name| {
         let (reference, model) = models::resolve(store, &name).await?;
-        listing.push(describe(&name, &reference, &model));
+        Ok(describe(&name, &reference, &model))
+    });
+    let mut unreadable = Unreadable::default();
+    for row in gather("models looked at", total, resolved.buffered(AT_ONCE)).await {
+        if let Some(row) = unreadable.take(row)? {
+            listing.push(row);
+        }
     }
-    super::print(&listing, listed.format)
+    super::print(&listing, listed.format)?;
+    unreadable.check("models")
 }
 
 fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json::Value> {

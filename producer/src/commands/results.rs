@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use futures::StreamExt as _;
 use shared::names::Name;
 
 use super::{Listed, Unreadable, completions};
+use crate::bar::gather;
 use crate::report::StudySummary;
 use crate::runs::{self, Asked, RunManifest};
 use crate::{listings, session};
@@ -32,8 +32,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let jobs = runs::jobs_done(store.as_ref(), &arguments.run).await?;
     let mut unreadable = Unreadable::default();
     let mut results = BTreeMap::new();
-    let read: Vec<_> = runs::read_results(store.as_ref(), &arguments.run, jobs).collect().await;
-    for result in read {
+    let total = jobs.len();
+    for result in gather("results read", total, runs::read_results(store.as_ref(), &arguments.run, jobs)).await {
         let result = unreadable.take(result.map_err(anyhow::Error::from))?;
         results.extend(result.map(|result| (result.id.clone(), result)));
     }

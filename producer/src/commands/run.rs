@@ -8,7 +8,8 @@ use shared::contract::Control;
 use shared::names::Name;
 use shared::store::{Store, create_json, layout};
 
-use super::{Listed, completions};
+use super::{Listed, Unreadable, completions};
+use crate::bar::gather;
 use crate::report::Listing;
 use crate::runs::{self, Asked, Overview, RunManifest};
 use crate::session::{self, Session};
@@ -40,8 +41,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
     let mut listing = Listing::new(["run", "kind", "created", "results", "state"]);
-    for name in runs::names(store).await? {
-        let Some(Overview { run, manifest, done, cancelled }) = runs::overview(store, name).await? else { continue };
+    let mut unreadable = Unreadable::default();
+    for Overview { run, manifest, done, cancelled } in overviews(store, &mut unreadable).await? {
         let kind = match manifest.as_ref().map(|manifest| &manifest.asked) {
             Some(Asked::Study { .. }) => json!("study"),
             Some(Asked::Classification { .. }) => json!("classification"),
@@ -51,7 +52,18 @@ async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
         let state = if cancelled { json!("cancelled") } else { Value::Null };
         listing.push(vec![json!(run.as_str()), kind, json!(created), json!(done), state]);
     }
-    super::print(&listing, listed.format)
+    super::print(&listing, listed.format)?;
+    unreadable.check("runs")
+}
+
+/// What is known of the runs that were not deleted.
+pub(super) async fn overviews(store: &dyn Store, unreadable: &mut Unreadable) -> anyhow::Result<Vec<Overview>> {
+    let names = runs::names(store).await?;
+    let mut overviews = Vec::new();
+    for read in gather("runs looked at", names.len(), runs::overviews(store, names)).await {
+        overviews.extend(unreadable.take(read.map_err(anyhow::Error::from))?.flatten());
+    }
+    Ok(overviews)
 }
 
 /// The mark first, so that no worker commits into the run any more; then everything else.

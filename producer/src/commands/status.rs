@@ -7,9 +7,10 @@ use shared::contract::Heartbeat;
 use shared::queue::{Event, Queue};
 use tokio::time::{Instant, timeout_at};
 
-use super::Listed;
+use super::run::overviews;
+use super::{Listed, Unreadable};
+use crate::listings;
 use crate::session::Session;
-use crate::{listings, runs};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  gannet status\n  gannet status --listen 6s --format json")]
@@ -28,12 +29,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let alone = depths.iter().all(|depth| depth.consumers == 0);
     let listen = if alone { Duration::ZERO } else { arguments.listen.into() };
     let workers = hear_workers(session.queue.as_ref(), listen).await?;
-    let store = session.store.as_ref();
-    let mut overviews = Vec::new();
-    for run in runs::names(store).await? {
-        overviews.extend(runs::overview(store, run).await?);
-    }
-    super::print(&listings::status(&depths, workers.values(), &overviews), arguments.listed.format)
+    let mut unreadable = Unreadable::default();
+    let runs = overviews(session.store.as_ref(), &mut unreadable).await?;
+    super::print(&listings::status(&depths, workers.values(), &runs), arguments.listed.format)?;
+    unreadable.check("runs")
 }
 
 async fn hear_workers(queue: &dyn Queue, listen: Duration) -> anyhow::Result<BTreeMap<String, Heartbeat>> {

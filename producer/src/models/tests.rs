@@ -214,10 +214,13 @@ fn a_wrong_config_is_told_by_file_key_and_what_is_accepted() {
             "`transform_input` is true: false is accepted",
         ),
         (r#"{"layers": [{"type": "flatten"}]}"#, "`input` is missing"),
-        (r#"{"input": [3, 4, 4], "layers": [{"type": "linear", "units": "two"}]}"#, "`layers[0].units` is wrong"),
+        (
+            r#"{"input": [3, 4, 4], "layers": [{"type": "linear", "units": "two"}]}"#,
+            "`layers[0].units` is the text \"two\":",
+        ),
         (r#"{"input": [3, 4, 4], "layers": [{"type": "linear", "units": 2}]}"#, "layers[0]: linear needs a flat input"),
         (r#"{"input": [3, 4, 4], "layers": [], "id2label": {"1": "a"}}"#, "`id2label` has 1 labels but none for 0"),
-        (r#"{"input": [3, 4, 4], "layers": [], "num_labels": "2"}"#, "`num_labels` is wrong"),
+        (r#"{"input": [3, 4, 4], "layers": [], "num_labels": "2"}"#, "`num_labels` is the text \"2\": a whole number"),
     ];
     for (text, expected) in cases {
         made.write("config.json", text);

@@ -12,6 +12,7 @@ use futures::{StreamExt as _, stream};
 use shared::names::{Key, Name};
 use shared::settings::StorePlace;
 use shared::store::{self, Store, StoreError, layout};
+use tokio::time::timeout;
 
 use crate::{runs, session, study};
 
@@ -58,9 +59,13 @@ async fn beginning(store: &dyn Store, prefix: &Key, typed: &str) -> Result<Vec<S
     Ok(names.into_iter().filter(|name| name.starts_with(typed) && Name::new(name.as_str()).is_ok()).collect())
 }
 
-/// Of a deleted run only a mark is left: nobody means it.
+/// Of a deleted run only a mark is left: nobody means it. Where that takes long to tell it is offered, too.
 async fn run_names(store: &dyn Store, typed: &str) -> Result<Vec<String>, StoreError> {
     let names = beginning(store, &layout::runs(), typed).await?;
+    timeout(PATIENCE / 3, not_deleted(store, names.clone())).await.unwrap_or(Ok(names))
+}
+
+async fn not_deleted(store: &dyn Store, names: Vec<String>) -> Result<Vec<String>, StoreError> {
     let there = stream::iter(names).map(async |name| {
         let deleted = match Name::new(name.as_str()) {
             Ok(run) => runs::is_deleted(store, &run).await?,
@@ -89,13 +94,13 @@ where
 {
     let (tell, told) = mpsc::channel();
     // Not awaited: whatever hangs (a name server, a lost file system), this process ends, and the thread with it.
-    let asking = thread::Builder::new().spawn(move || tell.send(look(&typed, find)));
+    let asking = thread::Builder::new().spawn(move || tell.send(look(&typed, &find)));
     asking.ok().and_then(|_| told.recv_timeout(PATIENCE).ok()?.ok())
 }
 
 fn look(
     typed: &str,
-    find: impl AsyncFn(&dyn Store, &str) -> Result<Vec<String>, StoreError>,
+    find: &impl AsyncFn(&dyn Store, &str) -> Result<Vec<String>, StoreError>,
 ) -> anyhow::Result<Vec<String>> {
     let places = session::places()?;
     // Opening would make the folder.
