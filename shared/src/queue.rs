@@ -95,9 +95,14 @@ pub trait Queue: Send + Sync + fmt::Debug {
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;
 }
 
-/// A stream of deliveries. Dropping it stops consuming; unsettled deliveries come again elsewhere.
+/// A stream of deliveries. Dropping it stops consuming; unsettled deliveries come again elsewhere, marked as
+/// redelivered.
 #[async_trait]
 pub trait Deliveries: Send {
+    /// Stops consuming and returns what has come and was not taken, so that it can be settled without that mark: a
+    /// worker that stops must not look like one that was lost.
+    async fn stop(self: Box<Self>) -> Vec<Delivery>;
+
     /// The next delivery. Cancel-safe.
     ///
     /// # Errors

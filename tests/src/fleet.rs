@@ -95,6 +95,14 @@ impl Fleet {
     /// # Errors
     /// It cannot be started.
     pub fn worker(&self, name: &str) -> Result<Process> {
+        self.worker_with(name, &[])
+    }
+
+    /// Likewise, with more variables.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn worker_with(&self, name: &str, more: &[(&str, &str)]) -> Result<Process> {
         let mut env = self.env();
         let cache = self.folder.path().join("cache").display().to_string();
         for (variable, value) in [
@@ -102,8 +110,11 @@ impl Fleet {
             ("GANNET_SLOTS", "1"),
             ("GANNET_WORKER_NAME", name),
             ("GANNET_LOG", "info"),
-        ] {
-            env.push((variable.into(), value.into()));
+        ]
+        .iter()
+        .chain(more)
+        {
+            env.push(((*variable).into(), (*value).into()));
         }
         Process::start(name, "gannet-worker", &[], &env, self.path())
     }

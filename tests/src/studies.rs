@@ -67,6 +67,23 @@ pub fn table() -> String {
     format!("{head}[network]\nlayers = [{layers}]\n")
 }
 
+/// A trial that keeps everything that a slice has to hand on: dropout, shuffling, Adam's moments, batch norm.
+pub fn stateful_job(id: &str, run: &str, dataset: &Value, epochs: u32) -> Value {
+    let mut job = job(id, run, dataset);
+    job["trial"]["network"] = json!({"layers": [
+        {"type": "conv", "filters": 4, "kernel": 3, "padding": "same"},
+        {"type": "batch_norm"},
+        {"type": "relu"},
+        {"type": "max_pool", "kernel": 2},
+        {"type": "flatten"},
+        {"type": "dropout", "rate": 0.3},
+        {"type": "linear", "units": 3},
+    ]});
+    job["trial"]["training"] =
+        json!({"epochs": epochs, "batch_size": 50, "optimizer": {"type": "adam", "learning_rate": 0.002}});
+    job
+}
+
 /// One small trial, written by hand: `dataset` is the reference to a manifest.
 pub fn job(id: &str, run: &str, dataset: &Value) -> Value {
     json!({

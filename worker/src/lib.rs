@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod commit;
 pub mod compute;
 pub mod executor;
+mod failpoint;
 pub mod protocol;
 pub mod receive;
 pub mod scratch;

@@ -136,7 +136,7 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
     settings.kinds = arguments.kinds.clone();
     settings.kinds.dedup();
     settings.cache_limit = arguments.cache_mib << 20;
-    settings.slice = at_least(arguments.slice, Duration::from_secs(1), "--slice")?;
+    settings.slice = at_least(arguments.slice, Duration::from_millis(10), "--slice")?;
     settings.executor.stall = at_least(arguments.stall, Duration::from_secs(1), "--stall")?;
     settings.executor.threads = arguments.threads;
     settings.executor.unsandboxed = arguments.unsandboxed;

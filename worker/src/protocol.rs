@@ -68,6 +68,45 @@ pub enum Ask {
     PublishAgain,
 }
 
+impl Ask {
+    /// Every step, by name.
+    pub const NAMES: [&str; 13] = [
+        "LookCancelled",
+        "LookResult",
+        "LookCheckpoint",
+        "RecordAttempt",
+        "Compute",
+        "CommitResult",
+        "CommitCheckpoint",
+        "PublishResult",
+        "PublishNextSlice",
+        "PublishRetry",
+        "Bury",
+        "PublishAgain",
+        "Ack",
+    ];
+
+    /// Its name, as logs and tests have it.
+    pub fn name(self) -> &'static str {
+        let at = match self {
+            Self::LookCancelled => 0,
+            Self::LookResult => 1,
+            Self::LookCheckpoint => 2,
+            Self::RecordAttempt => 3,
+            Self::Compute => 4,
+            Self::CommitResult => 5,
+            Self::CommitCheckpoint => 6,
+            Self::PublishResult => 7,
+            Self::PublishNextSlice => 8,
+            Self::PublishRetry(_) => 9,
+            Self::Bury => 10,
+            Self::PublishAgain => 11,
+            Self::Ack => 12,
+        };
+        Self::NAMES[at]
+    }
+}
+
 /// Which attempt was spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Spent {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use shared::contract::Kind;
 use shared::queue::{Deliveries, QueueError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::settle::{Fault, settle};
+use crate::settle::{Fault, pass_on, settle};
 use crate::step::Warm;
 use crate::supervisor::Context;
 
@@ -62,14 +63,27 @@ async fn take(context: &Context, kind: Kind, warm: &Warm, drain: &CancellationTo
             () = drain.cancelled() => break Ok(()),
             Some(settled) = settling.next() => if let Err(fault) = settled { break Err(fault) },
             next = timeout(IDLE, deliveries.next()), if has_room => match next {
-                Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain)),
+                Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain).boxed()),
                 Ok(Err(error)) => break Err(error.into()),
                 Err(_) if settling.is_empty() && context.settings.kinds.len() > 1 => break Ok(()),
                 Err(_) => {}
             },
         }
     };
-    // What is in hand is settled before the slot does anything else.
+    // What has come is settled before the slot does anything else.
+    let mut stopped = deliveries.stop();
+    let left = loop {
+        tokio::select! {
+            left = &mut stopped => break left,
+            Some(settled) = settling.next() => ended = ended.and(settled),
+        }
+    };
+    for delivery in left {
+        settling.push(match drain.is_cancelled() {
+            true => pass_on(context, delivery).boxed(),
+            false => settle(context, warm, delivery, drain).boxed(),
+        });
+    }
     while let Some(settled) = settling.next().await {
         ended = ended.and(settled);
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::{self, CheckpointRecord};
 use crate::executor::Report;
+use crate::failpoint::{self, When};
 use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
 use crate::scratch::Scratch;
 use crate::step::{self, Ended, Finished, Stops, Warm};
@@ -87,6 +88,35 @@ pub async fn settle(
     settled
 }
 
+/// Hands a delivery that was never begun to somebody else, since this worker stops.
+///
+/// # Errors
+/// As [`settle`].
+pub async fn pass_on(context: &Context, delivery: Delivery) -> Result<(), Fault> {
+    let Delivery { letter, redelivered, receipt, .. } = delivery;
+    if redelivered {
+        // The mark of a lost worker must not get lost.
+        return Ok(receipt.release().await?);
+    }
+    context.queue.publish(&[passed_on(&letter)]).await?;
+    Ok(receipt.ack().await?)
+}
+
+/// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a checkpoint
+/// under it at any time, and then it is this letter that has to go on.
+fn passed_on(letter: &Letter) -> Letter {
+    let mut same = letter.clone();
+    same.headers.message_id = identity(letter);
+    same
+}
+
+/// A delivery's identity: its message id, which redeliveries keep. A client that sends none gets one of its job's
+/// content; then a duplicate of the job costs work, but no result.
+fn identity(letter: &Letter) -> String {
+    let id = &letter.headers.message_id;
+    if id.is_empty() { Digest::of(&letter.body).to_string() } else { id.clone() }
+}
+
 fn read(letter: &Letter) -> Result<Job, String> {
     if letter.body.len() > MAX_MESSAGE {
         return Err(format!("the message has {} bytes: at most {MAX_MESSAGE} are accepted", letter.body.len()));
@@ -126,14 +156,19 @@ impl Hands<'_> {
         let mut ask = protocol.start();
         loop {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
+            failpoint::reach(When::Before, ask);
             let answer = match ask {
                 Ask::Ack => {
                     receipt.ack().await?;
+                    failpoint::reach(When::After, ask);
                     self.context.settled();
                     return Ok(());
                 }
                 ask => self.answer(ask, &protocol).await,
             };
+            if answer.is_ok() {
+                failpoint::reach(When::After, ask);
+            }
             ask = match answer {
                 Ok(answer) => protocol.next(answer),
                 Err(Fault::Lost) => return Err(Fault::Lost),
@@ -174,8 +209,9 @@ impl Hands<'_> {
             Ask::LookCheckpoint => {
                 let slice = protocol.slice();
                 let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
-                Ok(found
-                    .map_or(Answer::Absent, |record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
+                Ok(found.map_or(Answer::Absent, |record| Answer::Checkpoint {
+                    mine: record.message_id == identity(self.letter),
+                }))
             }
             Ask::RecordAttempt => self.record_attempt().await,
             Ask::Compute => self.compute(protocol).await,
@@ -191,7 +227,7 @@ impl Hands<'_> {
             Ask::PublishRetry(spent) => self.publish_retry(spent).await,
             Ask::Bury => self.bury().await,
             Ask::PublishAgain => {
-                context.queue.publish(&[self.passed_on()]).await?;
+                context.queue.publish(&[passed_on(self.letter)]).await?;
                 Ok(Answer::Done)
             }
             Ask::Ack => unreachable!("settled by the caller"),
@@ -222,21 +258,6 @@ impl Hands<'_> {
                 () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),
             }
         }
-    }
-
-    /// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a
-    /// checkpoint under it at any time, and then it is this letter that has to go on.
-    fn passed_on(&self) -> Letter {
-        let mut letter = self.letter.clone();
-        letter.headers.message_id = self.identity();
-        letter
-    }
-
-    /// This delivery's identity: its message id, which redeliveries keep. A client that sends none
-    /// gets one of its job's content; then a duplicate of the job costs work, but no result.
-    fn identity(&self) -> String {
-        let id = &self.letter.headers.message_id;
-        if id.is_empty() { Digest::of(&self.letter.body).to_string() } else { id.clone() }
     }
 
     fn found(&mut self, found: Option<JobResult>) -> Option<Found> {
@@ -315,7 +336,7 @@ impl Hands<'_> {
             return Ok(Some(Answer::Result(found)));
         }
         let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
-        Ok(found.map(|record| Answer::Checkpoint { mine: record.message_id == self.identity() }))
+        Ok(found.map(|record| Answer::Checkpoint { mine: record.message_id == identity(self.letter) }))
     }
 
     async fn commit_result(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
@@ -383,7 +404,7 @@ impl Hands<'_> {
         };
         let tensors: ObjectRef = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
         let record = CheckpointRecord {
-            message_id: self.identity(),
+            message_id: identity(self.letter),
             tensors,
             simd: crate::compute::simd_path().into(),
             worker: self.context.settings.name.clone(),
@@ -425,7 +446,7 @@ impl Hands<'_> {
     }
 
     async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
-        let mut next = self.passed_on();
+        let mut next = passed_on(self.letter);
         let attempts = &mut next.headers.attempts;
         match spent {
             Spent::Error => attempts.errors = attempts.errors.saturating_add(1),

@@ -35,7 +35,7 @@ pub(super) trait Place: Send + Sync {
 macro_rules! suite {
     ($place:path) => {
         $crate::queue::contract_suite::suite!($place:
-            publish_take_ack, prefetch_is_honoured, a_released_delivery_comes_again, a_dropped_receipt_is_released,
+            publish_take_ack, prefetch_is_honoured, what_was_not_taken_is_handed_over, a_released_delivery_comes_again, a_dropped_receipt_is_released,
             a_dropped_consumer_gives_back, receipts_outlive_their_consumer, a_lost_handle_gives_back,
             next_is_cancel_safe, a_body_is_not_touched, headers_go_round, kinds_have_their_own_queues,
             a_retry_comes_after_its_delay, a_dead_letter_stays_where_it_is, a_huge_letter_can_be_buried,
@@ -88,6 +88,33 @@ pub(super) async fn prefetch_is_honoured(place: &dyn Place) {
     first.receipt.ack().await.expect("ack");
     let _third = next(&mut deliveries).await;
     nothing_comes(&mut deliveries).await;
+}
+
+pub(super) async fn what_was_not_taken_is_handed_over(place: &dyn Place) {
+    let (here, there) = (place.open().await, place.open().await);
+    let mut deliveries = here.consume(Kind::Trial, 3).await.expect("consume");
+    let letters = [letter(Kind::Trial, b"1"), letter(Kind::Trial, b"2"), letter(Kind::Trial, b"3")];
+    here.publish(&letters).await.expect("publish");
+    let first = next(&mut deliveries).await;
+    // However much has come by now: each is in somebody's hands once, and nobody's is marked as lost by another.
+    let left = deliveries.stop().await;
+    assert!(left.len() <= 2, "{}", left.len());
+    for delivery in left.into_iter().chain([first]) {
+        assert!(!delivery.redelivered);
+        there.publish(&[delivery.letter.clone()]).await.expect("publish");
+        delivery.receipt.ack().await.expect("ack");
+    }
+    let mut others = there.consume(Kind::Trial, 1).await.expect("consume");
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&mut others).await;
+        bodies.push(delivery.letter.body.clone());
+        assert!(!delivery.redelivered, "a stop looks like a loss");
+        delivery.receipt.ack().await.expect("ack");
+    }
+    bodies.sort();
+    assert_eq!(bodies, [b"1", b"2", b"3"]);
+    nothing_comes(&mut others).await;
 }
 
 pub(super) async fn a_released_delivery_comes_again(place: &dyn Place) {

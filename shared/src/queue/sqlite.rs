@@ -208,6 +208,13 @@ type Answer = rusqlite::Result<Option<(Taken, SqliteReceipt)>>;
 
 #[async_trait]
 impl Deliveries for SqliteDeliveries {
+    async fn stop(mut self: Box<Self>) -> Vec<Delivery> {
+        let Some(taking) = self.taking.take() else { return Vec::new() };
+        let answer = taking.await;
+        let taken = self.inner.clerk.answered("taking a job", answer).ok().flatten();
+        taken.map(|taken| self.delivery(taken)).into_iter().collect()
+    }
+
     async fn next(&mut self) -> Result<Delivery, QueueError> {
         loop {
             if self.permit.is_none() {
@@ -230,13 +237,17 @@ impl Deliveries for SqliteDeliveries {
             self.taking = None;
             match self.inner.clerk.answered("taking a job", answer)? {
                 None => self.inner.pause().await,
-                Some((taken, mut receipt)) => {
-                    receipt.permit = self.permit.take();
-                    let Taken { letter, redelivered, lost, .. } = taken;
-                    return Ok(Delivery { letter, redelivered, lost, receipt: Box::new(receipt) });
-                }
+                Some(taken) => return Ok(self.delivery(taken)),
             }
         }
+    }
+}
+
+impl SqliteDeliveries {
+    fn delivery(&mut self, (taken, mut receipt): (Taken, SqliteReceipt)) -> Delivery {
+        receipt.permit = self.permit.take();
+        let Taken { letter, redelivered, lost, .. } = taken;
+        Delivery { letter, redelivered, lost, receipt: Box::new(receipt) }
     }
 }
 

@@ -62,7 +62,7 @@ fn classes_are_folders_and_what_is_no_picture_is_told() {
     for n in 0..20 {
         folder.picture(&format!("b/{n}.png")).picture(&format!("a/deeper/{n}.bmp"));
     }
-    folder.picture("b/no-ending").picture("b/shouting.JPG").write("b/.DS_Store", b"x").write(".hidden/x", b"x");
+    folder.picture("b/no-ending").picture("b/shouting.BMP").write("b/.DS_Store", b"x").write(".hidden/x", b"x");
     folder.write("README.txt", b"text").write("a/Thumbs.db", b"text");
     std::os::unix::fs::symlink(folder.path("b/0.png"), folder.path("a/link.png")).expect("a link");
     std::os::unix::fs::symlink(folder.path("b"), folder.path("a/circle")).expect("a link");

@@ -13,6 +13,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel, Consumer};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::letters;
@@ -31,8 +32,19 @@ pub(super) struct RabbitDeliveries {
     /// `None` only while being dropped.
     arrivals: Option<Arrivals>,
     /// Hands what was not taken back to the pump, which returns it after it has cancelled the consumer.
-    stop: Option<oneshot::Sender<Arrivals>>,
+    stop: Option<oneshot::Sender<Stop>>,
 }
+
+/// The end of a consumer.
+struct Stop {
+    /// What has come and was not taken.
+    arrivals: Arrivals,
+    /// Where it goes; to the broker if nobody wants it.
+    wanted: Option<oneshot::Sender<Vec<Delivery>>>,
+}
+
+/// Longest wait for a broker to cancel a consumer.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts to consume.
 pub(super) async fn consume(link: &Link, kind: Kind, prefetch: u16) -> Result<RabbitDeliveries, QueueError> {
@@ -64,6 +76,14 @@ pub(super) async fn consume(link: &Link, kind: Kind, prefetch: u16) -> Result<Ra
 
 #[async_trait]
 impl Deliveries for RabbitDeliveries {
+    async fn stop(mut self: Box<Self>) -> Vec<Delivery> {
+        let (Some(stop), Some(arrivals)) = (self.stop.take(), self.arrivals.take()) else { return Vec::new() };
+        let (sender, left) = oneshot::channel();
+        drop(stop.send(Stop { arrivals, wanted: Some(sender) }));
+        // Where the pump has ended, or the broker does not answer, they come again elsewhere.
+        timeout(CANCEL_LIMIT, left).await.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
+    }
+
     async fn next(&mut self) -> Result<Delivery, QueueError> {
         let arrived = match &mut self.arrivals {
             Some(arrivals) => arrivals.recv().await,
@@ -77,7 +97,7 @@ impl Drop for RabbitDeliveries {
     fn drop(&mut self) {
         if let (Some(stop), Some(arrivals)) = (self.stop.take(), self.arrivals.take()) {
             // Fails when the pump has ended: then there is nothing to give back.
-            drop(stop.send(arrivals));
+            drop(stop.send(Stop { arrivals, wanted: None }));
         }
     }
 }
@@ -99,12 +119,12 @@ impl Pump {
     async fn run(
         mut self,
         arrivals: mpsc::UnboundedSender<Result<Delivery, QueueError>>,
-        mut stopped: oneshot::Receiver<Arrivals>,
+        mut stopped: oneshot::Receiver<Stop>,
     ) {
         loop {
             tokio::select! {
                 biased;
-                not_taken = &mut stopped => return self.stop(not_taken.ok()).await,
+                stop = &mut stopped => return self.stop(stop.ok()).await,
                 arrived = self.consumer.next() => match arrived {
                     Some(Ok(delivery)) => {
                         // Fails while the other side is being dropped: the delivery is dropped too, and so released.
@@ -125,14 +145,24 @@ impl Pump {
     }
 
     /// Cancels the consumer, gives back what nobody took, and waits for the receipts.
-    async fn stop(mut self, not_taken: Option<Arrivals>) {
+    async fn stop(mut self, stop: Option<Stop>) {
         let cancelled = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await;
         if let Err(error) = cancelled {
             tracing::debug!(place = self.address.shown, %error, "the consumer had ended already");
         }
-        drop(not_taken);
+        let mut left = Vec::new();
+        let mut wanted = None;
+        if let Some(mut stop) = stop {
+            wanted = stop.wanted;
+            left.extend(std::iter::from_fn(|| stop.arrivals.try_recv().ok()).flatten());
+        }
         while let Some(Ok(delivery)) = self.consumer.next().now_or_never().flatten() {
-            drop(self.delivery(delivery));
+            left.push(self.delivery(delivery));
+        }
+        match wanted {
+            // Fails when nobody waits any more: they are dropped, and so released.
+            Some(wanted) => drop(wanted.send(left)),
+            None => drop(left),
         }
         drop(self.held.take());
         loop {

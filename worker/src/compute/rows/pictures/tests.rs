@@ -25,7 +25,7 @@ fn file(row: u32) -> Vec<u8> {
         let dirt = (dirt[(y * width + x) as usize] * 40.0 + 60.0) as u8;
         Rgb([if ink { 220 } else { dirt }, dirt, 90])
     });
-    let format = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp][row as usize / 2 % 3];
+    let format = [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::Bmp][row as usize / 2 % 3];
     let mut bytes = std::io::Cursor::new(Vec::new());
     DynamicImage::from(picture).write_to(&mut bytes, format).expect("a picture");
     bytes.into_inner()
