@@ -1,8 +1,9 @@
 //! `gannet classify`: labels for pictures, one line each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::bail;
 use futures::{StreamExt as _, stream};
@@ -85,7 +86,7 @@ async fn label(
     lines: &mut Lines,
 ) -> anyhow::Result<()> {
     let mut pending = Vec::new();
-    for (index, taken) in take_in(session, run, images).await {
+    for (index, taken) in take_in(session, run, images).await? {
         match taken {
             Ok(image) => pending.push((index, image)),
             Err(outcome) => lines.put(index, &outcome)?,
@@ -175,14 +176,23 @@ async fn classify(
 
 /// Brings the pictures to where workers find them: into the store, or nowhere where they can read them
 /// in place. What cannot be had is an outcome already.
-async fn take_in(session: &Session, run: &Name, images: Vec<Image>) -> Vec<(usize, Result<ImageRef, ImageOutcome>)> {
+async fn take_in(
+    session: &Session,
+    run: &Name,
+    images: Vec<Image>,
+) -> Result<Vec<(usize, Result<ImageRef, ImageOutcome>)>, StoreError> {
     let mut bar = (!session.places.is_embedded()).then(|| Bar::new("pictures uploaded", images.len(), None));
     let store = session.store.as_ref();
     let in_place = session.places.is_embedded();
+    // A key says what its object holds: what a run that is taken up has sent is not sent again.
+    let sent = if in_place { Vec::new() } else { store.list(&layout::run(run)).await? };
+    let sent: &Sent = &Mutex::new(sent.into_iter().map(|entry| entry.key).collect());
     let take = |(index, image): (usize, Image)| async move {
         let taken = match &image.place {
             Place::File(path) if in_place => look(path).map(|path| ImageRef::file(&image.name, path)),
-            Place::File(path) => upload(store, run, path).await.map(|object| ImageRef::object(&image.name, object)),
+            Place::File(path) => {
+                upload(store, run, path, sent).await.map(|object| ImageRef::object(&image.name, object))
+            }
             Place::Object(key) => describe(store, key).await.map(|object| ImageRef::object(&image.name, object)),
         };
         (index, taken.map_err(|error| ImageOutcome { image: image.name, verdict: ImageVerdict::Error(error) }))
@@ -198,8 +208,11 @@ async fn take_in(session: &Session, run: &Name, images: Vec<Image>) -> Vec<(usiz
     if let Some(bar) = bar {
         bar.finish();
     }
-    taken
+    Ok(taken)
 }
+
+/// The run's objects in the store. Held for look-ups only, never across an await.
+type Sent = Mutex<BTreeSet<Key>>;
 
 fn refused(code: &str, message: String) -> ImageError {
     ImageError { code: code.into(), message }
@@ -218,12 +231,16 @@ fn look(path: &Path) -> Result<PathBuf, ImageError> {
     }
 }
 
-async fn upload(store: &dyn Store, run: &Name, path: &Path) -> Result<ObjectRef, ImageError> {
+async fn upload(store: &dyn Store, run: &Name, path: &Path, sent: &Sent) -> Result<ObjectRef, ImageError> {
     let path = look(path)?;
     let body = tokio::fs::read(&path).await.map_err(|error| refused("unreadable", error.to_string()))?;
     let sha256 = Digest::of(&body);
     let key = layout::image(run, sha256);
-    store.put(&key, body.into()).await.map_err(|error| refused("not_uploaded", error.to_string()))?;
+    let is_there = sent.lock().expect("no panic holds it").contains(&key);
+    if !is_there {
+        store.put(&key, body.into()).await.map_err(|error| refused("not_uploaded", error.to_string()))?;
+        sent.lock().expect("no panic holds it").insert(key.clone());
+    }
     Ok(ObjectRef { key, sha256 })
 }
 
