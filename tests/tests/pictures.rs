@@ -212,8 +212,14 @@ async fn a_fleet_goes_on_when_nobody_waits() {
         }
         eventually(LIMIT, "the worker does all of it", async || Ok((fleet.results("left")?.len() == 10).then_some(())))
             .await?;
+        let uploads = || -> Result<usize> {
+            let pictures = fleet.names("runs/left/images")?;
+            pictures.iter().map(|picture| fleet.s3.requests("PutObject", picture)).sum()
+        };
+        let sent = uploads()?;
         let lines = json_lines(&fleet.gannet(&args).await?)?;
         ensure!(images(&lines)?.len() == 200, "each has its line");
+        ensure!((2..200).contains(&sent) && uploads()? == sent, "what is in the store is not sent again: {sent}");
         let results = fleet.results("left")?;
         ensure!(results.len() == 10 && results.iter().all(|result| result["attempt"] == 1), "none is computed again");
         worker.must_run()
