@@ -59,9 +59,13 @@ impl RunManifest {
     /// Writes it; a run of this name that asked for the same is joined.
     ///
     /// # Errors
-    /// There is a run of this name that asked for something else.
+    /// There is a run of this name that asked for something else, or was cancelled or deleted: workers drop its jobs.
     pub async fn create(&self, store: &dyn Store) -> anyhow::Result<Created> {
         let key = layout::run_manifest(&self.run);
+        if get_optional(store, &layout::cancelled(&self.run)).await?.is_some() {
+            let what = if get_optional(store, &key).await?.is_some() { "cancelled" } else { "deleted" };
+            bail!("a run `{}` was {what}, and its name is spent: choose another with --run", self.run);
+        }
         let created = create_json(store, &key, self).await?;
         if created == Created::Exists {
             let there: Self = get_json(store, &key).await?;

@@ -21,8 +21,8 @@ pub use broker::Broker;
 pub use fleet::Fleet;
 pub use folder::Folder;
 pub use models::write_model;
-pub use pictures::{CLASSES, Pictures, write_colour, write_folder};
-pub use process::{Process, binary, children_of, signal};
+pub use pictures::{CLASSES, Pictures, write_colour, write_folder, write_large};
+pub use process::{Process, binary, children_of, json_lines, signal};
 pub use s3::S3;
 pub use wait::{LIMIT, eventually};
 

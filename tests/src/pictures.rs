@@ -74,6 +74,26 @@ pub fn write_colour(path: &Path, side: usize, colour: [u8; 3]) -> Result<()> {
     std::fs::write(path, bmp([side, side], |_, _| colour)).with_context(|| format!("write {}", path.display()))
 }
 
+/// Side of a picture that takes tens of milliseconds to read, in pixels.
+const LARGE: u32 = 2000;
+
+/// Pictures that keep a worker busy for a while: `count` in `dir`, half of them red, half blue, two small files under
+/// many names.
+///
+/// # Errors
+/// The disk refuses.
+pub fn write_large(dir: &Path, count: usize) -> Result<()> {
+    std::fs::create_dir_all(dir).context("make the folder for pictures")?;
+    for (name, colour) in [("red", [250, 10, 10]), ("blue", [10, 10, 250])] {
+        let file = |number: usize| dir.join(format!("{name}-{number:04}.png"));
+        image::RgbImage::from_pixel(LARGE, LARGE, image::Rgb(colour)).save(file(0)).context("write a picture")?;
+        for number in 1..count / 2 {
+            std::fs::hard_link(file(0), file(number)).context("give a picture another name")?;
+        }
+    }
+    Ok(())
+}
+
 /// A bitmap of 24 bits a pixel, which needs no encoder.
 fn bmp([width, height]: [usize; 2], mut pixel: impl FnMut(usize, usize) -> [u8; 3]) -> Vec<u8> {
     let line = (3 * width).next_multiple_of(4);

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::eventually;
 
@@ -151,6 +152,14 @@ pub fn binary(program: &str) -> Result<PathBuf> {
     let path = folder.join(program);
     ensure!(path.is_file(), "no program {}: build it first (cargo build --release --workspace)", path.display());
     Ok(path)
+}
+
+/// What a command printed as JSON, a line each.
+///
+/// # Errors
+/// A line is none; the error shows it.
+pub fn json_lines(text: &str) -> Result<Vec<Value>> {
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("read {line}"))).collect()
 }
 
 /// The processes whose parent is `pid`, as Linux tells; elsewhere none are found.

@@ -1,6 +1,6 @@
 //! An S3 server of a test's own: its objects are files, and it keeps a log of the requests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -87,11 +87,24 @@ impl S3 {
         };
         let mut names = Vec::new();
         for entry in entries {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+            let entry = entry?;
+            if holds_objects(&entry.path()) {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
         }
-        // The server's own files (metadata, uploads that have not ended) begin with a dot.
-        names.retain(|name| !name.starts_with('.'));
         names.sort();
         Ok(names)
+    }
+}
+
+/// Whether it is an object, or a folder with one: S3 has no folders, the server leaves them behind. Its own files
+/// (metadata, uploads that have not ended) begin with a dot.
+fn holds_objects(path: &Path) -> bool {
+    if path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.')) {
+        return false;
+    }
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().any(|entry| holds_objects(&entry.path())),
+        Err(_) => true,
     }
 }

@@ -154,6 +154,9 @@ async fn a_worker_may_die_while_it_counts_or_buries() {
 async fn a_worker_may_die_while_it_passes_a_job_on() {
     Fleet::run("a_worker_may_die_while_it_passes_a_job_on", async |fleet| {
         let mut trials = Trials::on(fleet).await?;
+        // Whoever comes first declares what the broker needs.
+        trials.submit("calm", 1).await?;
+        trials.survives("calm", &[]).await?;
         let mut progress = trials.amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
         for point in ["before-PublishAgain", "after-PublishAgain"] {
             let run = point.to_lowercase();

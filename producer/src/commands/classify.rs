@@ -1,16 +1,19 @@
 //! `gannet classify`: labels for pictures, one line each.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use futures::{StreamExt as _, stream};
-use shared::contract::{Batch, ImageError, ImageOutcome, ImageRef, ImageVerdict, Job, JobResult, Work};
+use shared::contract::{Batch, ImageError, ImageOutcome, ImageRef, ImageVerdict, Job, MAX_MESSAGE, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::store::{Store, StoreError, layout};
+use tokio::sync::Notify;
 
+use self::lines::Lines;
 use super::embedded::{Embedded, with_workers};
 use super::{completions, fresh_run};
 use crate::bar::Bar;
@@ -19,6 +22,8 @@ use crate::images::{self, Image, Place};
 use crate::models;
 use crate::runs::{Asked, RunManifest};
 use crate::session::Session;
+
+mod lines;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -67,24 +72,62 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let asked = Asked::Classification { model: model.clone(), images: images.len() as u64 };
     RunManifest::new(run.clone(), asked).create(store).await?;
     eprintln!("run {run}: {} pictures, model {} ({})", images.len(), arguments.model, session.queue.place());
+    let mut lines = Lines::new(arguments.ordered, images.len());
+    let labelled = label(&session, &arguments, &run, &model, images, &mut lines).await;
+    lines.finish(labelled)
+}
 
-    let mut lines = Lines::new(arguments.ordered);
-    let mut batches: Vec<(Vec<usize>, Job)> = Vec::new();
-    let mut pending: Vec<(usize, ImageRef)> = Vec::new();
-    for (index, taken) in take_in(&session, &run, images).await {
+async fn label(
+    session: &Session,
+    arguments: &Arguments,
+    run: &Name,
+    model: &ObjectRef,
+    images: Vec<Image>,
+    lines: &mut Lines,
+) -> anyhow::Result<()> {
+    let mut pending = Vec::new();
+    for (index, taken) in take_in(session, run, images).await? {
         match taken {
             Ok(image) => pending.push((index, image)),
             Err(outcome) => lines.put(index, &outcome)?,
         }
     }
-    for (number, chunk) in pending.chunks(arguments.batch_size as usize).enumerate() {
-        let (indices, images) = chunk.iter().cloned().unzip();
-        let batch = Batch { model: model.clone(), images, top_k: arguments.top_k, threshold: arguments.threshold };
-        let id = JobId::new(format!("b{number:06}")).expect("a letter and digits");
-        batches.push((indices, Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }));
+    let job = |(number, (indices, images)): (usize, (Vec<usize>, Vec<ImageRef>))| {
+        let (top_k, threshold) = (arguments.top_k, arguments.threshold);
+        let batch = Batch { model: model.clone(), images, top_k, threshold };
+        // The same pictures are the same job. Others are not: a run that is taken up never gives them an old answer.
+        let digest = Digest::of(&serde_json::to_vec(&batch)?).to_string();
+        let id = JobId::new(format!("b{number:06}-{}", &digest[..12]))?;
+        anyhow::Ok((indices, Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))
+    };
+    let batches = cut(pending, arguments.batch_size as usize).into_iter().enumerate().map(job);
+    let batches = batches.collect::<anyhow::Result<Vec<_>>>()?;
+    classify(session, &arguments.embedded, run, &batches, lines).await
+}
+
+/// What a job's message holds beside its pictures, and more: its names and keys have bounds.
+const FRAME: usize = 4 * 1024;
+
+/// Cuts the pictures into batches of at most `most`, fewer where their names are so long that a message would not hold
+/// more.
+fn cut(pictures: Vec<(usize, ImageRef)>, most: usize) -> Vec<(Vec<usize>, Vec<ImageRef>)> {
+    let mut batches: Vec<(Vec<usize>, Vec<ImageRef>)> = Vec::new();
+    let mut free = 0;
+    for (index, image) in pictures {
+        let size = 1 + serde_json::to_vec(&image).map_or(0, |text| text.len());
+        match batches.last_mut() {
+            Some((indices, images)) if images.len() < most && size <= free => {
+                indices.push(index);
+                images.push(image);
+                free -= size;
+            }
+            _ => {
+                batches.push((vec![index], vec![image]));
+                free = (MAX_MESSAGE - FRAME).saturating_sub(size);
+            }
+        }
     }
-    classify(&session, &arguments.embedded, &run, &batches, &mut lines).await?;
-    lines.finish()
+    batches
 }
 
 async fn classify(
@@ -99,38 +142,57 @@ async fn classify(
     }
     let by_id: BTreeMap<&JobId, &(Vec<usize>, Job)> = batches.iter().map(|batch| (&batch.1.id, batch)).collect();
     let jobs: Vec<Job> = batches.iter().map(|(_, job)| job.clone()).collect();
-    let again = "the lines written so far are right; classify the rest again";
-    with_workers(session, embedded, Some(run), again, async |session: &Session| {
+    let mut again = format!("the same command with --run {run} takes it up again");
+    if !session.places.is_embedded() {
+        again.push_str(&format!("; the workers go on meanwhile, unless `gannet cancel {run}` stops them"));
+    }
+    with_workers(session, embedded, Some(run), &again, async |session: &Session| {
         let mut bar = Bar::new("batches", jobs.len(), None);
         let mut written = Ok(());
+        let unwritten = Notify::new();
         let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run };
-        let driven = drive
-            .all(&jobs, &mut |news: News<'_>| {
-                if let News::Result(result) = &news
-                    && let Some((indices, job)) = by_id.get(&result.id)
-                    && written.is_ok()
-                {
-                    written = bar.suspend(|| lines.batch(indices, job, result));
+        let mut tell = |news: News<'_>| {
+            if let News::Result(result) = &news
+                && let Some((indices, job)) = by_id.get(&result.id)
+                && written.is_ok()
+            {
+                written = bar.suspend(|| lines.batch(indices, job, result));
+                if written.is_err() {
+                    unwritten.notify_one();
                 }
-                bar.hear(&news);
-            })
-            .await;
+            }
+            bar.hear(&news);
+        };
+        let driven = tokio::select! {
+            driven = drive.all(&jobs, &mut tell) => driven.map(|_| ()),
+            // There is no use in labels that cannot be written.
+            () = unwritten.notified() => Ok(()),
+        };
         bar.finish();
-        written.and(driven.map(|_| ()))
+        written.and(driven)
     })
     .await
 }
 
 /// Brings the pictures to where workers find them: into the store, or nowhere where they can read them
 /// in place. What cannot be had is an outcome already.
-async fn take_in(session: &Session, run: &Name, images: Vec<Image>) -> Vec<(usize, Result<ImageRef, ImageOutcome>)> {
+async fn take_in(
+    session: &Session,
+    run: &Name,
+    images: Vec<Image>,
+) -> Result<Vec<(usize, Result<ImageRef, ImageOutcome>)>, StoreError> {
     let mut bar = (!session.places.is_embedded()).then(|| Bar::new("pictures uploaded", images.len(), None));
     let store = session.store.as_ref();
     let in_place = session.places.is_embedded();
+    // A key says what its object holds: what a run that is taken up has sent is not sent again.
+    let sent = if in_place { Vec::new() } else { store.list(&layout::run(run)).await? };
+    let sent: &Sent = &Mutex::new(sent.into_iter().map(|entry| entry.key).collect());
     let take = |(index, image): (usize, Image)| async move {
         let taken = match &image.place {
             Place::File(path) if in_place => look(path).map(|path| ImageRef::file(&image.name, path)),
-            Place::File(path) => upload(store, run, path).await.map(|object| ImageRef::object(&image.name, object)),
+            Place::File(path) => {
+                upload(store, run, path, sent).await.map(|object| ImageRef::object(&image.name, object))
+            }
             Place::Object(key) => describe(store, key).await.map(|object| ImageRef::object(&image.name, object)),
         };
         (index, taken.map_err(|error| ImageOutcome { image: image.name, verdict: ImageVerdict::Error(error) }))
@@ -146,8 +208,11 @@ async fn take_in(session: &Session, run: &Name, images: Vec<Image>) -> Vec<(usiz
     if let Some(bar) = bar {
         bar.finish();
     }
-    taken
+    Ok(taken)
 }
+
+/// The run's objects in the store. Held for look-ups only, never across an await.
+type Sent = Mutex<BTreeSet<Key>>;
 
 fn refused(code: &str, message: String) -> ImageError {
     ImageError { code: code.into(), message }
@@ -166,12 +231,16 @@ fn look(path: &Path) -> Result<PathBuf, ImageError> {
     }
 }
 
-async fn upload(store: &dyn Store, run: &Name, path: &Path) -> Result<ObjectRef, ImageError> {
+async fn upload(store: &dyn Store, run: &Name, path: &Path, sent: &Sent) -> Result<ObjectRef, ImageError> {
     let path = look(path)?;
     let body = tokio::fs::read(&path).await.map_err(|error| refused("unreadable", error.to_string()))?;
     let sha256 = Digest::of(&body);
     let key = layout::image(run, sha256);
-    store.put(&key, body.into()).await.map_err(|error| refused("not_uploaded", error.to_string()))?;
+    let is_there = sent.lock().expect("no panic holds it").contains(&key);
+    if !is_there {
+        store.put(&key, body.into()).await.map_err(|error| refused("not_uploaded", error.to_string()))?;
+        sent.lock().expect("no panic holds it").insert(key.clone());
+    }
     Ok(ObjectRef { key, sha256 })
 }
 
@@ -185,60 +254,24 @@ async fn describe(store: &dyn Store, key: &Key) -> Result<ObjectRef, ImageError>
     }
 }
 
-/// The output: a line a picture, at once or in order.
-struct Lines {
-    ordered: bool,
-    next: usize,
-    waiting: BTreeMap<usize, String>,
-    labelled: usize,
-    failed: BTreeMap<String, usize>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Lines {
-    fn new(ordered: bool) -> Self {
-        Self { ordered, next: 0, waiting: BTreeMap::new(), labelled: 0, failed: BTreeMap::new() }
+    #[test]
+    fn batches_are_as_large_as_asked_or_as_a_message_holds() {
+        let pictures = |count: usize, name: &str| {
+            (0..count).map(|number| (number, ImageRef::file(name, PathBuf::from("/x")))).collect::<Vec<_>>()
+        };
+        let sizes = |pictures, most| cut(pictures, most).iter().map(|(_, images)| images.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(pictures(7, "a"), 3), [3, 3, 1]);
+        assert!(cut(Vec::new(), 3).is_empty());
+        let long = cut(pictures(200, &"x".repeat(4_000)), 200);
+        assert!(
+            long.len() > 1
+                && long.iter().all(|(_, images)| serde_json::to_vec(images).unwrap_or_default().len() < MAX_MESSAGE)
+        );
+        let indices: Vec<usize> = long.into_iter().flat_map(|(indices, _)| indices).collect();
+        assert_eq!(indices, (0..200).collect::<Vec<_>>());
     }
-
-    fn batch(&mut self, indices: &[usize], job: &Job, result: &JobResult) -> anyhow::Result<()> {
-        if let Some(outcome) = result.batch() {
-            return indices.iter().zip(&outcome.images).try_for_each(|(index, outcome)| self.put(*index, outcome));
-        }
-        let Work::Batch(batch) = &job.work else { return Ok(()) };
-        let why = result.error.as_ref().map_or_else(|| result.status.as_str().to_owned(), ToString::to_string);
-        indices.iter().zip(&batch.images).try_for_each(|(index, image)| {
-            let verdict = ImageVerdict::Error(refused("batch_failed", why.clone()));
-            self.put(*index, &ImageOutcome { image: image.image.clone(), verdict })
-        })
-    }
-
-    fn put(&mut self, index: usize, outcome: &ImageOutcome) -> anyhow::Result<()> {
-        match &outcome.verdict {
-            ImageVerdict::Predictions(_) => self.labelled += 1,
-            ImageVerdict::Error(error) => *self.failed.entry(error.code.clone()).or_default() += 1,
-        }
-        let line = serde_json::to_string(outcome)?;
-        if !self.ordered {
-            return write_line(&line);
-        }
-        self.waiting.insert(index, line);
-        while let Some(line) = self.waiting.remove(&self.next) {
-            self.next += 1;
-            write_line(&line)?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> anyhow::Result<()> {
-        let failed: usize = self.failed.values().sum();
-        if failed == 0 {
-            eprintln!("{} pictures labelled", self.labelled);
-            return Ok(());
-        }
-        let codes: Vec<String> = self.failed.iter().map(|(code, count)| format!("{count} {code}")).collect();
-        bail!("{failed} of {} pictures have no labels: {}", self.labelled + failed, codes.join(", "))
-    }
-}
-
-fn write_line(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}").context("write to standard output")
 }

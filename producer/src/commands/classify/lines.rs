@@ -1,0 +1,95 @@
+//! The output of `gannet classify`: a line a picture, at once or in order, and what is said of them at the end.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+
+use anyhow::{Context as _, bail};
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Work};
+
+/// What was written, and what waits for its turn.
+pub(super) struct Lines {
+    ordered: bool,
+    total: usize,
+    /// Lines that are out. In order, the next one is that of the picture with this number.
+    written: usize,
+    waiting: BTreeMap<usize, String>,
+    labelled: usize,
+    failed: BTreeMap<String, usize>,
+}
+
+impl Lines {
+    /// None of `total` pictures has one yet.
+    pub(super) fn new(ordered: bool, total: usize) -> Self {
+        Self { ordered, total, written: 0, waiting: BTreeMap::new(), labelled: 0, failed: BTreeMap::new() }
+    }
+
+    /// Takes what a batch came to; `indices` are the numbers of its pictures.
+    ///
+    /// # Errors
+    /// Standard output refuses.
+    pub(super) fn batch(&mut self, indices: &[usize], job: &Job, result: &JobResult) -> anyhow::Result<()> {
+        if let Some(outcome) = result.batch() {
+            return indices.iter().zip(&outcome.images).try_for_each(|(index, outcome)| self.put(*index, outcome));
+        }
+        let Work::Batch(batch) = &job.work else { return Ok(()) };
+        let why = result.error.as_ref().map_or_else(|| result.status.as_str().to_owned(), ToString::to_string);
+        indices.iter().zip(&batch.images).try_for_each(|(index, image)| {
+            let verdict = ImageVerdict::Error(ImageError { code: "batch_failed".into(), message: why.clone() });
+            self.put(*index, &ImageOutcome { image: image.image.clone(), verdict })
+        })
+    }
+
+    /// Takes what the picture with the number `index` came to.
+    ///
+    /// # Errors
+    /// Standard output refuses.
+    pub(super) fn put(&mut self, index: usize, outcome: &ImageOutcome) -> anyhow::Result<()> {
+        match &outcome.verdict {
+            ImageVerdict::Predictions(_) => self.labelled += 1,
+            ImageVerdict::Error(error) => *self.failed.entry(error.code.clone()).or_default() += 1,
+        }
+        let line = serde_json::to_string(outcome)?;
+        if !self.ordered {
+            return self.write(&line);
+        }
+        self.waiting.insert(index, line);
+        while let Some(line) = self.waiting.remove(&self.written) {
+            self.write(&line)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &str) -> anyhow::Result<()> {
+        writeln!(std::io::stdout().lock(), "{line}").context("write to standard output")?;
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Says how it ended after `labelled`, which is what became of the run.
+    ///
+    /// # Errors
+    /// Pictures have no labels, or the run was broken off: then some have no line either.
+    pub(super) fn finish(self, labelled: anyhow::Result<()>) -> anyhow::Result<()> {
+        let so_far = format!("{} of {} pictures have a line", self.written, self.total);
+        match labelled {
+            // A reader that has seen enough (`| head`) is no error.
+            Err(error) if is_unread(&error) => {
+                eprintln!("{so_far}: nobody reads more");
+                return Ok(());
+            }
+            Err(error) => return Err(error.context(so_far)),
+            Ok(()) => {}
+        }
+        let failed: usize = self.failed.values().sum();
+        if failed == 0 {
+            eprintln!("{} pictures labelled", self.labelled);
+            return Ok(());
+        }
+        let codes: Vec<String> = self.failed.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        bail!("{failed} of {} pictures have no labels: {}", self.total, codes.join(", "))
+    }
+}
+
+fn is_unread(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
