@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
 use shared::store::StoreError;
@@ -61,7 +62,7 @@ enum Command {
     Classify(classify::Arguments),
     /// List a run's results
     Results(results::Arguments),
-    /// Stop a run
+    /// Stop a run, or one job of it
     Cancel(cancel::Arguments),
     /// List and remove runs
     #[command(subcommand)]
@@ -97,6 +98,11 @@ fn fresh_run(of: &Name) -> Name {
     // Two commands may begin in one second.
     let tail = &shared::queue::fresh_message_id()[..4];
     Name::new(format!("{stem}-{now}-{tail}")).expect("a name, digits and dashes")
+}
+
+/// A kind of jobs on a command line.
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "`trial` or `batch` is accepted".into())
 }
 
 /// Where a study's report goes.

@@ -11,3 +11,4 @@ pub mod report;
 pub mod runs;
 pub mod session;
 pub mod study;
+pub mod workers;

@@ -14,6 +14,7 @@ use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
 use shared::store::{StoreError, get_optional_json, layout};
 use tokio_util::sync::CancellationToken;
 
+use crate::cancel::Standing;
 use crate::commit::{self, CheckpointRecord};
 use crate::executor::Report;
 use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
@@ -163,13 +164,16 @@ impl Hands<'_> {
         let (context, job) = (self.context, self.job);
         let store = context.store.as_ref();
         match ask {
-            Ask::LookCancelled => {
-                let cancelled = self.patiently(|| context.cancels.is_cancelled(&job.run)).await?;
-                Ok(if cancelled { Answer::Cancelled } else { Answer::Absent })
-            }
+            Ask::LookCancelled => Ok(match self.patiently(|| context.cancels.standing(&job.run)).await? {
+                Standing::Open => Answer::Absent,
+                Standing::LookFirst => Answer::LookFirst,
+                Standing::Cancelled => Answer::Cancelled,
+            }),
             Ask::LookResult => {
                 let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
-                Ok(self.found(found).map_or(Answer::Absent, Answer::Result))
+                let Some(found) = self.found(found) else { return Ok(Answer::Absent) };
+                self.drop_checkpoint(protocol.slice()).await;
+                Ok(Answer::Result(found))
             }
             Ask::LookCheckpoint => {
                 let slice = protocol.slice();
@@ -281,6 +285,12 @@ impl Hands<'_> {
             Ended::Paused(_) => Computed::Paused,
             Ended::Stopped => Computed::Stopped,
             Ended::Cancelled => Computed::Cancelled,
+            Ended::Settled(result) => {
+                let found = commit::judge(result);
+                self.result = Some(JobResult::clone(result));
+                self.drop_checkpoint(slice).await;
+                return Ok(Answer::Result(found));
+            }
             Ended::Lost => return Err(Fault::Lost),
             Ended::Failed(report) if report.code == ErrorCode::MissingObject && resume.is_some() => {
                 // A duplicate of this delivery may have ended the slice meanwhile, and removed what it began with.

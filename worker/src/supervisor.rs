@@ -218,7 +218,11 @@ async fn listen(context: Arc<Context>, drain: CancellationToken) {
             let mut controls = context.queue.listen().await?;
             loop {
                 match controls.next().await? {
-                    Control::Cancelled { run } => context.cancels.forget(&run),
+                    Control::Cancelled { run, .. } => {
+                        // What runs here is said before it stops, so that who cancels can count it.
+                        context.queue.publish_heartbeat(&context.heartbeat(context.settings.slots)).await;
+                        context.cancels.forget(&run);
+                    }
                     Control::Drain { worker } if worker == context.settings.name => {
                         tracing::info!("asked to drain");
                         drain.cancel();

@@ -72,7 +72,7 @@ async fn delete(session: &Session, run: &Name) -> anyhow::Result<()> {
     RunManifest::find(store, run).await?;
     let marker = layout::cancelled(run);
     create_json(store, &marker, &json!({"deleted_at": jiff::Timestamp::now()})).await?;
-    session.queue.publish_control(&Control::Cancelled { run: run.clone() }).await?;
+    session.queue.publish_control(&Control::Cancelled { run: run.clone(), job: None }).await?;
     let mut removed = 0;
     // Twice: a worker that read the marker just before it stood there may still have written.
     for pass in 0..2 {

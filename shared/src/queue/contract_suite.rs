@@ -322,7 +322,7 @@ pub(super) async fn control_reaches_all_listeners(place: &dyn Place) {
         there.listen().await.expect("listen"),
         there.listen().await.expect("listen"),
     ];
-    let words = [Control::Cancelled { run: name("mine") }, Control::Drain { worker: "w1".into() }];
+    let words = [Control::Cancelled { run: name("mine"), job: None }, Control::Drain { worker: "w1".into() }];
     for word in &words {
         here.publish_control(word).await.expect("say");
     }

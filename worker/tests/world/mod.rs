@@ -43,6 +43,8 @@ pub(crate) struct World {
     /// Nobody meddled: no mishap, no job cancelled.
     healthy: bool,
     cancelled: bool,
+    /// Workers are to look for a result first; one that looked at this a moment ago may not know.
+    look: bool,
     result: Option<Stored>,
     /// Of each slice: who committed it, and whether its tensors are still there.
     checkpoints: Vec<Option<(u8, bool)>>,
@@ -102,6 +104,7 @@ impl World {
             left: bounds,
             healthy: true,
             cancelled: false,
+            look: false,
             result: None,
             checkpoints: vec![None; bounds.slices as usize],
             recorded: 0,
@@ -232,6 +235,7 @@ impl World {
                 let mut to = self.clone();
                 to.left.cancels -= 1;
                 to.healthy = false;
+                to.look = true;
                 to.result = Some(Stored { found: Found::Settled, slices: None });
                 steps.push(Step { name: "the job is cancelled".into(), to, is_fault: true });
             }
@@ -252,6 +256,11 @@ impl World {
         if hand.ask == Ask::Compute {
             return self.compute(at, steps);
         }
+        if hand.ask == Ask::LookCancelled && self.look && !self.cancelled {
+            let mut to = self.clone();
+            to.go_on(at, Answer::LookFirst);
+            steps.push(Step { name: format!("{} LookCancelled: LookFirst", hand.letter.tag), to, is_fault: false });
+        }
         let mut to = self.clone();
         let answer = to.answer(at);
         to.go_on(at, answer);
@@ -270,7 +279,13 @@ impl World {
         match ask {
             Ask::LookCancelled if self.cancelled => Answer::Cancelled,
             Ask::LookCancelled => Answer::Absent,
-            Ask::LookResult => self.result.map_or(Answer::Absent, |stored| Answer::Result(stored.found)),
+            Ask::LookResult => match self.result {
+                Some(stored) => {
+                    self.drop_tensors(slice);
+                    Answer::Result(stored.found)
+                }
+                None => Answer::Absent,
+            },
             Ask::LookCheckpoint => self.checkpoint(slice, letter.id).unwrap_or(Answer::Absent),
             Ask::RecordAttempt => {
                 self.recorded += 1;
@@ -349,6 +364,12 @@ impl World {
         });
         if self.cancelled {
             step("sees the cancellation", &|to| to.go_on(at, Answer::Computed(Computed::Cancelled)));
+        }
+        if let Some(stored) = self.result {
+            step("sees a result", &|to| {
+                to.drop_tensors(letter.slice as usize);
+                to.go_on(at, Answer::Result(stored.found));
+            });
         }
         if self.left.stops > 0 {
             step("is stopped", &|to| {

@@ -1,0 +1,121 @@
+//! What an operator does: cancels, drains, stops workers, looks after dead letters, cleans up, repeats an enqueue.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::{Fleet, Folder, Inbox, LIMIT, Pictures, Process, eventually, studies};
+
+/// Waits until a worker is in the middle of a trial of `run` and returns its last word.
+async fn in_the_middle(progress: &mut Inbox, run: &str) -> Result<Value> {
+    let middle = |word: &Value| {
+        word["run"] == run && word["fraction"].as_f64().is_some_and(|fraction| (0.02..0.4).contains(&fraction))
+    };
+    progress.find(LIMIT, middle).await.context("no worker came to the middle of a trial")
+}
+
+/// Runs a command to its end and returns what it said on standard error.
+async fn say(mut command: Process) -> Result<String> {
+    let status = command.wait(LIMIT).await?;
+    ensure!(status.success(), "it failed ({status}): {}", command.stderr());
+    Ok(command.stderr())
+}
+
+/// Runs a command that must fail, and returns what it said on standard error.
+async fn fail(mut command: Process) -> Result<String> {
+    let status = command.wait(LIMIT).await?;
+    ensure!(!status.success(), "it went well: {}{}", command.stdout(), command.stderr());
+    Ok(command.stderr())
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stops_and_nobody_starts_it_again() {
+    Fleet::run("a_cancelled_job_stops_and_nobody_starts_it_again", async |fleet| {
+        fleet.push_pictures().await?;
+        fleet.write("study.toml", &studies::long())?;
+        let mut worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
+        let mut results = amqp.listen("gannet.v1.results", "#", LIMIT).await?;
+        let tune = fleet.start(&["tune", "study.toml", "--run", "stop"])?;
+        let word = in_the_middle(&mut progress, "stop").await?;
+        let running = word["id"].as_str().context("progress names its job")?;
+        let waiting = if running == "t0000" { "t0001" } else { "t0000" };
+
+        let said = fail(fleet.start(&["cancel", "stop/t0009"])?).await?;
+        ensure!(said.contains("no job `t0009`") && said.contains("did you mean"), "{said}");
+        let said = say(fleet.start(&["cancel", &format!("stop/{waiting}")])?).await?;
+        ensure!(said.contains("is cancelled: no worker runs it"), "the one that waits: {said}");
+        let said = say(fleet.start(&["cancel", &format!("stop/{running}")])?).await?;
+        ensure!(said.contains("it was running on one and has stopped"), "the one that runs: {said}");
+        let said = say(fleet.start(&["cancel", &format!("stop/{running}")])?).await?;
+        ensure!(said.contains("was cancelled already"), "twice: {said}");
+        for _ in 0..2 {
+            results.find(LIMIT, |result| result["status"] == "cancelled").await.context("collectors hear of it")?;
+        }
+        let said = fail(tune).await?;
+        ensure!(said.contains("no trial of the run `stop` ended well"), "{said}");
+        // The worker settles both letters.
+        eventually(LIMIT, "the queue is empty and the worker idle", async || {
+            Ok((amqp.ready("gannet.v1.trials").await? == 0).then_some(()))
+        })
+        .await?;
+        worker.terminate()?;
+        ensure!(worker.wait(LIMIT).await?.success(), "it ends well: {}", worker.stderr());
+        let _late = fleet.worker("late")?;
+        amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
+        fleet.gannet(&["status"]).await?;
+        let committed = fleet.results("stop")?;
+        ensure!(
+            committed.len() == 2 && committed.iter().all(|result| result["status"] == "cancelled"),
+            "{committed:?}"
+        );
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancelled_run_says_what_became_of_its_jobs() {
+    Fleet::run("a_cancelled_run_says_what_became_of_its_jobs", async |fleet| {
+        fleet.push_pictures().await?;
+        fleet.write("study.toml", &studies::long())?;
+        let _worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
+        let tune = fleet.start(&["tune", "study.toml", "--run", "night"])?;
+        in_the_middle(&mut progress, "night").await?;
+        let said = say(fleet.start(&["cancel", "night"])?).await?;
+        ensure!(said.contains("run night is cancelled: 1 dropped, 1 stopped, 0 were done"), "{said}");
+        ensure!(fail(tune).await?.contains("was cancelled"), "the command that waits for the run ends");
+        eventually(LIMIT, "the waiting job is dropped", async || {
+            Ok((amqp.ready("gannet.v1.trials").await? == 0).then_some(()))
+        })
+        .await?;
+        ensure!(fleet.results("night")?.is_empty(), "its jobs have no results");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_in_a_folder_too() {
+    Folder::run(async |folder| {
+        let start = |name: &str, args: &[&str]| Process::start(name, "gannet", args, &[], folder.path());
+        Pictures { train: 360, test: 90 }.write(&folder.path().join("pictures"))?;
+        std::fs::write(folder.path().join("study.toml"), studies::long())?;
+        start("push", &["data", "push", "pictures", "--name", "bars"])?.succeed(LIMIT).await?;
+        let mut tune = start("tune", &["tune", "study.toml", "--run", "here", "--workers", "1"])?;
+        eventually(LIMIT, "a trial runs", async || {
+            tune.must_run()?;
+            let status = start("status", &["status", "--format", "json"])?.succeed(LIMIT).await?;
+            Ok(status.contains("here/t0000").then_some(()))
+        })
+        .await?;
+        let said = say(start("cancel", &["cancel", "here/t0000"])?).await?;
+        ensure!(said.contains("and has stopped"), "{said}");
+        let said = say(start("cancel", &["cancel", "here/t0001"])?).await?;
+        ensure!(said.contains("job here/t0001 is cancelled"), "{said}");
+        ensure!(fail(tune).await?.contains("no trial of the run `here` ended well"));
+        Ok(())
+    })
+    .await;
+}
