@@ -19,6 +19,7 @@ mod classify;
 mod completions;
 mod data;
 mod demo;
+mod drain;
 mod embedded;
 mod model;
 mod results;
@@ -64,6 +65,8 @@ enum Command {
     Results(results::Arguments),
     /// Stop a run, or one job of it
     Cancel(cancel::Arguments),
+    /// Stop workers in order: what they run goes on elsewhere
+    Drain(drain::Arguments),
     /// List and remove runs
     #[command(subcommand)]
     Run(run::Command),
@@ -194,6 +197,7 @@ impl Cli {
                 Command::Tune(arguments) => tune::run(arguments).await,
                 Command::Classify(arguments) => classify::run(arguments).await,
                 Command::Cancel(arguments) => cancel::run(arguments).await,
+                Command::Drain(arguments) => drain::run(arguments).await,
                 Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,
                 Command::Status(arguments) => status::run(arguments).await,

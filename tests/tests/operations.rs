@@ -119,3 +119,28 @@ async fn a_job_is_cancelled_in_a_folder_too() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_drained_worker_ends_and_a_wrong_name_is_told() {
+    Fleet::run("a_drained_worker_ends_and_a_wrong_name_is_told", async |fleet| {
+        let (mut one, mut two) = (fleet.worker("one")?, fleet.worker("two")?);
+        let amqp = fleet.amqp().await?;
+        amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
+        for worker in [&one, &two] {
+            eventually(LIMIT, "it takes jobs", async || Ok(worker.stderr().contains("takes jobs").then_some(())))
+                .await?;
+        }
+        let said = fail(fleet.start(&["drain", "onne"])?).await?;
+        ensure!(said.contains("no worker `onne`") && said.contains("did you mean `one`?"), "{said}");
+        let said = say(fleet.start(&["drain", "one"])?).await?;
+        ensure!(said.contains("one has ended") && said.contains("1 workers have ended"), "{said}");
+        ensure!(one.wait(LIMIT).await?.success(), "it ends well: {}", one.stderr());
+        two.must_run()?;
+        let said = say(fleet.start(&["drain", "--all"])?).await?;
+        ensure!(said.contains("two has ended"), "{said}");
+        ensure!(two.wait(LIMIT).await?.success(), "it ends well: {}", two.stderr());
+        ensure!(fail(fleet.start(&["drain", "--all"])?).await?.contains("no worker was heard"));
+        Ok(())
+    })
+    .await;
+}
