@@ -199,6 +199,12 @@ impl Protocol {
         self.ask(next)
     }
 
+    /// In place of an answer: this worker cannot go on (a drain has no time left, or its store or machine fails), which
+    /// is no fault of the job. Whether the last question was carried out need not be known.
+    pub fn give_up(&mut self) -> Ask {
+        self.ask(Ask::PublishAgain)
+    }
+
     fn ask(&mut self, ask: Ask) -> Ask {
         self.asked = Some(ask);
         ask
@@ -354,6 +360,14 @@ mod tests {
         assert_eq!(last(Computed::Stopped), Ask::PublishAgain);
         assert_eq!(last(Computed::Cancelled), Ask::Ack);
         assert_eq!(walk(&mut trial(true, Attempts::default()), &[Answer::Cancelled]).last(), Some(&Ask::Ack));
+    }
+
+    #[test]
+    fn a_worker_that_cannot_go_on_passes_the_letter_on() {
+        let mut trial = trial(true, Attempts::default());
+        trial.start();
+        assert_eq!(trial.give_up(), Ask::PublishAgain);
+        assert_eq!(trial.next(Answer::Done), Ask::Ack);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum Fault {
     /// This machine cannot compute: no executor starts, or its disk fails.
     #[error("this machine cannot compute: {0:#}")]
     Machine(anyhow::Error),
+    /// A drain has no time left for what the store does not answer.
+    #[error("the drain was over before the store answered")]
+    Stopped,
     /// What stands in the store of this job cannot be used.
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
@@ -125,15 +128,16 @@ struct Hands<'a> {
 impl Hands<'_> {
     async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
         let mut ask = protocol.start();
+        let mut given_up = None;
         loop {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
             let answer = match ask {
                 Ask::Ack => {
                     receipt.ack().await?;
                     self.context.settled();
-                    return Ok(());
+                    return given_up.map_or(Ok(()), Err);
                 }
-                ask => self.answer(ask, &protocol).await,
+                ask => self.answer_in_time(ask, &protocol).await,
             };
             ask = match answer {
                 Ok(answer) => protocol.next(answer),
@@ -149,14 +153,33 @@ impl Hands<'_> {
                     self.bury().await?;
                     return Ok(receipt.ack().await?);
                 }
+                // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
+                Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
+                    tracing::info!(job.id = %self.job.id, run = %self.job.run, %fault, "a job is passed on");
+                    given_up = Some(fault);
+                    protocol.give_up()
+                }
                 Err(fault) => {
-                    // It goes back at once instead of waiting for its lease to lapse.
+                    // Where the broker still hears, it goes back at once instead of waiting for its lease to lapse.
                     if let Err(error) = receipt.release().await {
                         tracing::debug!(%error, "cannot give a delivery back");
                     }
-                    return Err(fault);
+                    return Err(given_up.unwrap_or(fault));
                 }
             };
+        }
+    }
+
+    /// A drain does not wait for a store that hangs. Only what the broker is to confirm is waited for until the last
+    /// call: without the broker nothing can be passed on either.
+    async fn answer_in_time(&mut self, ask: Ask, protocol: &Protocol) -> Result<Answer, Fault> {
+        let late = &self.context.late;
+        let is_publish =
+            matches!(ask, Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishRetry(_) | Ask::PublishAgain);
+        tokio::select! {
+            biased;
+            answer = self.answer(ask, protocol) => answer,
+            () = late.cancelled(), if !is_publish => Err(Fault::Stopped),
         }
     }
 
@@ -222,7 +245,7 @@ impl Hands<'_> {
             tokio::select! {
                 () = self.context.patience.wait(&error) => {}
                 () = self.stops.lost.cancelled() => return Err(Fault::Lost),
-                // Given back: whoever comes next may reach the store.
+                // Passed on: whoever comes next may reach the store.
                 () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),
             }
         }

@@ -105,8 +105,9 @@ impl Warm {
     }
 }
 
-/// How long a drain waits for a checkpoint before it kills the executor and gives the job back.
-const GRACE: Duration = Duration::from_secs(8);
+/// How long a drain waits for a checkpoint before it kills the executor and passes the job on. Behind it the checkpoint
+/// is uploaded, until [`crate::supervisor::LATE`].
+const GRACE: Duration = Duration::from_secs(6);
 
 /// Runs one step in `scratch`, an empty folder of its own.
 pub async fn run(

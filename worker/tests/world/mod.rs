@@ -261,6 +261,29 @@ impl World {
             to.go_on(at, Answer::LookFirst);
             steps.push(Step { name: format!("{} LookCancelled: LookFirst", hand.letter.tag), to, is_fault: false });
         }
+        let waits_for_the_store = matches!(
+            hand.ask,
+            Ask::LookCancelled
+                | Ask::LookResult
+                | Ask::LookCheckpoint
+                | Ask::RecordAttempt
+                | Ask::CommitResult
+                | Ask::CommitCheckpoint
+                | Ask::Bury
+        );
+        if self.left.stops > 0 && waits_for_the_store {
+            for done in [false, true] {
+                let mut to = self.clone();
+                to.left.stops -= 1;
+                if done {
+                    let _unheard = to.answer(at);
+                }
+                let hand = &mut to.hands[at];
+                hand.ask = hand.protocol.give_up();
+                let name = format!("{} {:?}, done: {done}, is given up", hand.letter.tag, self.hands[at].ask);
+                steps.push(Step { name, to, is_fault: true });
+            }
+        }
         let mut to = self.clone();
         let answer = to.answer(at);
         to.go_on(at, answer);
