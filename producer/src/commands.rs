@@ -18,6 +18,7 @@ mod cancel;
 mod classify;
 mod completions;
 mod data;
+mod dead;
 mod demo;
 mod drain;
 mod embedded;
@@ -67,6 +68,9 @@ enum Command {
     Cancel(cancel::Arguments),
     /// Stop workers in order: what they run goes on elsewhere
     Drain(drain::Arguments),
+    /// Look after jobs that could not be done
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// List and remove runs
     #[command(subcommand)]
     Run(run::Command),
@@ -140,6 +144,15 @@ fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
     }
 }
 
+/// As [`print`], for text.
+fn write_out(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
 /// Objects that a listing left out: each is told on standard error, and the command fails when all others are listed.
 #[derive(Debug, Default)]
 struct Unreadable(usize);
@@ -198,6 +211,7 @@ impl Cli {
                 Command::Classify(arguments) => classify::run(arguments).await,
                 Command::Cancel(arguments) => cancel::run(arguments).await,
                 Command::Drain(arguments) => drain::run(arguments).await,
+                Command::Dead(command) => dead::run(command).await,
                 Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,
                 Command::Status(arguments) => status::run(arguments).await,

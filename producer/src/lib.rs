@@ -3,6 +3,7 @@
 pub mod bar;
 pub mod commands;
 pub mod data;
+pub mod dead;
 pub mod drive;
 pub mod images;
 pub mod listings;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use lapin::BasicProperties;
+use serde_json::{Value, json};
 use tests::{Fleet, Folder, Inbox, LIMIT, Pictures, Process, eventually, signal, studies};
 
 /// Waits until a worker is in the middle of a trial of `run` and returns its last word.
@@ -207,6 +208,111 @@ async fn a_second_signal_ends_a_worker_at_once_and_loses_nothing() {
         let _second = fleet.worker("second")?;
         tune.succeed(2 * LIMIT).await?;
         fleet.each_trial_once("twice", 2)?;
+        Ok(())
+    })
+    .await;
+}
+
+/// A job whose dataset is not there: a worker puts it away.
+fn lost_job(id: &str) -> Value {
+    let missing = json!({"key": format!("datasets/none/{0}/dataset.json", "0".repeat(64)), "sha256": "0".repeat(64)});
+    studies::job(id, "missing", &missing)
+}
+
+/// The ids of dead letters that fit `filters`, by job.
+async fn dead(fleet: &Fleet, filters: &[&str]) -> Result<Vec<(String, String)>> {
+    let listed = fleet.gannet(&[&["dead", "list", "--format", "json"], filters].concat()).await?;
+    let rows = listed.lines().map(|line| {
+        let row: Value = serde_json::from_str(line)?;
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("job"), text("id")))
+    });
+    rows.collect()
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_put_back_and_dropped() {
+    Fleet::run("dead_letters_are_listed_shown_put_back_and_dropped", async |fleet| {
+        let _worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
+        let publish = async |body: String| {
+            amqp.publish("", "gannet.v1.trials", body.as_bytes(), BasicProperties::default()).await
+        };
+        publish("no job".into()).await?;
+        publish(lost_job("a").to_string()).await?;
+        publish(lost_job("b").to_string()).await?;
+        eventually(LIMIT, "three are put away", async || Ok((amqp.ready("gannet.v1.dead").await? == 3).then_some(())))
+            .await?;
+        let all = dead(fleet, &[]).await?;
+        ensure!(all.len() == 3 && dead(fleet, &[]).await? == all, "looking changes nothing: {all:?}");
+        let jobs = async |filters: &[&str]| {
+            let letters = dead(fleet, filters).await?;
+            anyhow::Ok(letters.into_iter().map(|(job, _)| job).collect::<Vec<_>>())
+        };
+        ensure!(jobs(&["--run", "missing"]).await? == ["a", "b"]);
+        ensure!(jobs(&["--reason", "unreadable"]).await? == [""]);
+        ensure!(jobs(&["--kind", "batch"]).await?.is_empty() && jobs(&["--older", "1h"]).await?.is_empty());
+        ensure!(jobs(&["missing/b"]).await? == ["b"]);
+        let shown = fleet.gannet(&["dead", "show", "missing/a"]).await?;
+        for words in ["missing/a (trial)", "reason   missing_object", "attempts 0 errors", "by one", "\"epochs\": 1"] {
+            ensure!(shown.contains(words), "{words} must stand in {shown}");
+        }
+        let error = fail(fleet.start(&["dead", "show", "missing/c"])?).await?;
+        ensure!(error.contains("no dead letter `missing/c`"), "{error}");
+
+        // Its dataset is still not there: it fails again, with a result of its own.
+        let failed = fleet.object("runs/missing/results/a.json")?;
+        let said = say(fleet.start(&["dead", "replay", "missing/a"])?).await?;
+        ensure!(said.contains("1 jobs are back"), "{said}");
+        eventually(LIMIT, "it is put away again", async || {
+            let again = fleet.object("runs/missing/results/a.json").is_ok_and(|result| result != failed);
+            Ok((again && amqp.ready("gannet.v1.dead").await? == 3).then_some(()))
+        })
+        .await?;
+        let error = fail(fleet.start(&["dead", "replay", "--reason", "unreadable"])?).await?;
+        ensure!(error.contains("it can only be dropped"), "{error}");
+
+        let error = fail(fleet.start(&["dead", "drop"])?).await?;
+        ensure!(error.contains("all 3 dead letters") && error.contains("--yes"), "{error}");
+        say(fleet.start(&["dead", "drop", "--reason", "unreadable"])?).await?;
+        ensure!(jobs(&[]).await? == ["b", "a"], "the others stay in their order");
+        say(fleet.start(&["dead", "drop", "--yes"])?).await?;
+        ensure!(jobs(&[]).await?.is_empty());
+
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_put_back_in_a_folder_too() {
+    Folder::run(async |folder| {
+        let start = |name: &str, args: &[&str]| Process::start(name, "gannet", args, &[], folder.path());
+        Pictures { train: 360, test: 90 }.write(&folder.path().join("pictures"))?;
+        start("push", &["data", "push", "pictures", "--name", "bars"])?.succeed(LIMIT).await?;
+        let versions = folder.path().join(".gannet/store/datasets/bars");
+        let digest = std::fs::read_to_string(versions.join("current"))?.trim().to_owned();
+        let dataset = json!({"key": format!("datasets/bars/{digest}/dataset.json"), "sha256": digest});
+        std::fs::write(folder.path().join("job.json"), studies::job("j", "once", &dataset).to_string())?;
+        // Somebody moves its data away after it was enqueued, and brings them back.
+        let (there, away) = (versions.join(&digest), folder.path().join("away"));
+        start("submit", &["submit", "job.json"])?.succeed(LIMIT).await?;
+        std::fs::rename(&there, &away)?;
+        let worker = Process::start("worker", "gannet-worker", &["--slots", "1"], &[], folder.path())?;
+        let list = async || start("list", &["dead", "list", "--format", "json"])?.succeed(LIMIT).await;
+        eventually(LIMIT, "it is put away", async || Ok(list().await?.contains("missing_object").then_some(())))
+            .await?;
+        std::fs::rename(&away, &there)?;
+        start("replay", &["dead", "replay", "once/j"])?.succeed(LIMIT).await?;
+        let result = folder.path().join(".gannet/store/runs/once/results/j.json");
+        eventually(LIMIT, "it is done", async || {
+            let text = std::fs::read_to_string(&result).unwrap_or_default();
+            Ok(text.contains("\"status\":\"done\"").then_some(()))
+        })
+        .await?;
+        ensure!(list().await?.is_empty(), "nothing is left among the dead letters");
+        drop(worker);
         Ok(())
     })
     .await;

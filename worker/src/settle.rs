@@ -195,7 +195,7 @@ impl Hands<'_> {
             Ask::LookResult => {
                 let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
                 let Some(found) = self.found(found) else { return Ok(Answer::Absent) };
-                self.drop_checkpoint(protocol.slice()).await;
+                self.drop_checkpoint_after(found, protocol.slice()).await;
                 Ok(Answer::Result(found))
             }
             Ask::LookCheckpoint => {
@@ -311,7 +311,7 @@ impl Hands<'_> {
             Ended::Settled(result) => {
                 let found = commit::judge(result);
                 self.result = Some(JobResult::clone(result));
-                self.drop_checkpoint(slice).await;
+                self.drop_checkpoint_after(found, slice).await;
                 return Ok(Answer::Result(found));
             }
             Ended::Lost => return Err(Fault::Lost),
@@ -376,7 +376,7 @@ impl Hands<'_> {
             nonce: uuid::Uuid::new_v4().to_string(),
         };
         let theirs = self.patiently(|| commit::create_result(store, &result)).await?;
-        self.drop_checkpoint(protocol.slice()).await;
+        self.drop_checkpoint_after(commit::judge(theirs.as_ref().unwrap_or(&result)), protocol.slice()).await;
         if theirs.is_some() {
             return Ok(Answer::Result(self.found(theirs).expect("just found")));
         }
@@ -426,6 +426,14 @@ impl Hands<'_> {
         let winner = self.patiently(|| commit::create_checkpoint(store, self.job, slice, &record)).await?;
         self.drop_checkpoint(slice).await;
         Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
+    }
+
+    /// Where the job has ended. One among the dead letters may be put back, and then goes on from there.
+    async fn drop_checkpoint_after(&self, found: Found, slice: u32) {
+        match found {
+            Found::Settled => self.drop_checkpoint(slice).await,
+            Found::Buried => {}
+        }
     }
 
     /// Removes the tensors that slice `slice` began with: the next commit stands, nobody needs them.

@@ -6,6 +6,7 @@
 //! Nobody is told when another process writes, so consumers and watchers look every `LOOK`; within one process a bell
 //! (`Inner::bell`) rings at every write.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -181,6 +182,11 @@ impl Queue for SqliteQueue {
 
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.inner.clerk.call("looking at dead letters", move |desk| desk.dead(most)).await
+    }
+
+    async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError> {
+        let ids = ids.clone();
+        self.inner.clerk.call("removing dead letters", move |desk| desk.remove_dead(&ids)).await
     }
 }
 

@@ -304,7 +304,7 @@ impl World {
             Ask::LookCancelled => Answer::Absent,
             Ask::LookResult => match self.result {
                 Some(stored) => {
-                    self.drop_tensors(slice);
+                    self.drop_tensors_after(stored.found, slice);
                     Answer::Result(stored.found)
                 }
                 None => Answer::Absent,
@@ -318,8 +318,8 @@ impl World {
                 let found = if self.hands[at].protocol.buries() { Found::Buried } else { Found::Settled };
                 let slices = outcome.then_some(letter.slice + 1);
                 let theirs = self.result;
-                self.result.get_or_insert(Stored { found, slices });
-                self.drop_tensors(slice);
+                let stands = *self.result.get_or_insert(Stored { found, slices });
+                self.drop_tensors_after(stands.found, slice);
                 theirs.map_or(Answer::Committed, |theirs| Answer::Result(theirs.found))
             }
             Ask::CommitCheckpoint => {
@@ -390,7 +390,7 @@ impl World {
         }
         if let Some(stored) = self.result {
             step("sees a result", &|to| {
-                to.drop_tensors(letter.slice as usize);
+                to.drop_tensors_after(stored.found, letter.slice as usize);
                 to.go_on(at, Answer::Result(stored.found));
             });
         }
@@ -413,6 +413,12 @@ impl World {
 
     fn checkpoint(&self, slice: usize, id: u8) -> Option<Answer> {
         self.checkpoints[slice].map(|(by, _)| Answer::Checkpoint { mine: by == id })
+    }
+
+    fn drop_tensors_after(&mut self, found: Found, slice: usize) {
+        if found == Found::Settled {
+            self.drop_tensors(slice);
+        }
     }
 
     /// Removes what slice `slice` began with.
