@@ -22,6 +22,7 @@ mod dead;
 mod demo;
 mod drain;
 mod embedded;
+mod gc;
 mod model;
 mod results;
 mod run;
@@ -74,6 +75,8 @@ enum Command {
     /// List and remove runs
     #[command(subcommand)]
     Run(run::Command),
+    /// Remove what is left over in the store
+    Gc(gc::Arguments),
     /// Show queues, workers and runs
     Status(status::Arguments),
     /// Enqueue jobs written by hand or by another program
@@ -214,6 +217,7 @@ impl Cli {
                 Command::Dead(command) => dead::run(command).await,
                 Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,
+                Command::Gc(arguments) => gc::run(arguments).await,
                 Command::Status(arguments) => status::run(arguments).await,
                 Command::Submit(arguments) => submit::run(arguments).await,
                 Command::Schema(arguments) => schema::run(&arguments),

@@ -98,6 +98,8 @@ pub struct Entry {
     pub key: Key,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was last written, by the store's clock, where it tells.
+    pub modified: Option<jiff::Timestamp>,
 }
 
 /// What can go wrong with a store.

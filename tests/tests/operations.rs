@@ -317,3 +317,38 @@ async fn a_dead_letter_is_put_back_in_a_folder_too() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn leftovers_go_and_what_is_needed_stays() {
+    Fleet::run("leftovers_go_and_what_is_needed_stays", async |fleet| {
+        fleet.push_pictures().await?;
+        fleet.write("study.toml", &studies::long())?;
+        let mut worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
+        let tune = fleet.start(&["tune", "study.toml", "--run", "night"])?;
+        let word = in_the_middle(&mut progress, "night").await?;
+        let job = word["id"].as_str().context("progress names its job")?;
+        worker.terminate()?;
+        worker.wait(LIMIT).await?;
+        let folder = format!("runs/night/checkpoints/{job}");
+        let tensors = |names: Vec<String>| names.into_iter().find(|name| name.ends_with(".safetensors"));
+        ensure!(tensors(fleet.names(&folder)?).is_some(), "it has made a checkpoint");
+        let listed = async |args: &[&str]| fleet.gannet(&[&["gc", "--format", "json"], args].concat()).await;
+        ensure!(listed(&["--older", "0s"]).await?.is_empty(), "the job may go on from it");
+        fleet.gannet(&["cancel", "night"]).await?;
+        ensure!(fail(tune).await?.contains("was cancelled"));
+        ensure!(listed(&[]).await?.is_empty(), "it is young");
+        let found = listed(&["--older", "0s", "--dry-run"]).await?;
+        ensure!(found.lines().count() == 1 && found.contains("its run is cancelled"), "{found}");
+        ensure!(tensors(fleet.names(&folder)?).is_some(), "a dry run removes nothing");
+        ensure!(listed(&["--older", "0s"]).await? == found);
+        ensure!(tensors(fleet.names(&folder)?).is_none(), "it is gone");
+        ensure!(listed(&["--older", "0s", "--versions"]).await?.is_empty(), "the dataset is in use");
+        fleet.gannet(&["run", "delete", "night"]).await?;
+        ensure!(listed(&["--older", "0s"]).await?.is_empty());
+        ensure!(fleet.names("runs/night")? == ["cancelled"], "the tombstone stays");
+        Ok(())
+    })
+    .await;
+}

@@ -126,6 +126,11 @@ pub fn model_file(name: &Name, digest: Digest, file: &str) -> Key {
     key(format!("models/{name}/{digest}/{file}"))
 }
 
+/// `probe`
+pub fn probes() -> Key {
+    key("probe".into())
+}
+
 /// `probe/<id>`: what the probe at start writes and removes.
 pub fn probe(id: &str) -> Key {
     key(format!("probe/{id}"))
