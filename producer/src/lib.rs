@@ -5,6 +5,7 @@ pub mod commands;
 pub mod data;
 pub mod dead;
 pub mod drive;
+pub mod enqueue;
 pub mod gc;
 pub mod images;
 pub mod listings;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Control, Heartbeat, Job, JobResult, Kind, MAX_MESSAGE, Progress};
 use crate::digest::Digest;
-use crate::names::Name;
+use crate::names::{JobId, Name};
 use crate::settings::{Places, QueuePlace};
 
 #[cfg(test)]
@@ -91,6 +91,12 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// How much lies where.
     async fn depths(&self) -> Result<Vec<Depth>, QueueError>;
+
+    /// The jobs of a run that lie here or are in somebody's hands; `None` where the queue cannot tell.
+    async fn jobs_of(&self, run: &Name) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+        let _ = run;
+        Ok(None)
+    }
 
     /// Up to `most` dead letters, oldest first, left where they are.
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;

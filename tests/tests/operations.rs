@@ -352,3 +352,94 @@ async fn leftovers_go_and_what_is_needed_stays() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_submitted_twice_is_enqueued_once_and_what_got_lost_again() {
+    Fleet::run("what_is_submitted_twice_is_enqueued_once_and_what_got_lost_again", async |fleet| {
+        let dataset = fleet.push_pictures().await?;
+        let jobs: Vec<Value> = (0..5).map(|n| studies::job(&format!("j{n}"), "many", &dataset)).collect();
+        fleet.write("jobs.json", &json!(jobs).to_string())?;
+        let submit = async |args: &[&str]| say(fleet.start(&[&["submit", "jobs.json"], args].concat())?).await;
+        let said = submit(&[]).await?;
+        ensure!(said.contains("5 jobs enqueued"), "{said}");
+        let amqp = fleet.amqp().await?;
+        ensure!(amqp.ready("gannet.v1.trials").await? == 5);
+        let said = submit(&[]).await?;
+        ensure!(said.contains("0 jobs enqueued") && said.contains("5 were enqueued before"), "{said}");
+        ensure!(amqp.ready("gannet.v1.trials").await? == 5, "none twice");
+        // Somebody takes two away: as if the first command had died before they were published.
+        amqp.take("gannet.v1.trials", LIMIT).await?;
+        amqp.take("gannet.v1.trials", LIMIT).await?;
+        let mut results = amqp.listen("gannet.v1.results", "#", LIMIT).await?;
+        let _worker = fleet.worker("one")?;
+        eventually(LIMIT, "three are done", async || Ok((fleet.results("many")?.len() == 3).then_some(()))).await?;
+        let said = submit(&[]).await?;
+        ensure!(said.contains("2 jobs enqueued") && said.contains("3 have results already"), "{said}");
+        eventually(LIMIT, "all are done", async || Ok((fleet.results("many")?.len() == 5).then_some(()))).await?;
+        for _ in 0..5 {
+            results.next(LIMIT).await?;
+        }
+        ensure!(submit(&[]).await?.contains("5 have results already"));
+        ensure!(results.next(Duration::from_millis(500)).await.is_err(), "nothing was computed or told twice");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_study_whose_command_is_killed_is_taken_up_without_doubling() {
+    Fleet::run("a_study_whose_command_is_killed_is_taken_up_without_doubling", async |fleet| {
+        fleet.push_pictures().await?;
+        fleet.write("study.toml", &studies::long())?;
+        let _worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
+        let mut tune = fleet.start(&["tune", "study.toml", "--run", "killed"])?;
+        in_the_middle(&mut progress, "killed").await?;
+        tune.kill()?;
+        ensure!(amqp.ready("gannet.v1.trials").await? == 1, "one runs, one waits");
+        let tune = fleet.start(&["tune", "study.toml", "--run", "killed"])?;
+        eventually(LIMIT, "it takes the run up", async || {
+            Ok(tune.stderr().contains("2 trials were enqueued before").then_some(()))
+        })
+        .await?;
+        // With a second worker that has nothing else to do, a second letter of the trial that runs would be computed.
+        let _second = fleet.worker("two")?;
+        tune.succeed(2 * LIMIT).await?;
+        let results = fleet.each_trial_once("killed", 2)?;
+        let workers: Vec<&Value> = results.iter().map(|result| &result["worker"]).collect();
+        ensure!(
+            workers.contains(&&json!("one")) && workers.contains(&&json!("two")),
+            "each has computed one: {workers:?}"
+        );
+        ensure!(amqp.ready("gannet.v1.trials").await? == 0);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_folder_knows_what_is_enqueued() {
+    Folder::run(async |folder| {
+        let start = |name: &str, args: &[&str]| Process::start(name, "gannet", args, &[], folder.path());
+        Pictures { train: 360, test: 90 }.write(&folder.path().join("pictures"))?;
+        start("push", &["data", "push", "pictures", "--name", "bars"])?.succeed(LIMIT).await?;
+        let digest = std::fs::read_to_string(folder.path().join(".gannet/store/datasets/bars/current"))?;
+        let digest = digest.trim();
+        let dataset = json!({"key": format!("datasets/bars/{digest}/dataset.json"), "sha256": digest});
+        let jobs: Vec<Value> = (0..3).map(|n| studies::job(&format!("j{n}"), "many", &dataset)).collect();
+        std::fs::write(folder.path().join("jobs.json"), json!(jobs).to_string())?;
+        ensure!(say(start("submit", &["submit", "jobs.json"])?).await?.contains("3 jobs enqueued"));
+        ensure!(say(start("submit", &["submit", "jobs.json"])?).await?.contains("3 were enqueued before"));
+        // The same file with --wait computes what was left there, once.
+        let waited = start("wait", &["submit", "jobs.json", "--wait", "--format", "json"])?;
+        ensure!(waited.succeed(LIMIT).await?.lines().count() == 3);
+        let status = start("status", &["status", "--format", "json"])?.succeed(LIMIT).await?;
+        ensure!(
+            status.contains(r#""name":"gannet.v1.trials","ready":0,"unsettled":0"#),
+            "no second letter is left: {status}"
+        );
+        Ok(())
+    })
+    .await;
+}

@@ -10,9 +10,9 @@ use shared::store::{create_json, get_optional_json, layout, put_json, settle_jso
 use shared::strict;
 
 use super::completions;
+use crate::enqueue;
 use crate::runs::{self, Asked, RunManifest};
 use crate::session::Session;
-use crate::study;
 use crate::workers::{RollCall, Workers};
 
 #[derive(Debug, clap::Args)]
@@ -67,20 +67,22 @@ async fn cancel_run(session: &Session, run: &Name, manifest: Option<&RunManifest
     queue.publish_control(&Control::Cancelled { run: run.clone(), job: None }).await.context("tell the workers")?;
     let call = workers.roll_call(queue, run, None).await?;
     let done: BTreeSet<JobId> = runs::jobs_done(store, run).await?.into_iter().collect();
-    let asked = match manifest {
-        Some(manifest) => asked(session, manifest).await,
-        None => None,
-    };
+    let asked = asked(session, run, manifest).await;
     Ok(summary(run, asked.as_ref(), &done, &call))
 }
 
-/// The jobs that a run has, where that is known. What was asked may no longer be readable; the run is cancelled anyway.
-async fn asked(session: &Session, manifest: &RunManifest) -> Option<BTreeSet<JobId>> {
-    if !matches!(manifest.asked, Asked::Study { .. }) {
-        return None;
+/// The jobs that a run has, where that is known: a study's follow from what was asked, others were noted when they were
+/// enqueued. What was asked may no longer be readable; the run is cancelled anyway.
+async fn asked(session: &Session, run: &Name, manifest: Option<&RunManifest>) -> Option<BTreeSet<JobId>> {
+    let store = session.store.as_ref();
+    if let Some(manifest) = manifest
+        && matches!(manifest.asked, Asked::Study { .. })
+        && let Ok(jobs) = runs::trials(store, manifest).await
+    {
+        return Some(jobs.into_iter().map(|job| job.id).collect());
     }
-    let jobs = runs::trials(session.store.as_ref(), manifest).await.ok()?;
-    Some(jobs.into_iter().map(|job| job.id).collect())
+    let noted: BTreeSet<JobId> = enqueue::noted(store, run).await.ok()?.into_keys().collect();
+    (!noted.is_empty()).then_some(noted)
 }
 
 fn summary(run: &Name, asked: Option<&BTreeSet<JobId>>, done: &BTreeSet<JobId>, call: &RollCall) -> String {
@@ -160,23 +162,19 @@ async fn kind_of(
     manifest: Option<&RunManifest>,
     said: Option<Kind>,
 ) -> anyhow::Result<Kind> {
-    if let Some(manifest) = manifest
-        && let Some(jobs) = asked(session, manifest).await
-    {
-        if jobs.contains(job) || study::is_test(job) {
+    let noted = enqueue::noted(session.store.as_ref(), run).await?;
+    if let Some(kind) = noted.get(job).copied().or(said) {
+        return Ok(kind);
+    }
+    if let Some(jobs) = asked(session, run, manifest).await {
+        if jobs.contains(job) {
             return Ok(Kind::Trial);
         }
         let hint = strict::nearest(job.as_str(), jobs.iter().map(JobId::as_str));
         let hint = hint.map_or_else(|| format!("it has {}", jobs.len()), |near| format!("did you mean `{near}`?"));
         bail!("no job `{job}` in the run `{run}`: {hint}");
     }
-    match (said, manifest.map(|manifest| &manifest.asked)) {
-        (Some(kind), _) => Ok(kind),
-        (None, Some(Asked::Classification { .. })) => Ok(Kind::Batch),
-        _ => bail!(
-            "what jobs the run `{run}` has is not known here: say the job's kind with --kind trial or --kind batch"
-        ),
-    }
+    bail!("what jobs the run `{run}` has is not known here: say the job's kind with --kind trial or --kind batch")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use crate::contract::Kind;
-use crate::names::Name;
+use crate::names::{JobId, Name};
 use crate::queue::{Attempts, DeadLetter, Depth, Headers, Letter, Reply, fresh_message_id, topology};
 
 /// The longest delay, as RabbitMQ's; what is due later than that was written before the clock was set back.
@@ -92,6 +92,17 @@ impl Desk {
             .query_row((holder, seq), |row| read(kind, row))?;
         change.commit()?;
         Ok(Some(Taken { seq, holder, letter, redelivered, lost }))
+    }
+
+    /// The jobs of a run, waiting, delayed or taken.
+    pub(super) fn jobs_of(&mut self, run: &Name) -> rusqlite::Result<BTreeSet<JobId>> {
+        let mut select = self.file.prepare_cached(
+            "SELECT CASE WHEN json_valid(CAST(body AS TEXT)) AND CAST(body AS TEXT) ->> 'run' = ?1
+                    THEN CAST(body AS TEXT) ->> 'id' END FROM jobs",
+        )?;
+        let ids = select.query_map([run.as_str()], |row| row.get::<_, Option<String>>(0))?;
+        let ids = ids.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(ids.into_iter().flatten().filter_map(|id| JobId::new(id).ok()).collect())
     }
 
     /// Removes a taken job; `false` when it is no longer this holder's.
