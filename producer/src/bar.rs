@@ -123,6 +123,12 @@ impl Bar {
                 self.bar.suspend(|| eprintln!("no worker takes jobs yet: start `gannet-worker` on any machine with the same GANNET_* and AWS_* variables"));
             }
             News::NoWorkers => {}
+            News::EnqueuedBefore(jobs) => {
+                self.bar.suspend(|| eprintln!("{jobs} {} were enqueued before: waits for them", self.what));
+            }
+            News::EnqueuedAgain(jobs) => {
+                self.bar.suspend(|| eprintln!("{jobs} {} had got lost: enqueues them again", self.what));
+            }
         }
         self.show();
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
 use shared::store::StoreError;
@@ -17,8 +18,11 @@ mod cancel;
 mod classify;
 mod completions;
 mod data;
+mod dead;
 mod demo;
+mod drain;
 mod embedded;
+mod gc;
 mod model;
 mod results;
 mod run;
@@ -61,11 +65,18 @@ enum Command {
     Classify(classify::Arguments),
     /// List a run's results
     Results(results::Arguments),
-    /// Stop a run
+    /// Stop a run, or one job of it
     Cancel(cancel::Arguments),
+    /// Stop workers in order: what they run goes on elsewhere
+    Drain(drain::Arguments),
+    /// Look after jobs that could not be done
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// List and remove runs
     #[command(subcommand)]
     Run(run::Command),
+    /// Remove what is left over in the store
+    Gc(gc::Arguments),
     /// Show queues, workers and runs
     Status(status::Arguments),
     /// Enqueue jobs written by hand or by another program
@@ -99,6 +110,11 @@ fn fresh_run(of: &Name) -> Name {
     Name::new(format!("{stem}-{now}-{tail}")).expect("a name, digits and dashes")
 }
 
+/// A kind of jobs on a command line.
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "`trial` or `batch` is accepted".into())
+}
+
 /// Where a study's report goes.
 #[derive(Debug, Clone, Args)]
 struct Reported {
@@ -126,6 +142,15 @@ impl Reported {
 /// Data go to standard output. A reader that has seen enough (`| head`) is no error.
 fn print(listing: &Listing, format: Format) -> anyhow::Result<()> {
     match listing.write(format, &mut std::io::stdout().lock()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
+/// As [`print`], for text.
+fn write_out(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write to standard output"),
     }
@@ -188,8 +213,11 @@ impl Cli {
                 Command::Tune(arguments) => tune::run(arguments).await,
                 Command::Classify(arguments) => classify::run(arguments).await,
                 Command::Cancel(arguments) => cancel::run(arguments).await,
+                Command::Drain(arguments) => drain::run(arguments).await,
+                Command::Dead(command) => dead::run(command).await,
                 Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,
+                Command::Gc(arguments) => gc::run(arguments).await,
                 Command::Status(arguments) => status::run(arguments).await,
                 Command::Submit(arguments) => submit::run(arguments).await,
                 Command::Schema(arguments) => schema::run(&arguments),

@@ -1,5 +1,7 @@
 //! Publishes a run's jobs and collects their results until every one is there.
 //!
+//! Repeating it after an interruption publishes nothing twice ([`crate::enqueue`]).
+//!
 //! The store is the truth: what is published only makes it quick. At the start, when results fail to come, now and
 //! then while they come, and when a connection was lost, the results in the store are read.
 
@@ -9,11 +11,12 @@ use std::time::Duration;
 use anyhow::bail;
 use shared::contract::{Job, JobResult, Kind, Progress};
 use shared::names::{JobId, Name};
-use shared::queue::{Event, Events, Letter, Queue, QueueError, topology};
+use shared::queue::{Event, Events, Queue, QueueError, topology};
 use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::enqueue::{self, Enqueue, PART, Published};
 use crate::runs;
 
 /// Jobs published and not yet settled. Enough for the largest fleet's appetite between two results;
@@ -21,6 +24,9 @@ use crate::runs;
 const OUTSTANDING: usize = 2_000;
 /// Time without a result after which the store is asked. Doubles up to [`QUIETEST`] while it goes on.
 const QUIET: Duration = Duration::from_secs(3);
+/// A run of which nothing was heard for so long has letters that are lost, or that wait behind others' on a busy fleet:
+/// one more of each is the smaller evil.
+const IMPATIENT: Duration = Duration::from_secs(10 * 60);
 /// The longest, and also the longest while results come: one whose message was lost is found.
 const QUIETEST: Duration = Duration::from_secs(30);
 
@@ -33,6 +39,10 @@ pub enum News<'a> {
     Progress(&'a Progress),
     /// Nothing was heard for a while, and no worker consumes.
     NoWorkers,
+    /// So many jobs were enqueued before: they are waited for.
+    EnqueuedBefore(usize),
+    /// So many of them were lost, and are enqueued again.
+    EnqueuedAgain(usize),
 }
 
 /// A run that is driven to its end.
@@ -63,21 +73,29 @@ impl Drive<'_> {
             kind: first.kind(),
             wanted: jobs.iter().map(|job| job.id.clone()).collect(),
             results: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            moved: Instant::now(),
             tell,
         };
         // Before the first publish, so that no result is missed.
         let mut events = self.queue.watch(Some(self.run)).await?;
         self.reconcile(&mut state).await?;
         let mut waiting: Vec<&Job> = jobs.iter().rev().filter(|job| !state.results.contains_key(&job.id)).collect();
-        let mut published = state.results.len();
+        let noted = enqueue::noted(self.store, self.run).await?;
+        state.doubtful = waiting.iter().map(|job| job.id.clone()).filter(|id| noted.contains_key(id)).collect();
+        waiting.retain(|job| !noted.contains_key(&job.id));
+        if !state.doubtful.is_empty() {
+            (state.tell)(News::EnqueuedBefore(state.doubtful.len()));
+            self.look_for_lost(jobs, &mut state).await?;
+        }
+        let mut published = jobs.len() - waiting.len();
         let mut due = Due::new(Instant::now());
         while state.results.len() < state.wanted.len() {
             let free = OUTSTANDING.saturating_sub(published - state.results.len().min(published)).min(waiting.len());
             // Half-empty before it is filled up: many letters in one go.
             if free > 0 && (free == waiting.len() || free >= OUTSTANDING / 2) {
-                let letters: Vec<Letter> =
-                    waiting.split_off(waiting.len() - free).into_iter().rev().map(Letter::new).collect();
-                self.publish(&letters).await?;
+                let next: Vec<&Job> = waiting.split_off(waiting.len() - free).into_iter().rev().collect();
+                self.publish(&next, &mut state).await?;
                 published += free;
             }
             // Asked by the clock, too: where events never pause, the wait for one never ends in time.
@@ -98,6 +116,7 @@ impl Drive<'_> {
                     if !self.reconcile(&mut state).await? {
                         self.look_for_workers(&mut state).await;
                     }
+                    self.look_for_lost(jobs, &mut state).await?;
                     due.after_look(Instant::now());
                 }
             }
@@ -105,19 +124,60 @@ impl Drive<'_> {
         Ok(state.results)
     }
 
-    /// Publishes; a lost connection is waited for, since repeating is harmless.
-    async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError> {
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match self.queue.publish(letters).await {
-                Err(error) if error.is_passing() => {
-                    tracing::warn!(%error, "publishes again");
-                    sleep(wait).await;
-                    wait = (2 * wait).min(QUIETEST);
+    fn enqueue(&self) -> Enqueue<'_> {
+        Enqueue { queue: self.queue, store: self.store, run: self.run }
+    }
+
+    /// Publishes a part at a time. One whose connection was lost is in doubt; the others wait until the queue answers.
+    async fn publish(&self, jobs: &[&Job], state: &mut State<'_>) -> anyhow::Result<()> {
+        for part in jobs.chunks(PART) {
+            match self.enqueue().part(part).await? {
+                Published::Surely => continue,
+                Published::BySomebodyElse => {}
+                Published::Perhaps(error) => {
+                    tracing::warn!(%error, jobs = part.len(), "it is not sure that these are enqueued: looks later");
+                    self.enqueue().until_it_answers().await?;
                 }
-                other => return other,
+            }
+            state.doubtful.extend(part.iter().map(|job| job.id.clone()));
+        }
+        Ok(())
+    }
+
+    /// Publishes again what is in doubt and nobody has.
+    async fn look_for_lost(&self, jobs: &[Job], state: &mut State<'_>) -> anyhow::Result<()> {
+        if state.doubtful.is_empty() {
+            return Ok(());
+        }
+        let impatient = state.moved.elapsed() > IMPATIENT;
+        let lost = match self.enqueue().lost(&state.doubtful, impatient).await {
+            Ok(Some(lost)) if !lost.is_empty() => lost,
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_passing() => {
+                tracing::warn!(%error, "looks for lost jobs later");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Those that ended meanwhile are no longer in doubt.
+        self.reconcile(state).await?;
+        let is_lost = |job: &&Job| lost.contains(&job.id) && state.doubtful.contains(&job.id);
+        let again: Vec<&Job> = jobs.iter().filter(is_lost).collect();
+        for part in again.chunks(PART) {
+            match self.enqueue().again(part).await {
+                Ok(()) => state.doubtful.retain(|id| !part.iter().any(|job| job.id == *id)),
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!(error = format!("{error:#}"), "enqueues lost jobs later");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
+        state.moved = Instant::now();
+        if !again.is_empty() {
+            (state.tell)(News::EnqueuedAgain(again.len()));
+        }
+        Ok(())
     }
 
     async fn watch_again(&self) -> Result<Box<dyn Events>, QueueError> {
@@ -149,6 +209,7 @@ impl Drive<'_> {
                 Ok(state.take(result))
             }
             Event::Progress(progress) => {
+                state.moved = Instant::now();
                 if !state.results.contains_key(&progress.id) {
                     (state.tell)(News::Progress(&progress));
                 }
@@ -163,7 +224,7 @@ impl Drive<'_> {
         let mut wait = Duration::from_millis(500);
         loop {
             match self.look(state).await {
-                Err(error) if error.downcast_ref().is_some_and(StoreError::is_passing) => {
+                Err(error) if is_passing(&error) => {
                     tracing::warn!(error = format!("{error:#}"), "asks the store again");
                     sleep(wait).await;
                     wait = (2 * wait).min(QUIETEST);
@@ -194,6 +255,10 @@ impl Drive<'_> {
             (state.tell)(News::NoWorkers);
         }
     }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(StoreError::is_passing) || error.downcast_ref().is_some_and(QueueError::is_passing)
 }
 
 /// When the store is asked next. Results put it off, up to a limit; progress does not.
@@ -229,6 +294,10 @@ struct State<'a> {
     kind: Kind,
     wanted: BTreeSet<JobId>,
     results: BTreeMap<JobId, JobResult>,
+    /// Jobs that may or may not be on the queue.
+    doubtful: BTreeSet<JobId>,
+    /// When something was heard of the run last.
+    moved: Instant,
     tell: &'a mut (dyn FnMut(News<'_>) + Send),
 }
 
@@ -239,6 +308,8 @@ impl State<'_> {
             return false;
         }
         (self.tell)(News::Result(&result));
+        self.doubtful.remove(&result.id);
+        self.moved = Instant::now();
         self.results.insert(result.id.clone(), result);
         true
     }

@@ -3,7 +3,10 @@
 pub mod bar;
 pub mod commands;
 pub mod data;
+pub mod dead;
 pub mod drive;
+pub mod enqueue;
+pub mod gc;
 pub mod images;
 pub mod listings;
 pub mod models;
@@ -11,3 +14,4 @@ pub mod report;
 pub mod runs;
 pub mod session;
 pub mod study;
+pub mod workers;

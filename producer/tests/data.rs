@@ -49,7 +49,7 @@ impl Store for Memory {
         let under = format!("{prefix}/");
         let objects = self.objects.lock().expect("unpoisoned");
         let there = objects.iter().filter(|(key, _)| key.as_str().starts_with(&under));
-        Ok(there.map(|(key, body)| Entry { key: key.clone(), size: body.len() as u64 }).collect())
+        Ok(there.map(|(key, body)| Entry { key: key.clone(), size: body.len() as u64, modified: None }).collect())
     }
     async fn children(&self, prefix: &Key) -> Result<Vec<String>, StoreError> {
         let under = format!("{prefix}/");

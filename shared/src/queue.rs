@@ -7,7 +7,7 @@
 //! Delivery is at least once. A delivery that is neither acknowledged nor released comes again, to
 //! another consumer, marked `redelivered`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Control, Heartbeat, Job, JobResult, Kind, MAX_MESSAGE, Progress};
-use crate::names::Name;
+use crate::digest::Digest;
+use crate::names::{JobId, Name};
 use crate::settings::{Places, QueuePlace};
 
 #[cfg(test)]
@@ -91,8 +92,18 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// How much lies where.
     async fn depths(&self) -> Result<Vec<Depth>, QueueError>;
 
+    /// The jobs of a run that lie here or are in somebody's hands; `None` where the queue cannot tell.
+    async fn jobs_of(&self, run: &Name) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+        let _ = run;
+        Ok(None)
+    }
+
     /// Up to `most` dead letters, oldest first, left where they are.
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Removes the dead letters of these ids ([`DeadLetter::id`]); all others stay, in their order. Returns how many it
+    /// removed. Whoever looks at the same moment may see none.
+    async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError>;
 }
 
 /// A stream of deliveries. Dropping it stops consuming; unsettled deliveries come again elsewhere, marked as
@@ -342,6 +353,14 @@ impl DeadLetter {
             job_hex,
             at: jiff::Timestamp::now(),
         }
+    }
+}
+
+impl DeadLetter {
+    /// What it goes by: the beginning of its content's digest, so that it is the same wherever it is read.
+    pub fn id(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a dead letter is plain data");
+        Digest::of(&text).to_string()[..12].into()
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Entry {
     pub key: Key,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was last written, by the store's clock, where it tells.
+    pub modified: Option<jiff::Timestamp>,
 }
 
 /// What can go wrong with a store.
@@ -233,6 +235,27 @@ pub async fn create_json<T: Serialize>(store: &dyn Store, key: &Key, document: &
     store.create(key, to_json(store, key, document)?).await
 }
 
+/// Writes a document as JSON only if there is none, and returns the one that then stands there: whoever writes
+/// something that is only his into it knows whether it is his, also after a lost answer.
+///
+/// # Errors
+/// As [`Store::create`] and [`get_json`].
+pub async fn settle_json<T>(store: &dyn Store, key: &Key, document: T) -> Result<T, StoreError>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let body = to_json(store, key, &document)?;
+    loop {
+        if store.create(key, body.clone()).await? == Created::New {
+            return Ok(document);
+        }
+        // Deleted in between: try again.
+        if let Some(found) = get_optional_json(store, key).await? {
+            return Ok(found);
+        }
+    }
+}
+
 /// A small object whose content is what its reference says.
 ///
 /// # Errors
@@ -288,6 +311,10 @@ mod tests {
         let created = create_json(&*store, &key("a"), &Document { epochs: 4 }).await.expect("answered");
         assert_eq!(created, Created::Exists);
         assert_eq!(get_json::<Document>(&*store, &key("a")).await.expect("read"), Document { epochs: 3 });
+        for (place, epochs) in [("a", 3), ("b", 5)] {
+            let stands = settle_json(&*store, &key(place), Document { epochs: 5 }).await.expect("answered");
+            assert_eq!(stands, Document { epochs });
+        }
     }
 
     #[tokio::test]

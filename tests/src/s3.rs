@@ -17,7 +17,7 @@ pub struct S3 {
     endpoint: String,
     log: PathBuf,
     root: PathBuf,
-    _server: Process,
+    server: Process,
 }
 
 impl S3 {
@@ -41,7 +41,12 @@ impl S3 {
             Ok(line)
         })
         .await?;
-        Ok(Self { endpoint, log, root, _server: server })
+        Ok(Self { endpoint, log, root, server })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// The environment of a program that uses it under `prefix`.

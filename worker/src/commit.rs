@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Cost, Durations, ErrorCode, Job, JobResult, Status};
 use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
-use shared::store::{Created, Store, StoreError, get_optional_json, layout};
+use shared::store::{Store, StoreError, get_optional_json, layout, settle_json};
 
 use crate::protocol::Found;
 
@@ -38,17 +37,8 @@ pub async fn find_result(store: &dyn Store, run: &Name, job: &JobId) -> Result<O
 ///
 /// A write whose answer was lost finds its own nonce and knows itself again.
 pub async fn create_result(store: &dyn Store, result: &JobResult) -> Result<Option<JobResult>, StoreError> {
-    let key = layout::result(&result.run, &result.id);
-    let body = Bytes::from(serde_json::to_vec(result).expect("a result is plain data"));
-    loop {
-        if store.create(&key, body.clone()).await? == Created::New {
-            return Ok(None);
-        }
-        // Deleted in between: try again.
-        if let Some(found) = get_optional_json::<JobResult>(store, &key).await? {
-            return Ok((found.nonce != result.nonce).then_some(found));
-        }
-    }
+    let stands = settle_json(store, &layout::result(&result.run, &result.id), result.clone()).await?;
+    Ok((stands.nonce != result.nonce).then_some(stands))
 }
 
 /// Where a found result leaves its job.
@@ -69,16 +59,7 @@ pub async fn create_checkpoint(
     slice: u32,
     record: &CheckpointRecord,
 ) -> Result<CheckpointRecord, StoreError> {
-    let key = layout::checkpoint_record(&job.run, &job.id, slice);
-    let body = Bytes::from(serde_json::to_vec(record).expect("a record is plain data"));
-    loop {
-        if store.create(&key, body.clone()).await? == Created::New {
-            return Ok(record.clone());
-        }
-        if let Some(found) = get_optional_json(store, &key).await? {
-            return Ok(found);
-        }
-    }
+    settle_json(store, &layout::checkpoint_record(&job.run, &job.id, slice), record.clone()).await
 }
 
 /// Uploads a file of tensors under a key of its content: uploading it twice is harmless.

@@ -21,8 +21,8 @@ use worker::{Patience, executor, work};
 /// and `GANNET_STORE` (s3://bucket/prefix, with `AWS_*` and `GANNET_S3_ENDPOINT`). Without them the
 /// worker joins the embedded folder `GANNET_HOME` (./.gannet).
 ///
-/// SIGTERM or Ctrl-C: takes no more jobs, lets running trials make a checkpoint, ends. A second one
-/// ends at once; nothing is lost either way.
+/// SIGTERM or Ctrl-C: takes no more jobs, lets running trials make a checkpoint, ends within ten seconds.
+/// A second one ends at once; nothing is lost either way.
 #[derive(Debug, Parser)]
 #[command(
     name = "gannet-worker",
@@ -83,7 +83,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(arguments)) {
+    let ended = runtime.block_on(run(arguments));
+    // What still runs (a file that is hashed, a connection that hangs) is not waited for.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gannet-worker: {error:#}");
@@ -97,9 +100,28 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = settings(&arguments, &places)?;
     let drain = CancellationToken::new();
     stop_on_signals(drain.clone())?;
+    tokio::select! {
+        ended = connect_and_work(&places, settings, drain.clone()) => ended,
+        () = overdue(&drain) => anyhow::bail!("did not end within {END:?}: the broker gives what it held to others"),
+    }
+}
+
+/// How long a drain may last, whatever hangs.
+const END: Duration = Duration::from_millis(9_800);
+
+async fn overdue(drain: &CancellationToken) {
+    drain.cancelled().await;
+    tokio::time::sleep(END).await;
+}
+
+async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: CancellationToken) -> anyhow::Result<()> {
     let patience = Patience::default();
     let queue = loop {
-        match queue::open(&places).await {
+        let opened = tokio::select! {
+            opened = queue::open(places) => opened,
+            () = drain.cancelled() => return Ok(()),
+        };
+        match opened {
             Err(error) if error.is_passing() && matches!(places.queue, QueuePlace::Amqp(_)) => {
                 tokio::select! {
                     () = patience.wait(&error) => {}
@@ -111,11 +133,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let store = loop {
         let opened = async {
-            let store = store::open(&places).await?;
+            let store = store::open(places).await?;
             store::probe::probe(&store).await?;
             Ok::<_, store::StoreError>(store)
         };
-        match opened.await {
+        let opened = tokio::select! {
+            opened = opened => opened,
+            () = drain.cancelled() => return Ok(()),
+        };
+        match opened {
             Err(error) if error.is_passing() => {
                 tokio::select! {
                     () = patience.wait(&error) => {}

@@ -35,7 +35,7 @@ impl Default for Budgets {
 /// What the protocol wants done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ask {
-    /// Look for the run's cancel marker. Answer: [`Answer::Cancelled`] or [`Answer::Absent`].
+    /// Look for the run's cancel marker. Answer: [`Answer::Cancelled`], [`Answer::LookFirst`] or [`Answer::Absent`].
     LookCancelled,
     /// Look for the job's result. Answer: [`Answer::Result`] or [`Answer::Absent`].
     LookResult,
@@ -44,8 +44,9 @@ pub enum Ask {
     /// Record in the store that a lost worker took an attempt with it, and count them. Answer:
     /// [`Answer::Preemptions`].
     RecordAttempt,
-    /// Fetch and compute. Answer: [`Answer::Computed`]; or, where the slice's beginning is gone because
-    /// somebody was quicker, what that one left: [`Answer::Result`] or [`Answer::Checkpoint`].
+    /// Fetch and compute. Answer: [`Answer::Computed`]; or, where somebody was quicker or the job was cancelled
+    /// meanwhile, or the slice's beginning is gone for that reason, what is there instead: [`Answer::Result`] or
+    /// [`Answer::Checkpoint`].
     Compute,
     /// Create the result object from what was computed, or from the failure. Answer:
     /// [`Answer::Committed`] if it is ours, else [`Answer::Result`] with what stands there.
@@ -125,6 +126,8 @@ pub enum Answer {
     Absent,
     /// The run is cancelled or deleted.
     Cancelled,
+    /// The run goes on, but its jobs may have results before anybody takes them: one was cancelled, or published again.
+    LookFirst,
     /// A result stands in the store.
     Result(Found),
     /// A checkpoint of this slice stands in the store.
@@ -203,6 +206,7 @@ impl Protocol {
         let next = match (asked, answer) {
             (Ask::LookCancelled, Answer::Cancelled) => Ask::Ack,
             // A batch delivered for the first time has no past: nothing to look for.
+            (Ask::LookCancelled, Answer::LookFirst) => Ask::LookResult,
             (Ask::LookCancelled, Answer::Absent) if self.kind == Kind::Trial || self.redelivered => Ask::LookResult,
             (Ask::LookCancelled, Answer::Absent) => Ask::Compute,
 
@@ -232,6 +236,12 @@ impl Protocol {
             (asked, answer) => unreachable!("{answer:?} is no answer to {asked:?}"),
         };
         self.ask(next)
+    }
+
+    /// In place of an answer: this worker cannot go on (a drain has no time left, or its store or machine fails), which
+    /// is no fault of the job. Whether the last question was carried out need not be known.
+    pub fn give_up(&mut self) -> Ask {
+        self.ask(Ask::PublishAgain)
     }
 
     fn ask(&mut self, ask: Ask) -> Ask {
@@ -322,6 +332,19 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_batch_of_a_run_with_cancelled_jobs_looks_for_its_result() {
+        let mut batch = Protocol::new(Kind::Batch, 0, false, Attempts::default(), Budgets::default());
+        let asks = walk(&mut batch, &[Answer::LookFirst, Answer::Result(Found::Settled), Answer::Done]);
+        assert_eq!(asks, [Ask::LookCancelled, Ask::LookResult, Ask::PublishResult, Ask::Ack]);
+    }
+
+    #[test]
+    fn a_job_that_is_cancelled_while_it_is_computed_ends_with_the_result_that_stands_there() {
+        let answers = [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Result(Found::Settled), Answer::Done];
+        assert_eq!(walk(&mut trial(false, Attempts::default()), &answers)[4..], [Ask::PublishResult, Ask::Ack]);
+    }
+
+    #[test]
     fn a_found_result_is_published_again_and_acked() {
         let answers = [Answer::Absent, Answer::Result(Found::Settled), Answer::Done];
         let asks = walk(&mut trial(true, Attempts::default()), &answers);
@@ -376,6 +399,14 @@ mod tests {
         assert_eq!(last(Computed::Stopped), Ask::PublishAgain);
         assert_eq!(last(Computed::Cancelled), Ask::Ack);
         assert_eq!(walk(&mut trial(true, Attempts::default()), &[Answer::Cancelled]).last(), Some(&Ask::Ack));
+    }
+
+    #[test]
+    fn a_worker_that_cannot_go_on_passes_the_letter_on() {
+        let mut trial = trial(true, Attempts::default());
+        trial.start();
+        assert_eq!(trial.give_up(), Ask::PublishAgain);
+        assert_eq!(trial.next(Answer::Done), Ask::Ack);
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
                     () = drain.cancelled() => return Ok(()),
                 }
             }
+            Err(Fault::Stopped) => return Ok(()),
             Err(Fault::Store(error)) if error.is_passing() && drain.is_cancelled() => return Ok(()),
             Err(fault) => return Err(fault),
         }

@@ -14,6 +14,7 @@ use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
 use shared::store::{StoreError, get_optional_json, layout};
 use tokio_util::sync::CancellationToken;
 
+use crate::cancel::Standing;
 use crate::commit::{self, CheckpointRecord};
 use crate::executor::Report;
 use crate::failpoint::{self, When};
@@ -37,6 +38,9 @@ pub enum Fault {
     /// This machine cannot compute: no executor starts, or its disk fails.
     #[error("this machine cannot compute: {0:#}")]
     Machine(anyhow::Error),
+    /// A drain has no time left for what the store does not answer.
+    #[error("the drain was over before the store answered")]
+    Stopped,
     /// What stands in the store of this job cannot be used.
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
@@ -154,6 +158,7 @@ struct Hands<'a> {
 impl Hands<'_> {
     async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
         let mut ask = protocol.start();
+        let mut given_up = None;
         loop {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
             failpoint::reach(When::Before, ask);
@@ -162,9 +167,9 @@ impl Hands<'_> {
                     receipt.ack().await?;
                     failpoint::reach(When::After, ask);
                     self.context.settled();
-                    return Ok(());
+                    return given_up.map_or(Ok(()), Err);
                 }
-                ask => self.answer(ask, &protocol).await,
+                ask => self.answer_in_time(ask, &protocol).await,
             };
             if answer.is_ok() {
                 failpoint::reach(When::After, ask);
@@ -183,14 +188,33 @@ impl Hands<'_> {
                     self.bury().await?;
                     return Ok(receipt.ack().await?);
                 }
+                // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
+                Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
+                    tracing::info!(job.id = %self.job.id, run = %self.job.run, %fault, "a job is passed on");
+                    given_up = Some(fault);
+                    protocol.give_up()
+                }
                 Err(fault) => {
-                    // It goes back at once instead of waiting for its lease to lapse.
+                    // Where the broker still hears, it goes back at once instead of waiting for its lease to lapse.
                     if let Err(error) = receipt.release().await {
                         tracing::debug!(%error, "cannot give a delivery back");
                     }
-                    return Err(fault);
+                    return Err(given_up.unwrap_or(fault));
                 }
             };
+        }
+    }
+
+    /// A drain does not wait for a store that hangs. Only what the broker is to confirm is waited for until the last
+    /// call: without the broker nothing can be passed on either.
+    async fn answer_in_time(&mut self, ask: Ask, protocol: &Protocol) -> Result<Answer, Fault> {
+        let late = &self.context.late;
+        let is_publish =
+            matches!(ask, Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishRetry(_) | Ask::PublishAgain);
+        tokio::select! {
+            biased;
+            answer = self.answer(ask, protocol) => answer,
+            () = late.cancelled(), if !is_publish => Err(Fault::Stopped),
         }
     }
 
@@ -198,13 +222,16 @@ impl Hands<'_> {
         let (context, job) = (self.context, self.job);
         let store = context.store.as_ref();
         match ask {
-            Ask::LookCancelled => {
-                let cancelled = self.patiently(|| context.cancels.is_cancelled(&job.run)).await?;
-                Ok(if cancelled { Answer::Cancelled } else { Answer::Absent })
-            }
+            Ask::LookCancelled => Ok(match self.patiently(|| context.cancels.standing(&job.run)).await? {
+                Standing::Open => Answer::Absent,
+                Standing::LookFirst => Answer::LookFirst,
+                Standing::Cancelled => Answer::Cancelled,
+            }),
             Ask::LookResult => {
                 let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
-                Ok(self.found(found).map_or(Answer::Absent, Answer::Result))
+                let Some(found) = self.found(found) else { return Ok(Answer::Absent) };
+                self.drop_checkpoint_after(found, protocol.slice()).await;
+                Ok(Answer::Result(found))
             }
             Ask::LookCheckpoint => {
                 let slice = protocol.slice();
@@ -254,7 +281,7 @@ impl Hands<'_> {
             tokio::select! {
                 () = self.context.patience.wait(&error) => {}
                 () = self.stops.lost.cancelled() => return Err(Fault::Lost),
-                // Given back: whoever comes next may reach the store.
+                // Passed on: whoever comes next may reach the store.
                 () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),
             }
         }
@@ -302,6 +329,12 @@ impl Hands<'_> {
             Ended::Paused(_) => Computed::Paused,
             Ended::Stopped => Computed::Stopped,
             Ended::Cancelled => Computed::Cancelled,
+            Ended::Settled(result) => {
+                let found = commit::judge(result);
+                self.result = Some(JobResult::clone(result));
+                self.drop_checkpoint_after(found, slice).await;
+                return Ok(Answer::Result(found));
+            }
             Ended::Lost => return Err(Fault::Lost),
             Ended::Failed(report) if report.code == ErrorCode::MissingObject && resume.is_some() => {
                 // A duplicate of this delivery may have ended the slice meanwhile, and removed what it began with.
@@ -364,7 +397,7 @@ impl Hands<'_> {
             nonce: uuid::Uuid::new_v4().to_string(),
         };
         let theirs = self.patiently(|| commit::create_result(store, &result)).await?;
-        self.drop_checkpoint(protocol.slice()).await;
+        self.drop_checkpoint_after(commit::judge(theirs.as_ref().unwrap_or(&result)), protocol.slice()).await;
         if theirs.is_some() {
             return Ok(Answer::Result(self.found(theirs).expect("just found")));
         }
@@ -414,6 +447,14 @@ impl Hands<'_> {
         let winner = self.patiently(|| commit::create_checkpoint(store, self.job, slice, &record)).await?;
         self.drop_checkpoint(slice).await;
         Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
+    }
+
+    /// Where the job has ended. One among the dead letters may be put back, and then goes on from there.
+    async fn drop_checkpoint_after(&self, found: Found, slice: u32) {
+        match found {
+            Found::Settled => self.drop_checkpoint(slice).await,
+            Found::Buried => {}
+        }
     }
 
     /// Removes the tensors that slice `slice` began with: the next commit stands, nobody needs them.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shared::contract::{
     Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageVerdict, Job,
-    Model, Trial, TrialOutcome, Work,
+    JobResult, Model, Trial, TrialOutcome, Work,
 };
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError};
@@ -16,7 +16,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheError, Cached};
-use crate::cancel;
 use crate::commit::CheckpointRecord;
 use crate::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
 use crate::supervisor::Context;
@@ -41,6 +40,8 @@ pub enum Ended {
     Stopped,
     /// The run was cancelled.
     Cancelled,
+    /// Somebody else has committed this result of the job meanwhile: another worker, or who cancelled it.
+    Settled(Box<JobResult>),
     /// The delivery was lost.
     Lost,
     /// It failed.
@@ -104,8 +105,9 @@ impl Warm {
     }
 }
 
-/// How long a drain waits for a checkpoint before it kills the executor and gives the job back.
-const GRACE: Duration = Duration::from_secs(8);
+/// How long a drain waits for a checkpoint before it kills the executor and passes the job on. Behind it the checkpoint
+/// is uploaded, until [`crate::supervisor::LATE`].
+const GRACE: Duration = Duration::from_secs(6);
 
 /// Runs one step in `scratch`, an empty folder of its own.
 pub async fn run(
@@ -116,9 +118,25 @@ pub async fn run(
     scratch: &Path,
     stops: &Stops,
 ) -> (Ended, Spent) {
-    let mut step = Step { context, job, stops, scratch, spent: Spent::default(), pins: Vec::new() };
-    let ended = match step.run(resume, warm).await {
-        Ok(ended) | Err(ended) => ended,
+    let over = CancellationToken::new();
+    let mut step = Step { context, job, stops, over: &over, scratch, spent: Spent::default(), pins: Vec::new() };
+    let mut result = None;
+    let ended = {
+        let (run, watch) = (step.run(resume, warm), context.cancels.ended(&job.run, &job.id));
+        tokio::pin!(run, watch);
+        loop {
+            tokio::select! {
+                ended = &mut run => break ended,
+                found = &mut watch, if !over.is_cancelled() => {
+                    result = found;
+                    over.cancel();
+                }
+            }
+        }
+    };
+    let ended = match (ended, result) {
+        (Ok(Ended::Cancelled) | Err(Ended::Cancelled), Some(result)) => Ended::Settled(Box::new(result)),
+        (Ok(ended) | Err(ended), _) => ended,
     };
     (ended, step.spent)
 }
@@ -127,6 +145,8 @@ struct Step<'a> {
     context: &'a Context,
     job: &'a Job,
     stops: &'a Stops,
+    /// Cancelled once nobody needs the job any more.
+    over: &'a CancellationToken,
     scratch: &'a Path,
     spent: Spent,
     /// Keeps the files in the cache while they are used.
@@ -262,6 +282,7 @@ impl Step<'_> {
         let fetched = tokio::select! {
             fetched = fetch => fetched,
             () = self.stops.lost.cancelled() => return Err(Ended::Lost),
+            () = self.over.cancelled() => return Err(Ended::Cancelled),
             () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
         };
         let cached = fetched.map_err(|error| match error {
@@ -306,6 +327,7 @@ impl Step<'_> {
         let place = tokio::select! {
             place = warm.room.acquire_many(places) => place.expect("never closed"),
             () = self.stops.lost.cancelled() => return Err(Ended::Lost),
+            () = self.over.cancelled() => return Err(Ended::Cancelled),
             () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
         };
         let executor = warm.executor(&self.context.settings.executor).await.map_err(Ended::NoExecutor)?;
@@ -315,7 +337,6 @@ impl Step<'_> {
                 self.context.tell(self.job, fraction, epoch);
             }
         };
-        let mut cancelled = false;
         let ran = {
             let run = executor.run(order, &mut each, &pause, &give_up);
             tokio::pin!(run);
@@ -333,30 +354,16 @@ impl Step<'_> {
                     () = self.stops.drain.cancelled(), if !pause.is_cancelled() => pause.cancel(),
                     () = &mut grace, if !give_up.is_cancelled() => give_up.cancel(),
                     () = self.stops.lost.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
-                    () = self.run_cancelled(), if !give_up.is_cancelled() => {
-                        cancelled = true;
-                        give_up.cancel();
-                    }
+                    () = self.over.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
                 }
             }
         };
         drop(place);
         match ran {
-            Err(Death::GivenUp) if cancelled => Err(Ended::Cancelled),
             Err(Death::GivenUp) if self.stops.lost.is_cancelled() => Err(Ended::Lost),
+            Err(Death::GivenUp) if self.over.is_cancelled() => Err(Ended::Cancelled),
             Err(Death::GivenUp) => Err(Ended::Stopped),
             ran => Ok(ran),
-        }
-    }
-
-    /// Returns once the run is seen to be cancelled.
-    async fn run_cancelled(&self) {
-        loop {
-            sleep(cancel::FRESH).await;
-            // A store that does not answer now says nothing about the run.
-            if self.context.cancels.is_cancelled(&self.job.run).await.unwrap_or(false) {
-                return;
-            }
         }
     }
 }

@@ -13,7 +13,7 @@ use shared::queue::Queue;
 use shared::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -39,6 +39,8 @@ pub struct Context {
     pub cancels: Cancels,
     /// How to wait for what cannot be reached.
     pub patience: Patience,
+    /// Cancelled when a drain has lasted for [`LATE`].
+    pub late: CancellationToken,
     /// Where deliveries have their scratch folders.
     pub scratch: ScratchHome,
     /// What is computed now, by a number of our own. Held for look-ups only.
@@ -53,8 +55,13 @@ pub struct Context {
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A drain that lasts longer is cut off: a checkpoint takes seconds, and a stop must stop.
-const LAST_CALL: Duration = Duration::from_secs(30);
+/// A drain ends within ten seconds: whoever sends the signal kills what runs on. By then what an executor or the store
+/// has not finished is passed on as it was (a slice of work is lost, and no attempt).
+pub const LATE: Duration = Duration::from_secs(8);
+/// Behind it what the broker has not confirmed is dropped: it then gives the deliveries to others by itself.
+const LAST_CALL: Duration = Duration::from_millis(9_300);
+/// The last heartbeat may be lost.
+const LAST_WORD: Duration = Duration::from_millis(300);
 /// Progress of one job is told at most this often; ends of epochs always are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -71,7 +78,10 @@ pub async fn work(
     let cache = Cache::open(&settings.cache, settings.cache_limit)?;
     let scratch = ScratchHome::new(&settings.cache.join("scratch")).context("prepare the scratch folder")?;
     // Found out now, not by the first jobs: whether this machine can run executors at all.
-    Executor::start(&settings.executor).await.context("start an executor")?;
+    tokio::select! {
+        started = Executor::start(&settings.executor) => drop(started.context("start an executor")?),
+        () = drain.cancelled() => return Ok(()),
+    }
     let (news, hear) = mpsc::channel(256);
     let context = Arc::new(Context {
         cancels: Cancels::new(Arc::clone(&store)),
@@ -80,6 +90,7 @@ pub async fn work(
         store,
         cache,
         patience: Patience::default(),
+        late: CancellationToken::new(),
         scratch,
         running: Mutex::default(),
         next_running: AtomicU64::new(0),
@@ -91,6 +102,14 @@ pub async fn work(
     side.spawn(tell_news(Arc::clone(&context), hear));
     side.spawn(beat(Arc::clone(&context)));
     side.spawn(listen(Arc::clone(&context), drain.clone()));
+    side.spawn({
+        let (context, drain) = (Arc::clone(&context), drain.clone());
+        async move {
+            drain.cancelled().await;
+            sleep(LATE).await;
+            context.late.cancel();
+        }
+    });
 
     let mut slots = JoinSet::new();
     for _ in 0..context.settings.slots {
@@ -100,7 +119,9 @@ pub async fn work(
     tracing::info!(worker = %context.settings.name, slots = context.settings.slots, "takes jobs");
     let fault = end_of(&mut slots, &drain).await;
     side.shutdown().await;
-    context.queue.publish_heartbeat(&context.heartbeat(0)).await;
+    if timeout(LAST_WORD, context.queue.publish_heartbeat(&context.heartbeat(0))).await.is_err() {
+        tracing::debug!("the last heartbeat is lost");
+    }
     tracing::info!(worker = %context.settings.name, settled = context.settled.load(Ordering::Relaxed), "has ended");
     fault.map_or(Ok(()), Err)
 }
@@ -218,7 +239,11 @@ async fn listen(context: Arc<Context>, drain: CancellationToken) {
             let mut controls = context.queue.listen().await?;
             loop {
                 match controls.next().await? {
-                    Control::Cancelled { run } => context.cancels.forget(&run),
+                    Control::Cancelled { run, .. } => {
+                        // What runs here is said before it stops, so that who cancels can count it.
+                        context.queue.publish_heartbeat(&context.heartbeat(context.settings.slots)).await;
+                        context.cancels.forget(&run);
+                    }
                     Control::Drain { worker } if worker == context.settings.name => {
                         tracing::info!("asked to drain");
                         drain.cancel();

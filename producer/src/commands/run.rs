@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use shared::contract::Control;
 use shared::names::Name;
-use shared::store::{Store, create_json, layout};
+use shared::store::{Store, layout, put_json};
 
 use super::{Listed, Unreadable, completions};
 use crate::bar::gather;
@@ -71,8 +71,8 @@ async fn delete(session: &Session, run: &Name) -> anyhow::Result<()> {
     let store = session.store.as_ref();
     RunManifest::find(store, run).await?;
     let marker = layout::cancelled(run);
-    create_json(store, &marker, &json!({"deleted_at": jiff::Timestamp::now()})).await?;
-    session.queue.publish_control(&Control::Cancelled { run: run.clone() }).await?;
+    put_json(store, &marker, &json!({"deleted_at": jiff::Timestamp::now()})).await?;
+    session.queue.publish_control(&Control::Cancelled { run: run.clone(), job: None }).await?;
     let mut removed = 0;
     // Twice: a worker that read the marker just before it stood there may still have written.
     for pass in 0..2 {

@@ -1,27 +1,28 @@
 //! `gannet submit`: jobs written by hand or by another program.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 use shared::contract::{Dataset, Job, MAX_MESSAGE, Status, Work};
-use shared::names::ObjectRef;
-use shared::queue::Letter;
-use shared::store::{Store, fetch_checked};
+use shared::names::{JobId, ObjectRef};
+use shared::store::{Store, fetch_checked, get_optional, layout};
 use shared::strict::{self, Problem};
 
 use super::Listed;
 use super::embedded::{Embedded, with_workers};
 use crate::bar::Bar;
 use crate::drive::Drive;
+use crate::enqueue::{Enqueue, PART, Published, noted};
 use crate::listings;
+use crate::runs;
 use crate::session::Session;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet submit job.json\n  jq -c '.jobs[]' plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued."
+    after_help = "Examples:\n  gannet submit job.json\n  jq -c '.jobs[]' plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued. The same again enqueues only what has no result and is neither on the queue nor running."
 )]
 pub(super) struct Arguments {
     /// A file of JSON jobs, one after another or in an array; `-` for standard input
@@ -29,6 +30,9 @@ pub(super) struct Arguments {
     /// Waits for the results and lists them; without a fleet, computes them here
     #[arg(long)]
     wait: bool,
+    /// Enqueues also what was enqueued before and has no result
+    #[arg(long, conflicts_with = "wait")]
+    again: bool,
     #[command(flatten)]
     embedded: Embedded,
     #[command(flatten)]
@@ -59,9 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let session = Session::open().await?;
     check(session.store.as_ref(), &jobs).await.with_context(|| format!("check {name} (nothing was enqueued)"))?;
     if !arguments.wait {
-        let letters: Vec<Letter> = jobs.iter().map(Letter::new).collect();
-        session.queue.publish(&letters).await?;
-        eprintln!("{} jobs enqueued at {}", jobs.len(), session.queue.place());
+        enqueue(&session, &jobs, arguments.again).await?;
         if session.places.is_embedded() {
             eprintln!("a `gannet-worker` started in this folder computes them; with --wait this command does");
         }
@@ -90,6 +92,59 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         bail!("{failed} of {} jobs did not end well", results.len());
     }
     Ok(())
+}
+
+/// Enqueues what has no result and was not enqueued before, or got lost.
+async fn enqueue(session: &Session, jobs: &[Job], again: bool) -> anyhow::Result<()> {
+    let (queue, store) = (session.queue.as_ref(), session.store.as_ref());
+    let (mut enqueued, mut done, mut before) = (0, 0, 0);
+    for jobs in runs_of(jobs) {
+        let run = &jobs[0].run;
+        if get_optional(store, &layout::cancelled(run)).await?.is_some() {
+            bail!("the run `{run}` is cancelled or deleted: give the jobs another `run`");
+        }
+        let enqueue = Enqueue { queue, store, run };
+        let noted = noted(store, run).await?;
+        let results: BTreeSet<JobId> = runs::jobs_done(store, run).await?.into_iter().collect();
+        let open: Vec<&Job> = jobs.iter().filter(|job| !results.contains(&job.id)).collect();
+        done += jobs.len() - open.len();
+        let (doubtful, fresh): (Vec<&Job>, Vec<&Job>) = open.into_iter().partition(|job| noted.contains_key(&job.id));
+        for part in fresh.chunks(PART) {
+            match enqueue.part(part).await? {
+                Published::Surely => enqueued += part.len(),
+                Published::BySomebodyElse => before += part.len(),
+                Published::Perhaps(error) => {
+                    let hint = "submit the same again: what is on the queue is not enqueued twice";
+                    return Err(anyhow::Error::from(error).context(hint));
+                }
+            }
+        }
+        let again = if again { doubtful.clone() } else { lost(&enqueue, &doubtful).await? };
+        for part in again.chunks(PART) {
+            enqueue.again(part).await?;
+        }
+        enqueued += again.len();
+        before += doubtful.len() - again.len();
+    }
+    eprintln!("{enqueued} jobs enqueued at {}", queue.place());
+    if done > 0 {
+        eprintln!("{done} have results already");
+    }
+    if before > 0 {
+        eprintln!("{before} were enqueued before and wait or run: not enqueued twice (--again does it anyway)");
+    }
+    Ok(())
+}
+
+/// Those of `doubtful` that nobody has.
+async fn lost<'a>(enqueue: &Enqueue<'_>, doubtful: &[&'a Job]) -> anyhow::Result<Vec<&'a Job>> {
+    if doubtful.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = doubtful.iter().map(|job| job.id.clone()).collect();
+    let Some(lost) = enqueue.lost(&ids, false).await? else { return Ok(Vec::new()) };
+    let results: BTreeSet<JobId> = runs::jobs_done(enqueue.store, enqueue.run).await?.into_iter().collect();
+    Ok(doubtful.iter().filter(|job| lost.contains(&job.id) && !results.contains(&job.id)).copied().collect())
 }
 
 /// Checks jobs against what they name in the store, as a study's are: a worker should not have to.

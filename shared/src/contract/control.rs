@@ -3,16 +3,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::Name;
+use crate::names::{JobId, Name};
 
 /// A word to all workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Control {
-    /// The run has been cancelled: look at its marker now.
+    /// A run, or one job of it, has been cancelled: say what you run, and look at the store now.
     Cancelled {
         /// The run.
         run: Name,
+        /// The job; the whole run without one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<JobId>,
     },
     /// The worker of this name takes no more jobs, lets what it runs make a checkpoint, and ends.
     Drain {

@@ -19,9 +19,9 @@ pub struct JobResult {
     pub kind: Kind,
     /// How it ended.
     pub status: Status,
-    /// The worker that committed it.
+    /// The worker that committed it; of a `cancelled` job, the command.
     pub worker: String,
-    /// Which attempt it was, from 1.
+    /// Which attempt it was, from 1; 0 where it was cancelled.
     pub attempt: u32,
     /// The SIMD path that computed it: `avx512`, `avx2`, `portable`. Equal inputs give equal bits on
     /// one path.
@@ -183,6 +183,26 @@ impl std::fmt::Display for ErrorReport {
 }
 
 impl JobResult {
+    /// The result of a job that `by` cancels.
+    pub fn cancelled(run: Name, id: JobId, kind: Kind, by: String) -> Self {
+        Self {
+            id,
+            run,
+            kind,
+            status: Status::Cancelled,
+            worker: by,
+            attempt: 0,
+            simd: None,
+            finished_at: Timestamp::now(),
+            durations: Durations::default(),
+            costs: Cost::default(),
+            outcome: None,
+            outcome_ref: None,
+            error: None,
+            nonce: uuid::Uuid::new_v4().to_string(),
+        }
+    }
+
     /// The trial's outcome, where there is one.
     pub fn trial(&self) -> Option<&TrialOutcome> {
         match &self.outcome {

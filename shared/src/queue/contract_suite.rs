@@ -39,6 +39,7 @@ macro_rules! suite {
             a_dropped_consumer_gives_back, receipts_outlive_their_consumer, a_lost_handle_gives_back,
             next_is_cancel_safe, a_body_is_not_touched, headers_go_round, kinds_have_their_own_queues,
             a_retry_comes_after_its_delay, a_dead_letter_stays_where_it_is, a_huge_letter_can_be_buried,
+            dead_letters_are_removed_by_id,
             a_watcher_sees_its_run_only, a_watcher_of_all_sees_heartbeats, control_reaches_all_listeners,
             a_client_gets_its_answer, an_answer_that_nobody_takes_is_no_error, what_is_too_large_is_said,
             depths_count, many_letters_are_taken_once
@@ -101,7 +102,7 @@ pub(super) async fn what_was_not_taken_is_handed_over(place: &dyn Place) {
     assert!(left.len() <= 2, "{}", left.len());
     for delivery in left.into_iter().chain([first]) {
         assert!(!delivery.redelivered);
-        there.publish(&[delivery.letter.clone()]).await.expect("publish");
+        there.publish(std::slice::from_ref(&delivery.letter)).await.expect("publish");
         delivery.receipt.ack().await.expect("ack");
     }
     let mut others = there.consume(Kind::Trial, 1).await.expect("consume");
@@ -285,6 +286,27 @@ pub(super) async fn a_dead_letter_stays_where_it_is(place: &dyn Place) {
     assert_eq!(dead[1].job_hex.as_deref(), Some("fffe"));
 }
 
+pub(super) async fn dead_letters_are_removed_by_id(place: &dyn Place) {
+    let (here, there) = (place.open().await, place.open().await);
+    let dead: Vec<DeadLetter> = [&b"a"[..], b"b", b"\xff", b"d", b"e"]
+        .into_iter()
+        .map(|body| DeadLetter::of(&letter(Kind::Batch, body), "error", vec!["why".into()], "w1"))
+        .collect();
+    for letter in &dead {
+        here.bury(letter).await.expect("bury");
+    }
+    let unknown = "0123456789ab".to_owned();
+    assert_eq!(there.remove_dead(&[unknown.clone()].into()).await.expect("removed"), 0);
+    let ids = [dead[0].id(), dead[2].id(), unknown].into();
+    assert_eq!(there.remove_dead(&ids).await.expect("removed"), 2);
+    let left = here.dead(10).await.expect("dead letters");
+    assert_eq!(left, [dead[1].clone(), dead[3].clone(), dead[4].clone()], "in their order");
+    assert_eq!(here.remove_dead(&ids).await.expect("removed"), 0);
+    let ids = left.iter().map(DeadLetter::id).collect();
+    assert_eq!(here.remove_dead(&ids).await.expect("removed"), 3);
+    assert_eq!(there.dead(10).await.expect("none"), []);
+}
+
 pub(super) async fn a_huge_letter_can_be_buried(place: &dyn Place) {
     let queue = place.open().await;
     let letter = letter(Kind::Batch, &vec![0xff; 12 << 20]);
@@ -349,7 +371,7 @@ pub(super) async fn control_reaches_all_listeners(place: &dyn Place) {
         there.listen().await.expect("listen"),
         there.listen().await.expect("listen"),
     ];
-    let words = [Control::Cancelled { run: name("mine") }, Control::Drain { worker: "w1".into() }];
+    let words = [Control::Cancelled { run: name("mine"), job: None }, Control::Drain { worker: "w1".into() }];
     for word in &words {
         here.publish_control(word).await.expect("say");
     }

@@ -6,13 +6,14 @@
 //! Message bodies and passwords are never logged here. lapin itself logs a returned message whole: whoever sets up the log
 //! filter puts [`QUIET`] into it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde::Serialize;
 
@@ -214,10 +215,41 @@ impl Queue for RabbitQueue {
         }
         if !letters.is_empty() {
             // All of this channel's, at once. Where this fails the channel's end gives them back.
-            channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await.map_err(failed)?;
+            channel.basic_nack(0, all_again()).await.map_err(failed)?;
         }
         Ok(letters)
     }
+
+    async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError> {
+        let link = self.link().await?;
+        let channel = link.channel().await?;
+        let failed = |error: lapin::Error| link.failed("removing dead letters", &error);
+        let (mut removed, mut kept) = (0, 0);
+        // Every one is taken before any is given back: the queue then has them in their order again.
+        loop {
+            let got = channel.basic_get(topology::short(&topology::dead()), BasicGetOptions::default()).await;
+            let Some(message) = got.map_err(failed)? else { break };
+            if ids.contains(&letters::read_dead(&message.delivery).id()) {
+                message.delivery.acker.ack(BasicAckOptions::default()).await.map_err(failed)?;
+                removed += 1;
+            } else {
+                kept += 1;
+            }
+        }
+        if kept > 0 {
+            channel.basic_nack(0, all_again()).await.map_err(failed)?;
+        }
+        // Neither of the two is answered; this is, after them.
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        let name = topology::short(&topology::dead());
+        let asked = channel.queue_declare(name, options, FieldTable::default());
+        link.in_time("removing dead letters", asked).await?.map_err(failed)?;
+        Ok(removed)
+    }
+}
+
+fn all_again() -> BasicNackOptions {
+    BasicNackOptions { multiple: true, requeue: true }
 }
 
 /// A letter for `exchange`. The fanout exchange of a retry queue ignores the key; dead-lettering takes it back by it.

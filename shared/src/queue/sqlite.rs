@@ -6,6 +6,7 @@
 //! Nobody is told when another process writes, so consumers and watchers look every `LOOK`; within one process a bell
 //! (`Inner::bell`) rings at every write.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::{
     result_body,
 };
 use crate::contract::{Control, Heartbeat, JobResult, Kind, Progress};
-use crate::names::Name;
+use crate::names::{JobId, Name};
 
 mod desk;
 mod events;
@@ -179,8 +180,18 @@ impl Queue for SqliteQueue {
         self.inner.clerk.call("counting", Desk::depths).await
     }
 
+    async fn jobs_of(&self, run: &Name) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+        let run = run.clone();
+        self.inner.clerk.call("looking for jobs", move |desk| desk.jobs_of(&run)).await.map(Some)
+    }
+
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.inner.clerk.call("looking at dead letters", move |desk| desk.dead(most)).await
+    }
+
+    async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError> {
+        let ids = ids.clone();
+        self.inner.clerk.call("removing dead letters", move |desk| desk.remove_dead(&ids)).await
     }
 }
 
@@ -405,6 +416,29 @@ mod tests {
         delivery.receipt.ack().await.expect("ack");
         let next = tokio::time::timeout(Duration::from_millis(200), deliveries.next()).await;
         assert!(next.is_err(), "the others are somebody else's");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_jobs_of_a_run_are_known_whoever_has_them() {
+        let folder = folder("").await.expect("a folder");
+        let queue = folder.open().await;
+        let of = |run: &str, id: &str| Letter {
+            body: format!("{{\"run\": \"{run}\", \"id\": \"{id}\"}}").into_bytes(),
+            ..letter()
+        };
+        let garbage = Letter { body: b"\xff{".to_vec(), ..letter() };
+        queue.publish(&[of("mine", "held"), garbage, of("mine", "waits"), of("theirs", "x")]).await.expect("publish");
+        queue.retry(&of("mine", "later"), Duration::from_secs(5)).await.expect("retry");
+        let mut deliveries = queue.consume(Kind::Trial, 1).await.expect("consume");
+        let held = deliveries.next().await.expect("a job");
+        let mine = Name::new("mine").expect("a name");
+        let known = async || {
+            let jobs = queue.jobs_of(&mine).await.expect("readable").expect("this queue can tell");
+            jobs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(known().await, ["held", "later", "waits"]);
+        held.receipt.ack().await.expect("ack");
+        assert_eq!(known().await, ["later", "waits"]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -139,6 +139,10 @@ async fn lists_are_sorted_and_keep_to_whole_parts(store: Arc<dyn Store>) -> Outc
         store.put(&key(name), "12345".into()).await?;
     }
     let listed = store.list(&key("runs/a")).await?;
+    let day = jiff::SignedDuration::from_hours(24);
+    let recent =
+        |entry: &super::Entry| entry.modified.is_some_and(|at| jiff::Timestamp::now().duration_since(at).abs() < day);
+    assert!(listed.iter().all(recent), "{listed:?}");
     assert_eq!(keys(&listed), ["runs/a/b.c", "runs/a/b/c", "runs/a/z"]);
     assert!(listed.iter().all(|entry| entry.size == 5));
     assert_eq!(keys(&store.list(&key("runs/a-b")).await?), Vec::<&str>::new(), "an object is not beneath itself");

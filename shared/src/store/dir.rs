@@ -212,7 +212,8 @@ impl DirStore {
             } else if let Some(key) = path.strip_prefix(&self.root).ok().and_then(Path::to_str)
                 && let Ok(key) = Key::new(key)
             {
-                found.push(Entry { key, size: about.len() });
+                let modified = about.modified().ok().and_then(|at| jiff::Timestamp::try_from(at).ok());
+                found.push(Entry { key, size: about.len(), modified });
             }
         }
         Ok(())

@@ -42,6 +42,16 @@ pub fn checkpoint_tensors(run: &Name, job: &JobId, digest: Digest) -> Key {
     key(format!("runs/{run}/checkpoints/{job}/{digest}.safetensors"))
 }
 
+/// `runs/<run>/checkpoints`
+pub fn checkpoints(run: &Name) -> Key {
+    key(format!("runs/{run}/checkpoints"))
+}
+
+/// `runs/<run>/checkpoints/<job>`: the records and tensors of one job.
+pub fn job_checkpoints(run: &Name, job: &JobId) -> Key {
+    key(format!("runs/{run}/checkpoints/{job}"))
+}
+
 /// `runs/<run>/attempts/<job>`: one object an attempt that began on a redelivery.
 pub fn attempts(run: &Name, job: &JobId) -> Key {
     key(format!("runs/{run}/attempts/{job}"))
@@ -68,6 +78,22 @@ pub const CANCELLED: &str = "cancelled";
 /// `runs/<run>/cancelled`: the run's cancel marker, and all that is left of a deleted run.
 pub fn cancelled(run: &Name) -> Key {
     key(format!("runs/{run}/{CANCELLED}"))
+}
+
+/// `runs/<run>/look`: its jobs may have results before anybody takes them, since one was cancelled or published
+/// again: whoever takes one looks first.
+pub fn look(run: &Name) -> Key {
+    key(format!("runs/{run}/look"))
+}
+
+/// `runs/<run>/enqueued`: what producers were about to publish, written before they did.
+pub fn enqueued(run: &Name) -> Key {
+    key(format!("runs/{run}/enqueued"))
+}
+
+/// `runs/<run>/enqueued/<sha256>.json`: some jobs, by the digest of their ids.
+pub fn enqueued_part(run: &Name, digest: Digest) -> Key {
+    key(format!("runs/{run}/enqueued/{digest}.json"))
 }
 
 /// `datasets`
@@ -98,6 +124,11 @@ pub fn model_current(name: &Name) -> Key {
 /// `models/<name>/<digest>/<file>`.
 pub fn model_file(name: &Name, digest: Digest, file: &str) -> Key {
     key(format!("models/{name}/{digest}/{file}"))
+}
+
+/// `probe`
+pub fn probes() -> Key {
+    key("probe".into())
 }
 
 /// `probe/<id>`: what the probe at start writes and removes.

@@ -181,7 +181,8 @@ impl Store for S3Store {
                 // What no key can name is foreign, like a console's folder markers.
                 let Some(Ok(key)) = key.map(Key::new) else { continue };
                 let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
-                found.push(Entry { key, size });
+                let modified = object.last_modified().and_then(|at| jiff::Timestamp::from_second(at.secs()).ok());
+                found.push(Entry { key, size, modified });
             }
         }
         // Amazon's directory buckets list in no order.

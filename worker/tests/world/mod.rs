@@ -43,6 +43,8 @@ pub(crate) struct World {
     /// Nobody meddled: no mishap, no job cancelled.
     healthy: bool,
     cancelled: bool,
+    /// Workers are to look for a result first; one that looked at this a moment ago may not know.
+    look: bool,
     result: Option<Stored>,
     /// Of each slice: who committed it, and whether its tensors are still there.
     checkpoints: Vec<Option<(u8, bool)>>,
@@ -102,6 +104,7 @@ impl World {
             left: bounds,
             healthy: true,
             cancelled: false,
+            look: false,
             result: None,
             checkpoints: vec![None; bounds.slices as usize],
             recorded: 0,
@@ -232,6 +235,7 @@ impl World {
                 let mut to = self.clone();
                 to.left.cancels -= 1;
                 to.healthy = false;
+                to.look = true;
                 to.result = Some(Stored { found: Found::Settled, slices: None });
                 steps.push(Step { name: "the job is cancelled".into(), to, is_fault: true });
             }
@@ -252,6 +256,34 @@ impl World {
         if hand.ask == Ask::Compute {
             return self.compute(at, steps);
         }
+        if hand.ask == Ask::LookCancelled && self.look && !self.cancelled {
+            let mut to = self.clone();
+            to.go_on(at, Answer::LookFirst);
+            steps.push(Step { name: format!("{} LookCancelled: LookFirst", hand.letter.tag), to, is_fault: false });
+        }
+        let waits_for_the_store = matches!(
+            hand.ask,
+            Ask::LookCancelled
+                | Ask::LookResult
+                | Ask::LookCheckpoint
+                | Ask::RecordAttempt
+                | Ask::CommitResult
+                | Ask::CommitCheckpoint
+                | Ask::Bury
+        );
+        if self.left.stops > 0 && waits_for_the_store {
+            for done in [false, true] {
+                let mut to = self.clone();
+                to.left.stops -= 1;
+                if done {
+                    let _unheard = to.answer(at);
+                }
+                let hand = &mut to.hands[at];
+                hand.ask = hand.protocol.give_up();
+                let name = format!("{} {:?}, done: {done}, is given up", hand.letter.tag, self.hands[at].ask);
+                steps.push(Step { name, to, is_fault: true });
+            }
+        }
         let mut to = self.clone();
         let answer = to.answer(at);
         to.go_on(at, answer);
@@ -270,7 +302,13 @@ impl World {
         match ask {
             Ask::LookCancelled if self.cancelled => Answer::Cancelled,
             Ask::LookCancelled => Answer::Absent,
-            Ask::LookResult => self.result.map_or(Answer::Absent, |stored| Answer::Result(stored.found)),
+            Ask::LookResult => match self.result {
+                Some(stored) => {
+                    self.drop_tensors_after(stored.found, slice);
+                    Answer::Result(stored.found)
+                }
+                None => Answer::Absent,
+            },
             Ask::LookCheckpoint => self.checkpoint(slice, letter.id).unwrap_or(Answer::Absent),
             Ask::RecordAttempt => {
                 self.recorded += 1;
@@ -280,8 +318,8 @@ impl World {
                 let found = if self.hands[at].protocol.buries() { Found::Buried } else { Found::Settled };
                 let slices = outcome.then_some(letter.slice + 1);
                 let theirs = self.result;
-                self.result.get_or_insert(Stored { found, slices });
-                self.drop_tensors(slice);
+                let stands = *self.result.get_or_insert(Stored { found, slices });
+                self.drop_tensors_after(stands.found, slice);
                 theirs.map_or(Answer::Committed, |theirs| Answer::Result(theirs.found))
             }
             Ask::CommitCheckpoint => {
@@ -350,6 +388,12 @@ impl World {
         if self.cancelled {
             step("sees the cancellation", &|to| to.go_on(at, Answer::Computed(Computed::Cancelled)));
         }
+        if let Some(stored) = self.result {
+            step("sees a result", &|to| {
+                to.drop_tensors_after(stored.found, letter.slice as usize);
+                to.go_on(at, Answer::Result(stored.found));
+            });
+        }
         if self.left.stops > 0 {
             step("is stopped", &|to| {
                 to.left.stops -= 1;
@@ -369,6 +413,12 @@ impl World {
 
     fn checkpoint(&self, slice: usize, id: u8) -> Option<Answer> {
         self.checkpoints[slice].map(|(by, _)| Answer::Checkpoint { mine: by == id })
+    }
+
+    fn drop_tensors_after(&mut self, found: Found, slice: usize) {
+        if found == Found::Settled {
+            self.drop_tensors(slice);
+        }
     }
 
     /// Removes what slice `slice` began with.

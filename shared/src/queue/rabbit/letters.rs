@@ -74,16 +74,23 @@ pub(super) fn read_dead(delivery: &Delivery) -> DeadLetter {
     let key = delivery.routing_key.as_str();
     let kind = Kind::ALL.into_iter().find(|kind| topology::queue_of(*kind) == key).unwrap_or(Kind::Trial);
     let letter = read(kind, &delivery.properties, delivery.data.clone());
-    let reason = why_the_broker(&delivery.properties).unwrap_or_else(|| "unknown".into());
-    let errors = vec![format!("put away by the broker: {reason}")];
-    DeadLetter::of(&letter, "broker", errors, "")
+    let death = death(&delivery.properties);
+    let reason = death.and_then(|death| death.inner().get("reason")).and_then(words);
+    let errors = vec![format!("put away by the broker: {}", reason.unwrap_or_else(|| "unknown".into()))];
+    // However often it is read: its id follows from its content.
+    let at = match death.and_then(|death| death.inner().get("time")) {
+        Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
+        _ => None,
+    };
+    let at = at.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    DeadLetter { at, ..DeadLetter::of(&letter, "broker", errors, "") }
 }
 
-/// The reason in the first entry of `x-death`: `delivery_limit`, `expired`, `rejected`.
-fn why_the_broker(properties: &BasicProperties) -> Option<String> {
+/// The first entry of `x-death`; its `reason` is `delivery_limit`, `expired` or `rejected`.
+fn death(properties: &BasicProperties) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };
-    death.inner().get("reason").and_then(words)
+    Some(death)
 }
 
 fn words(value: &AMQPValue) -> Option<String> {

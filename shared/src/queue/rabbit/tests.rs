@@ -187,6 +187,10 @@ async fn a_job_that_the_broker_gives_up_is_a_dead_letter() {
     };
     assert_eq!((dead.kind, dead.reason.as_str(), dead.job.as_deref()), (Kind::Trial, "broker", Some("{}")));
     assert_eq!(dead.errors, ["put away by the broker: rejected"]);
+    let again = queue.dead(1).await.expect("dead letters");
+    assert_eq!(again[0].id(), dead.id(), "its id stays");
+    assert_eq!(queue.remove_dead(&[dead.id()].into()).await.expect("removed"), 1);
+    assert_eq!(queue.dead(1).await.expect("dead letters"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Jobs and dead letters in their tables: publish, take, settle, retry, bury. All of it runs on the thread of the file.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{OptionalExtension, Row, ToSql, TransactionBehavior};
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use crate::contract::Kind;
-use crate::names::Name;
+use crate::names::{JobId, Name};
 use crate::queue::{Attempts, DeadLetter, Depth, Headers, Letter, Reply, fresh_message_id, topology};
 
 /// The longest delay, as RabbitMQ's; what is due later than that was written before the clock was set back.
@@ -93,6 +94,17 @@ impl Desk {
         Ok(Some(Taken { seq, holder, letter, redelivered, lost }))
     }
 
+    /// The jobs of a run, waiting, delayed or taken.
+    pub(super) fn jobs_of(&mut self, run: &Name) -> rusqlite::Result<BTreeSet<JobId>> {
+        let mut select = self.file.prepare_cached(
+            "SELECT CASE WHEN json_valid(CAST(body AS TEXT)) AND CAST(body AS TEXT) ->> 'run' = ?1
+                    THEN CAST(body AS TEXT) ->> 'id' END FROM jobs",
+        )?;
+        let ids = select.query_map([run.as_str()], |row| row.get::<_, Option<String>>(0))?;
+        let ids = ids.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(ids.into_iter().flatten().filter_map(|id| JobId::new(id).ok()).collect())
+    }
+
     /// Removes a taken job; `false` when it is no longer this holder's.
     pub(super) fn ack(&mut self, seq: i64, holder: i64) -> rusqlite::Result<bool> {
         let removed =
@@ -134,15 +146,26 @@ impl Desk {
     pub(super) fn dead(&mut self, most: usize) -> rusqlite::Result<Vec<DeadLetter>> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let mut statement = self.file.prepare_cached("SELECT letter FROM dead ORDER BY seq LIMIT ?")?;
-        let letters = statement.query_map([most], |row| row.get::<_, String>(0))?;
-        letters
-            .map(|letter| {
-                let letter = letter?;
-                serde_json::from_str(&letter).map_err(|error| {
-                    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
-                })
-            })
-            .collect()
+        let letters = statement.query_map([most], |row| read_dead(row, 0))?;
+        letters.collect()
+    }
+
+    /// Removes the dead letters of these ids.
+    pub(super) fn remove_dead(&mut self, ids: &BTreeSet<String>) -> rusqlite::Result<u64> {
+        let change = self.file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut removed = 0;
+        {
+            let mut select = change.prepare_cached("SELECT seq, letter FROM dead ORDER BY seq")?;
+            let mut delete = change.prepare_cached("DELETE FROM dead WHERE seq = ?")?;
+            let letters = select.query_map([], |row| Ok((row.get::<_, i64>(0)?, read_dead(row, 1)?.id())))?;
+            for letter in letters.collect::<rusqlite::Result<Vec<_>>>()? {
+                if ids.contains(&letter.1) {
+                    removed += delete.execute([letter.0])? as u64;
+                }
+            }
+        }
+        change.commit()?;
+        Ok(removed)
     }
 
     /// How much lies where, under the names that a broker has for it; all delays are one queue here.
@@ -173,6 +196,12 @@ impl Desk {
         }
         Ok(depths)
     }
+}
+
+fn read_dead(row: &Row<'_>, at: usize) -> rusqlite::Result<DeadLetter> {
+    let letter: String = row.get(at)?;
+    serde_json::from_str(&letter)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, error.into()))
 }
 
 fn read(kind: Kind, row: &Row<'_>) -> rusqlite::Result<(Letter, bool)> {

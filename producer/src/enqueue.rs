@@ -1,0 +1,221 @@
+//! Publishing a run's jobs so that it may be interrupted anywhere and repeated, without doubling.
+//!
+//! What is about to be published is noted in the store first, a part at a time. Whoever repeats it takes what is noted for
+//! published until the queue and the workers show that nobody has it: then it is published again. So a crash, a lost
+//! connection or a lost confirm costs a wait, never a second letter; and a broker that lost its queues costs no job.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::contract::{Job, Kind};
+use shared::digest::Digest;
+use shared::names::{JobId, Name};
+use shared::queue::{Letter, Queue, QueueError, topology};
+use shared::store::{Created, Store, StoreError, create_json, get_json, layout};
+use tokio::time::{Instant, sleep};
+
+use crate::workers::{ALL_HEARD, Workers};
+
+/// Jobs a note. So many at most are in doubt after an interruption.
+pub const PART: usize = 500;
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// `runs/<run>/enqueued/<sha256>.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    at: Timestamp,
+    jobs: BTreeMap<JobId, Kind>,
+}
+
+/// What publishing a part came to.
+#[derive(Debug)]
+pub enum Published {
+    /// All of it is on the queue.
+    Surely,
+    /// Somebody else is publishing the same part.
+    BySomebodyElse,
+    /// Some of it may be.
+    Perhaps(QueueError),
+}
+
+/// One run's way onto the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Enqueue<'a> {
+    /// Where jobs go.
+    pub queue: &'a dyn Queue,
+    /// Where notes lie.
+    pub store: &'a dyn Store,
+    /// The run.
+    pub run: &'a Name,
+}
+
+/// The jobs of a run that somebody was about to publish; other clients write no notes.
+///
+/// # Errors
+/// The store fails, or a note cannot be read.
+pub async fn noted(store: &dyn Store, run: &Name) -> Result<BTreeMap<JobId, Kind>, StoreError> {
+    let parts = store.list(&layout::enqueued(run)).await?;
+    let notes = stream::iter(parts).map(|part| async move { get_json::<Note>(store, &part.key).await });
+    let notes: Vec<Note> = notes.buffer_unordered(32).try_collect().await?;
+    Ok(notes.into_iter().flat_map(|note| note.jobs).collect())
+}
+
+impl Enqueue<'_> {
+    /// Notes and publishes at most [`PART`] jobs that are not noted yet.
+    ///
+    /// # Errors
+    /// The store or the queue refuses; an outage of the store is waited for.
+    pub async fn part(&self, jobs: &[&Job]) -> anyhow::Result<Published> {
+        if self.note(jobs).await? == Created::Exists {
+            return Ok(Published::BySomebodyElse);
+        }
+        let letters: Vec<Letter> = jobs.iter().map(|job| Letter::new(job)).collect();
+        match self.queue.publish(&letters).await {
+            Ok(()) => Ok(Published::Surely),
+            Err(error) if error.is_passing() => Ok(Published::Perhaps(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Publishes jobs once more. Whoever takes one now looks for its result first, batches too.
+    ///
+    /// # Errors
+    /// The store or the queue fails.
+    pub async fn again(&self, jobs: &[&Job]) -> anyhow::Result<()> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.store.put(&layout::look(self.run), Bytes::from_static(b"{}")).await?;
+        let letters: Vec<Letter> = jobs.iter().map(|job| Letter::new(job)).collect();
+        Ok(self.queue.publish(&letters).await?)
+    }
+
+    /// Those of `doubtful` that nobody has; `None` where that cannot be told now. One may have got its result meanwhile.
+    ///
+    /// A folder's queue tells by itself. On a broker a job is nobody's when the queues are empty and no worker names it,
+    /// which takes as long as it takes to hear every worker. With `impatient`, letters that may wait on the queue count
+    /// as lost, too.
+    ///
+    /// # Errors
+    /// The queue fails.
+    pub async fn lost(
+        &self,
+        doubtful: &BTreeSet<JobId>,
+        impatient: bool,
+    ) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+        if let Some(there) = self.queue.jobs_of(self.run).await? {
+            return Ok(Some(doubtful - &there));
+        }
+        if !impatient && !self.is_idle().await? {
+            return Ok(None);
+        }
+        let mut workers = Workers::listen(self.queue).await?;
+        let until = Instant::now() + ALL_HEARD;
+        let mut running = BTreeSet::new();
+        while let Some(heartbeat) = workers.next(until).await? {
+            let ours = heartbeat.running.into_iter().filter(|job| job.run == *self.run);
+            running.extend(ours.map(|job| job.id));
+        }
+        // Something may have been passed on meanwhile.
+        Ok((impatient || self.is_idle().await?).then(|| doubtful - &running))
+    }
+
+    /// Whether no job waits, now or for its next try.
+    async fn is_idle(&self) -> Result<bool, QueueError> {
+        let depths = self.queue.depths().await?;
+        let holds_jobs = |queue: &str| {
+            Kind::ALL.iter().any(|kind| topology::queue_of(*kind) == queue)
+                || queue.starts_with(&topology::name("retry"))
+        };
+        Ok(depths.iter().filter(|depth| holds_jobs(&depth.queue)).all(|depth| depth.ready == 0))
+    }
+
+    /// Returns once the queue answers.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub async fn until_it_answers(&self) -> Result<(), QueueError> {
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match self.queue.depths().await {
+                Err(error) if error.is_passing() => {
+                    sleep(wait).await;
+                    wait = (2 * wait).min(LONGEST_PAUSE);
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    async fn note(&self, jobs: &[&Job]) -> Result<Created, StoreError> {
+        let note = Note { at: Timestamp::now(), jobs: jobs.iter().map(|job| (job.id.clone(), job.kind())).collect() };
+        let ids: Vec<&str> = note.jobs.keys().map(JobId::as_str).collect();
+        let key = layout::enqueued_part(self.run, Digest::of(ids.join("\n").as_bytes()));
+        let mut wait = Duration::from_millis(500);
+        loop {
+            match create_json(self.store, &key, &note).await {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "asks the store again");
+                    sleep(wait).await;
+                    wait = (2 * wait).min(LONGEST_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::contract::{Batch, Work};
+    use shared::names::{Key, ObjectRef};
+    use shared::queue::sqlite::SqliteQueue;
+    use shared::store::dir::DirStore;
+
+    use super::*;
+
+    fn job(id: &str) -> Job {
+        let model = ObjectRef { key: Key::new("models/m").expect("a key"), sha256: Digest::of(b"m") };
+        let batch = Batch { model, images: Vec::new(), top_k: 1, threshold: 0.0 };
+        let (id, run) = (JobId::new(id).expect("an id"), Name::new("r").expect("a name"));
+        Job { id, run, work: Work::Batch(Box::new(batch)) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_noted_is_published_once_and_again_only_when_it_is_lost() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = DirStore::open(folder.path().join("store")).expect("a store");
+        let queue = SqliteQueue::open(&folder.path().join("queue.sqlite")).await.expect("a queue");
+        let run = Name::new("r").expect("a name");
+        let enqueue = Enqueue { queue: &queue, store: &store, run: &run };
+        let ready = async || queue.depths().await.expect("depths").iter().map(|depth| depth.ready).sum::<u64>();
+        let (a, b) = (job("a"), job("b"));
+
+        assert!(noted(&store, &run).await.expect("read").is_empty());
+        assert!(matches!(enqueue.part(&[&a, &b]).await.expect("published"), Published::Surely));
+        assert!(matches!(enqueue.part(&[&a, &b]).await.expect("looked"), Published::BySomebodyElse));
+        assert_eq!(ready().await, 2, "once");
+        let known = noted(&store, &run).await.expect("read");
+        assert_eq!(known.keys().map(JobId::as_str).collect::<Vec<_>>(), ["a", "b"]);
+
+        let doubtful: BTreeSet<JobId> = known.into_keys().collect();
+        assert_eq!(enqueue.lost(&doubtful, false).await.expect("asked"), Some(BTreeSet::new()));
+        // One is taken and dropped, as a crash before its letter was written would leave it.
+        let mut deliveries = queue.consume(Kind::Batch, 1).await.expect("consume");
+        let taken = deliveries.next().await.expect("a job");
+        assert_eq!(enqueue.lost(&doubtful, false).await.expect("asked"), Some(BTreeSet::new()), "somebody has it");
+        taken.receipt.ack().await.expect("ack");
+        let lost = enqueue.lost(&doubtful, false).await.expect("asked").expect("a folder tells");
+        assert_eq!(lost.iter().map(JobId::as_str).collect::<Vec<_>>(), ["a"]);
+        enqueue.again(&[&a]).await.expect("published");
+        assert_eq!(ready().await, 2);
+        store.get(&layout::look(&run)).await.expect("workers look first");
+    }
+}

@@ -1,0 +1,154 @@
+//! The workers that can be heard: their heartbeats, for as long as a command listens. Says nothing to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use shared::contract::{Heartbeat, Kind};
+use shared::names::{JobId, Name};
+use shared::queue::{Event, Events, Queue, QueueError, by_name, topology};
+use tokio::time::{Instant, timeout_at};
+
+/// Every worker says something within five seconds.
+pub const ALL_HEARD: Duration = Duration::from_secs(6);
+
+/// Hears the workers.
+pub struct Workers {
+    events: Box<dyn Events>,
+    /// The last word of each that has not said that it ends.
+    pub heard: BTreeMap<String, Heartbeat>,
+}
+
+impl Workers {
+    /// Begins to listen: what was said before is not heard.
+    ///
+    /// # Errors
+    /// The queue cannot be reached or refuses.
+    pub async fn listen(queue: &dyn Queue) -> Result<Self, QueueError> {
+        Ok(Self { events: queue.watch(None).await?, heard: BTreeMap::new() })
+    }
+
+    /// The next word of a worker, unless none comes before `until`. Its last one has no slots.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn next(&mut self, until: Instant) -> Result<Option<Heartbeat>, QueueError> {
+        while let Ok(event) = timeout_at(until, self.events.next()).await {
+            if let Event::Heartbeat(heartbeat) = event? {
+                if heartbeat.slots == 0 {
+                    self.heard.remove(&heartbeat.worker);
+                } else {
+                    self.heard.insert(heartbeat.worker.clone(), (*heartbeat).clone());
+                }
+                return Ok(Some(*heartbeat));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Slots of all that were heard.
+    pub fn slots(&self) -> u64 {
+        self.heard.values().map(|heartbeat| u64::from(heartbeat.slots)).sum()
+    }
+
+    /// Listens until as many slots were heard as take jobs, and those of `jobs` (all of the run without) that were
+    /// running have stopped; no longer than it takes.
+    ///
+    /// # Errors
+    /// The queue cannot be reached.
+    pub async fn roll_call(
+        &mut self,
+        queue: &dyn Queue,
+        run: &Name,
+        job: Option<&JobId>,
+    ) -> Result<RollCall, QueueError> {
+        let depths = by_name(queue.depths().await?);
+        let consumers = Kind::ALL.iter().filter_map(|kind| depths.get(&topology::queue_of(*kind)));
+        let mut call = RollCall { slots: consumers.map(|depth| depth.consumers).sum(), ..RollCall::default() };
+        let begun = Instant::now();
+        loop {
+            let all_heard = self.slots() >= call.slots;
+            let until = match (all_heard, call.running.is_empty()) {
+                (true, true) => break,
+                // Somebody who was not heard may be cut off, and so may one who does not stop.
+                (false, true) => begun + ALL_HEARD,
+                (_, false) => begun + 2 * ALL_HEARD,
+            };
+            let Some(heartbeat) = self.next(until).await? else { break };
+            call.hear(&heartbeat, |of, id| of == run && job.is_none_or(|job| job == id));
+        }
+        call.heard = self.slots().min(call.slots);
+        Ok(call)
+    }
+}
+
+/// What the workers said of some jobs.
+#[derive(Debug, Default)]
+pub struct RollCall {
+    /// Slots that take jobs, by the queue.
+    pub slots: u64,
+    /// Those of them that were heard.
+    pub heard: u64,
+    /// Jobs that were running and are no more, and who ran them.
+    pub stopped: BTreeMap<JobId, String>,
+    /// Jobs that still ran when they were heard of last.
+    pub running: BTreeSet<(JobId, String)>,
+}
+
+impl RollCall {
+    fn hear(&mut self, heartbeat: &Heartbeat, ours: impl Fn(&Name, &JobId) -> bool) {
+        let worker = &heartbeat.worker;
+        let running: BTreeSet<(JobId, String)> = heartbeat
+            .running
+            .iter()
+            .filter(|job| ours(&job.run, &job.id))
+            .map(|job| (job.id.clone(), worker.clone()))
+            .collect();
+        let gone = self.running.iter().filter(|job| job.1 == *worker && !running.contains(job));
+        let gone: Vec<(JobId, String)> = gone.cloned().collect();
+        for job in gone {
+            self.running.remove(&job);
+            self.stopped.insert(job.0, job.1);
+        }
+        self.running.extend(running);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use shared::contract::Running;
+
+    use super::*;
+
+    fn heartbeat(worker: &str, jobs: &[(&str, &str)]) -> Heartbeat {
+        let running = jobs.iter().map(|(run, id)| Running {
+            id: JobId::new(*id).expect("an id"),
+            run: Name::new(*run).expect("a name"),
+            kind: Kind::Trial,
+            for_ms: 1,
+        });
+        Heartbeat {
+            worker: worker.into(),
+            host: "host".into(),
+            pid: 1,
+            version: "0".into(),
+            slots: 2,
+            running: running.collect(),
+            settled: 0,
+            at: Timestamp::now(),
+        }
+    }
+
+    #[test]
+    fn a_job_has_stopped_once_its_worker_no_longer_names_it() {
+        let mut call = RollCall::default();
+        let ours = |run: &Name, _: &JobId| run.as_str() == "ours";
+        call.hear(&heartbeat("a", &[("ours", "t1"), ("theirs", "t2")]), ours);
+        call.hear(&heartbeat("b", &[("ours", "t3")]), ours);
+        assert_eq!(call.running.len(), 2);
+        call.hear(&heartbeat("b", &[]), ours);
+        let stopped: Vec<&str> = call.stopped.keys().map(JobId::as_str).collect();
+        assert_eq!(stopped, ["t3"]);
+        assert_eq!(call.running.iter().map(|job| job.1.as_str()).collect::<Vec<_>>(), ["a"]);
+    }
+}
