@@ -79,7 +79,7 @@ impl Cancels {
 
     /// Returns once nobody needs the job any more: with its result, or with none where its run is cancelled.
     ///
-    /// The first look comes after [`FRESH`], so that short jobs cost none.
+    /// The first look comes after `FRESH`, so that short jobs cost none.
     pub async fn ended(&self, run: &Name, job: &JobId) -> Option<JobResult> {
         let mut heard = self.heard.subscribe();
         let mut looked = Instant::now();
