@@ -15,6 +15,8 @@ pub struct Broker {
     address: String,
     /// Holds the node's `rabbitmqctl`.
     dir: PathBuf,
+    /// Lines of its configuration, beside the usual ones.
+    more: Vec<String>,
     /// `tests/lib/broker`, where the node is a test's own.
     keeper: Option<Child>,
 }
@@ -32,15 +34,16 @@ impl Broker {
         let url = variable("GANNET_TEST_AMQP_URL")?;
         let dir = variable("GANNET_TEST_BROKER_DIR")?.into();
         let address = url.rsplit_once('/').map_or(url.as_str(), |(address, _)| address).to_owned();
-        Ok(Self { address, dir, keeper: None })
+        Ok(Self { address, dir, more: Vec::new(), keeper: None })
     }
 
-    /// Starts a node of a test's own, with its files in `folder`.
+    /// Starts a node of a test's own, with its files in `folder` and these lines in its configuration.
     ///
     /// # Errors
     /// It does not come up.
-    pub fn start(folder: &Folder) -> Result<Self> {
-        let mut broker = Self { address: String::new(), dir: folder.path().join("broker"), keeper: None };
+    pub fn start(folder: &Folder, more: &[&str]) -> Result<Self> {
+        let more = more.iter().map(|line| (*line).to_owned()).collect();
+        let mut broker = Self { address: String::new(), dir: folder.path().join("broker"), more, keeper: None };
         broker.restart()?;
         Ok(broker)
     }
@@ -54,6 +57,7 @@ impl Broker {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/lib/broker");
         let mut keeper = Command::new(program)
             .arg(&self.dir)
+            .args(&self.more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -42,8 +42,16 @@ impl Fleet {
     /// # Panics
     /// The test failed.
     pub async fn run_with_own_broker(test: &str, body: impl AsyncFnOnce(&mut Self) -> Result<()>) {
+        Self::run_with_broker(test, &[], body).await;
+    }
+
+    /// Likewise, with these lines in its broker's configuration.
+    ///
+    /// # Panics
+    /// The test failed.
+    pub async fn run_with_broker(test: &str, lines: &[&str], body: impl AsyncFnOnce(&mut Self) -> Result<()>) {
         match Broker::shared() {
-            Ok(_) => Self::with(Broker::start, body).await,
+            Ok(_) => Self::with(|folder| Broker::start(folder, lines), body).await,
             Err(reason) => skipped(test, &reason),
         }
     }

@@ -1,23 +1,25 @@
 //! An S3 server for tests: `s3s` speaks the protocol, `s3s-fs` keeps objects as files.
 //!
 //! What it adds: `s3s-fs` looks for an object and then renames, so its conditional PUT has two winners
-//! now and then. Here every PUT goes to a file beside the tree and then gets its name by `link`, which
-//! the kernel decides, or by `rename`. It also answers for missing buckets and folders as S3 does,
+//! now and then, and it writes two more small files about each. Here every PUT goes to a file beside the tree and then gets
+//! its name by `link`, which the kernel decides, or by `rename`. It also answers for missing buckets and folders as S3 does,
 //! and writes down every request, so that tests can count them. Listens on the loopback only.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use futures::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
 use s3s::dto::{
     CreateBucketInput, CreateBucketOutput, DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput,
     HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
-    PutObjectInput, PutObjectOutput,
+    PutObjectInput, PutObjectOutput, StreamingBlob,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
@@ -200,35 +202,21 @@ impl Journal {
 /// Where PUTs arrive, in `root`: no bucket's name begins with a dot.
 const INCOMING: &str = ".incoming";
 
-/// `s3s-fs` and what it lacks. A fault to inject goes before the call to `objects` or `incoming`.
+/// `s3s-fs` and what it lacks. A fault to inject goes before the call to `objects` or the body's reading.
 struct Files {
     root: PathBuf,
     objects: FileSystem,
-    incoming: FileSystem,
-    /// Names in `incoming` that nobody uses now. They are used again because `s3s-fs` keeps two small
-    /// files about each for ever.
-    names: Mutex<Names>,
+    /// Names in `INCOMING` that were used.
+    puts: AtomicU64,
     journal: Arc<Journal>,
-}
-
-#[derive(Default)]
-struct Names {
-    free: Vec<u64>,
-    next: u64,
 }
 
 impl Files {
     fn open(root: &Path, journal: Arc<Journal>) -> anyhow::Result<Self> {
         let incoming = root.join(INCOMING);
         fs::create_dir_all(&incoming).with_context(|| format!("cannot make `{}`", incoming.display()))?;
-        let open = |folder: &Path| FileSystem::new(folder).map_err(|error| anyhow::anyhow!("{error:?}"));
-        Ok(Self {
-            root: root.into(),
-            objects: open(root)?,
-            incoming: open(&incoming)?,
-            names: Mutex::default(),
-            journal,
-        })
+        let objects = FileSystem::new(root).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        Ok(Self { root: root.into(), objects, puts: AtomicU64::new(0), journal })
     }
 
     /// Where an object lies; its bucket must be there.
@@ -276,23 +264,17 @@ impl Files {
         if only_new && path.exists() {
             return Err(s3_error!(PreconditionFailed));
         }
-        let name = self.take_name();
-        request.input.bucket = "put".into();
-        request.input.key = name.to_string();
-        let answer = self.incoming.put_object(request).await?;
-        let arrived = self.root.join(INCOMING).join("put").join(name.to_string());
-        let placed = place(&arrived, &path, only_new);
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).free.push(name);
-        placed.map(|()| answer)
-    }
-
-    /// A name that no other PUT uses; one whose client hangs up keeps its own.
-    fn take_name(&self) -> u64 {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.free.pop().unwrap_or_else(|| {
-            names.next += 1;
-            names.next
-        })
+        let body = request.input.body.take().ok_or_else(|| s3_error!(IncompleteBody))?;
+        let arrived = self.root.join(INCOMING).join(self.puts.fetch_add(1, Ordering::Relaxed).to_string());
+        let placed = match receive(body, &arrived).await {
+            Ok(()) => place(&arrived, &path, only_new),
+            Err(error) => Err(s3s::S3Error::internal_error(error)),
+        };
+        if placed.is_err() {
+            // Gone already where it was placed or never made.
+            let _ = fs::remove_file(&arrived);
+        }
+        placed.map(|()| S3Response::new(PutObjectOutput::default()))
     }
 
     async fn list(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
@@ -305,6 +287,16 @@ impl Files {
         }
         self.objects.list_objects_v2(request).await
     }
+}
+
+/// Writes a body to a file, which stays in pieces where the client hangs up. To the page cache, hence without a thread
+/// for each write.
+async fn receive(mut body: StreamingBlob, arrived: &Path) -> std::io::Result<()> {
+    let mut file = fs::File::create(arrived)?;
+    while let Some(piece) = body.next().await {
+        file.write_all(&piece.map_err(std::io::Error::other)?)?;
+    }
+    Ok(())
 }
 
 /// Gives a file that has arrived whole its name, all at once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use shared::contract::{
-    Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE, Outcome, Status, TrialOutcome,
+    Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, Kind, MAX_MESSAGE, Outcome, Status, TrialOutcome,
 };
 use shared::digest::Digest;
 use shared::names::ObjectRef;
@@ -316,10 +316,12 @@ impl Hands<'_> {
             self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
             return Ok(Answer::Computed(Computed::Mistaken));
         }
-        let scratch = self.context.scratch.folder().map_err(|error| Fault::Machine(error.into()))?;
+        if self.job.kind() == Kind::Trial {
+            self.scratch = Some(self.context.scratch.folder().map_err(|error| Fault::Machine(error.into()))?);
+        }
+        let scratch = self.scratch.as_ref().map(Scratch::path);
         let (ended, mut spent) =
-            step::run(self.context, self.job, resume.as_ref(), self.warm, scratch.path(), &self.stops).await;
-        self.scratch = Some(scratch);
+            step::run(self.context, self.job, resume.as_ref(), self.warm, scratch, &self.stops).await;
         if let Some(record) = &resume {
             spent.durations = sum_durations(spent.durations, record.durations);
             spent.costs = sum_costs(spent.costs, record.costs);

@@ -109,13 +109,13 @@ impl Warm {
 /// is uploaded, until [`crate::supervisor::LATE`].
 const GRACE: Duration = Duration::from_secs(6);
 
-/// Runs one step in `scratch`, an empty folder of its own.
+/// Runs one step. A trial needs `scratch`, an empty folder of its own.
 pub async fn run(
     context: &Context,
     job: &Job,
     resume: Option<&CheckpointRecord>,
     warm: &Warm,
-    scratch: &Path,
+    scratch: Option<&Path>,
     stops: &Stops,
 ) -> (Ended, Spent) {
     let over = CancellationToken::new();
@@ -147,7 +147,7 @@ struct Step<'a> {
     stops: &'a Stops,
     /// Cancelled once nobody needs the job any more.
     over: &'a CancellationToken,
-    scratch: &'a Path,
+    scratch: Option<&'a Path>,
     spent: Spent,
     /// Keeps the files in the cache while they are used.
     pins: Vec<Cached>,
@@ -188,7 +188,7 @@ impl Step<'_> {
                 stopped_early: false,
             }))));
         }
-        let out = self.scratch.join("out.safetensors");
+        let out = self.scratch.expect("a trial has one").join("out.safetensors");
         let order = Order::Train {
             train: self.file(&split("train")?.object).await?,
             resume: match resume {
@@ -254,15 +254,15 @@ impl Step<'_> {
 
     async fn manifest<T: serde::de::DeserializeOwned>(&mut self, object: &ObjectRef) -> Early<T> {
         let path = self.file(object).await?;
-        let size = tokio::fs::metadata(&path).await.map_or(0, |metadata| metadata.len());
+        // Small, and in the page cache: not worth the way to another thread and back.
+        let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         if size > MAX_SMALL {
             return Err(invalid(format!(
                 "`{}` has {size} bytes: a manifest of at most {MAX_SMALL} is accepted",
                 object.key
             )));
         }
-        let bytes = tokio::fs::read(&path)
-            .await
+        let bytes = std::fs::read(&path)
             .map_err(|error| failed(ErrorCode::Failed, &format!("cannot read {}: {error}", path.display())))?;
         strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
     }

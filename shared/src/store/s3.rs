@@ -9,8 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Config;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
@@ -120,15 +122,14 @@ impl S3Store {
         if size > MAX_PUT {
             return Err(StoreError::TooLarge { key: key.clone(), size, limit: MAX_PUT });
         }
-        let request = self.writing(key, body).customize().config_override(patience(size));
-        request.send().await.map(drop).map_err(|error| self.asked("write", key).failed(&error))
+        let sent = send(self.writing(key, body), size).await;
+        sent.map(drop).map_err(|error| self.asked("write", key).failed(&error))
     }
 
     /// One attempt at a conditional write; `Broken::Passing` where the service asks to try again.
     async fn write_if_none(&self, key: &Key, body: Bytes) -> Result<Created, Broken> {
-        let override_ = patience(body.len() as u64);
-        let request = self.writing(key, body.into()).if_none_match("*").customize().config_override(override_);
-        match request.send().await {
+        let size = body.len() as u64;
+        match send(self.writing(key, body.into()).if_none_match("*"), size).await {
             Ok(_) => Ok(Created::New),
             Err(error) => match errors::status(&error) {
                 Some(412) => Ok(Created::Exists),
@@ -238,9 +239,16 @@ async fn again<T, F: Future<Output = Result<T, Broken>>>(attempt: impl FnMut() -
     done.map_err(|(Broken::Passing(error) | Broken::Final(error))| error)
 }
 
-/// Time limits for a request with a body of `size` bytes.
-fn patience(size: u64) -> aws_sdk_s3::config::Builder {
-    Config::builder().timeout_config(connect::time_limits(Duration::from_secs(size / SLOWEST_UPLOAD)))
+/// Sends a request whose body has `size` bytes. A large one gets the time it needs; a small one has the client's limits,
+/// since a configuration of its own costs a good part of what the request costs.
+async fn send(request: PutObjectFluentBuilder, size: u64) -> Result<PutObjectOutput, SdkError<PutObjectError>> {
+    match size / SLOWEST_UPLOAD {
+        0 => request.send().await,
+        extra => {
+            let limits = connect::time_limits(Duration::from_secs(extra));
+            request.customize().config_override(Config::builder().timeout_config(limits)).send().await
+        }
+    }
 }
 
 fn place(bucket: &str, prefix: &str, endpoint: Option<&str>) -> String {

@@ -6,12 +6,15 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use shared::digest::Digest;
 
 use super::CacheError;
 use super::index::{Index, Item};
+
+/// How long a use of a file stands for the next ones: noting each would be a write to the disk each.
+const NOTED: Duration = Duration::from_secs(1);
 
 /// The folder.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(super) struct Pin {
     file: File,
     inode: u64,
     size: u64,
+    used: Option<SystemTime>,
 }
 
 /// A file that is being downloaded; removed when this is dropped, unless it was settled.
@@ -172,7 +176,7 @@ impl Pin {
         let file = File::open(path)?;
         file.try_lock_shared().map_err(io::Error::from)?;
         let about = file.metadata()?;
-        Ok(Self { inode: about.ino(), size: about.len(), file })
+        Ok(Self { inode: about.ino(), size: about.len(), used: about.modified().ok(), file })
     }
 
     /// Tells this file from any that may stand in its place, and from itself when it has been cut.
@@ -180,9 +184,14 @@ impl Pin {
         (self.inode, self.size)
     }
 
-    /// Used now. Only the order of evictions hangs on it.
+    /// Used now. Only the order of evictions hangs on it, so a use that was just noted is not noted again.
     pub(super) fn touch(&self) {
-        if let Err(error) = self.file.set_modified(SystemTime::now()) {
+        let now = SystemTime::now();
+        let is_fresh = |used: SystemTime| now.duration_since(used).is_ok_and(|age| age < NOTED);
+        if self.used.is_some_and(is_fresh) {
+            return;
+        }
+        if let Err(error) = self.file.set_modified(now) {
             tracing::debug!(%error, "cannot note the use of a file in the cache");
         }
     }

@@ -139,11 +139,12 @@ fn classify(
 ) -> Result<Report, ComputeError> {
     let classifier = models.get(&order.model, &order.weights)?;
     let mut outcomes = Vec::new();
-    let mut told = Instant::now();
+    let mut told: Option<Instant> = None;
     for chunk in pictures {
         outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold));
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
+        let is_last = outcomes.len() == order.images.len();
+        if !is_last && told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
             let fraction = outcomes.len() as f64 / order.images.len() as f64;
             // A pipe that is broken ends this process soon.
             let _ = say(&Say::Step { fraction, epoch: None });
