@@ -20,6 +20,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
     // The library reports a fault by unwinding, with its message.
     catch_unwind(AssertUnwindSafe(|| decompress(bytes))).unwrap_or_else(|fault| {
         let said = fault.downcast_ref::<String>().map_or("its decoder gave up", String::as_str);
+        if said.contains("Insufficient memory") {
+            // No fault of the picture's: what Rust does when memory is full.
+            std::alloc::handle_alloc_error(std::alloc::Layout::for_value(bytes));
+        }
         Err(damaged(said.trim_start_matches("libjpeg fatal error: ")))
     })
 }

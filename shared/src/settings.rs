@@ -9,20 +9,24 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 15] = [
+pub const VARIABLES: [&str; 19] = [
     "GANNET_AMQP_URL",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
+    "GANNET_EXECUTOR_MIB",
     "GANNET_HOME",
     "GANNET_KINDS",
     "GANNET_LOG",
     "GANNET_LOG_FORMAT",
+    "GANNET_RECYCLE_JOBS",
+    "GANNET_RECYCLE_MIB",
     "GANNET_S3_ENDPOINT",
     "GANNET_SLICE",
     "GANNET_SLOTS",
     "GANNET_STALL",
     "GANNET_STORE",
     "GANNET_THREADS",
+    "GANNET_TIME_LIMIT",
     "GANNET_UNSANDBOXED",
     "GANNET_WORKER_NAME",
 ];

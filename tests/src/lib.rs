@@ -6,6 +6,7 @@
 
 mod amqp;
 mod broker;
+mod disk;
 mod fleet;
 mod folder;
 mod models;
@@ -18,6 +19,7 @@ mod wait;
 
 pub use amqp::{Amqp, Inbox};
 pub use broker::Broker;
+pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use folder::Folder;
 pub use models::write_model;

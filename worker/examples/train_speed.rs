@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde_json::json;
 use shared::contract::{Dataset, Trial};
-use worker::compute::{Decoded, Flow, TrainingJob, keep_pages, set_threads, simd_path, train};
+use worker::compute::{Decoded, Flow, Step, TrainingJob, keep_pages, set_threads, simd_path, train};
 
 const BATCH: usize = 64;
 /// Images before the clock starts.
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     let job = TrainingJob { trial: &trial, dataset: &dataset, train: &file, resume: None, out: &out };
     let (mut steps, mut clock) = (0, Instant::now());
     let mut seconds = 0.0;
-    train(&job, &mut Decoded::default(), &mut |_| {
+    train(&job, &mut Decoded::default(), &mut |_: &Step| {
         steps += 1;
         if steps * BATCH == WARM_UP {
             clock = Instant::now();

@@ -11,8 +11,9 @@
 //!   exclusive one. A file is pinned before it gets its name, so there is no moment to lose it in.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use shared::store::{Store, StoreError};
 mod files;
 mod index;
 
+use crate::compute::is_full;
+use crate::failpoint;
 use files::{Evicted, Files, Incoming, Pin, Stripe};
 
 /// How long to wait before looking again for a file that somebody else downloads. Looking costs some
@@ -95,7 +98,9 @@ impl CacheError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Store(error) => error.is_passing(),
-            Self::Full { .. } | Self::Disk { .. } => true,
+            // Somebody makes room.
+            Self::Full { .. } => true,
+            Self::Disk { .. } => false,
         }
     }
 }
@@ -110,7 +115,8 @@ impl Cache {
     /// # Errors
     /// The folder cannot be made or read.
     pub fn open(folder: impl Into<PathBuf>, limit: u64) -> Result<Self, CacheError> {
-        let inner = Inner { files: Files::open(folder.into())?, limit, state: Mutex::default() };
+        let inner =
+            Inner { files: Files::open(folder.into())?, limit, told: AtomicBool::new(false), state: Mutex::default() };
         inner.make_room()?;
         Ok(Self(Arc::new(inner)))
     }
@@ -122,7 +128,7 @@ impl Cache {
     pub async fn fetch(&self, store: &dyn Store, object: &ObjectRef) -> Result<Cached, CacheError> {
         let digest = object.sha256;
         // A few system calls, less than the way to another thread and back.
-        if let Some(pin) = self.0.known(digest)? {
+        if let Some(pin) = self.0.known(digest) {
             return Ok(self.cached(digest, 0, pin));
         }
         let stripe = loop {
@@ -132,8 +138,7 @@ impl Cache {
                 Look::Busy => tokio::time::sleep(PAUSE).await,
             }
         };
-        let incoming = self.0.files.incoming(digest);
-        let size = store.download(&object.key, incoming.path()).await.map_err(|error| self.0.not_stored(error))?;
+        let (incoming, size) = self.download(store, object).await?;
         let (place, key) = (store.place(), object.key.clone());
         let accept = move |inner: &Inner| match inner.accept(digest, &incoming)? {
             Ok(pin) => {
@@ -145,6 +150,34 @@ impl Cache {
             Err(found) => Err(StoreError::Altered { key, place, expected: digest, found }.into()),
         };
         Ok(self.cached(digest, size, self.blocking(accept).await?))
+    }
+
+    /// Lets go of what was not used for longest, since the disk is full: whatever else is written there comes first.
+    /// Returns whether anything went.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub async fn make_room(&self) -> Result<bool, CacheError> {
+        self.blocking(Inner::make_room_on_the_disk).await
+    }
+
+    /// Downloads the object under a name that nobody looks for. A disk that is full of what this cache holds is no full
+    /// disk: what was not used for longest goes.
+    async fn download(&self, store: &dyn Store, object: &ObjectRef) -> Result<(Incoming, u64), CacheError> {
+        loop {
+            let incoming = self.0.files.incoming(object.sha256);
+            let stored = store.download(&object.key, incoming.path()).await.map_err(|error| self.0.not_stored(error));
+            match stored {
+                Ok(size) => return Ok((incoming, size)),
+                Err(error @ CacheError::Full { .. }) => {
+                    drop(incoming);
+                    if !self.make_room().await? {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn cached(&self, digest: Digest, bytes_fetched: u64, pin: Pin) -> Cached {
@@ -176,6 +209,8 @@ enum Look {
 struct Inner {
     files: Files,
     limit: u64,
+    /// Whether it was told that an object is larger than the limit.
+    told: AtomicBool,
     /// Held for moments, never across file work.
     state: Mutex<State>,
 }
@@ -194,26 +229,29 @@ struct State {
 
 impl Inner {
     /// The object, if this process has hashed its file before.
-    fn known(&self, digest: Digest) -> Result<Option<Pin>, CacheError> {
-        let Some(identity) = self.state().sound.get(&digest).copied() else { return Ok(None) };
-        let pin = self.files.pin(digest)?.filter(|pin| pin.identity() == identity);
-        Ok(pin.inspect(Pin::touch))
+    fn known(&self, digest: Digest) -> Option<Pin> {
+        let identity = self.state().sound.get(&digest).copied()?;
+        self.files.pin(digest).filter(|pin| pin.identity() == identity).inspect(Pin::touch)
     }
 
     fn look(&self, digest: Digest) -> Result<Look, CacheError> {
-        if let Some(pin) = self.known(digest)? {
+        if let Some(pin) = self.known(digest) {
             return Ok(Look::Here(pin));
         }
         let Some(stripe) = self.files.try_stripe(digest)? else { return Ok(Look::Busy) };
         // Looked for again: it may have come between the two steps.
-        let Some(pin) = self.files.pin(digest)? else { return Ok(Look::Absent(stripe)) };
+        let Some(pin) = self.files.pin(digest) else { return Ok(Look::Absent(stripe)) };
         if self.state().sound.get(&digest) != Some(&pin.identity()) {
             // The first use by this process. Hashing costs a fraction of a download, finds rotten disks and
             // files that a power cut left in pieces, and so spares every download an fsync.
             let path = self.files.object(digest);
-            let found = pin.hash().map_err(self.files.failed("read", &path))?;
-            if found != digest {
-                tracing::warn!(file = %path.display(), %found, "a file in the cache is damaged: it is fetched again");
+            let problem = match pin.hash() {
+                Ok(found) if found == digest => None,
+                Ok(found) => Some(format!("its sha256 is {found}")),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem {
+                tracing::warn!(file = %path.display(), problem, "a file in the cache is damaged: it is fetched again");
                 return Ok(Look::Absent(stripe));
             }
             self.state().sound.insert(digest, pin.identity());
@@ -230,13 +268,23 @@ impl Inner {
             return Ok(Err(found));
         }
         pin.touch();
+        failpoint::pass("cache-places");
         self.files.settle(digest, incoming)?;
+        failpoint::pass("cache-has-placed");
         self.state().sound.insert(digest, pin.identity());
         Ok(Ok(pin))
     }
 
     /// `size` bytes have come.
     fn grown(&self, size: u64) {
+        if size > self.limit && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                size_mib = size >> 20,
+                limit_mib = self.limit >> 20,
+                "an object is larger than the whole cache: it is fetched again and again, and everything else with it; \
+                 set GANNET_CACHE_MIB (--cache-mib) to some times its size"
+            );
+        }
         let full = {
             let mut state = self.state();
             state.used += size;
@@ -251,17 +299,48 @@ impl Inner {
 
     /// Looks what lies here, and evicts until it is under the limit or all the rest is in use.
     fn make_room(&self) -> Result<(), CacheError> {
+        // What died in the middle of a download takes room, too.
+        self.files.sweep()?;
+        self.evict_down_to(self.limit).map(drop)
+    }
+
+    /// Evicts half of what is here, at least one object, and returns whether anything went.
+    fn make_room_on_the_disk(&self) -> Result<bool, CacheError> {
+        self.files.sweep()?;
+        let used = self.files.scan()?.total();
+        let went = self.evict_down_to(used / 2)?;
+        if went {
+            tracing::warn!(
+                folder = %self.files.root().display(),
+                used_mib = used >> 20,
+                limit_mib = self.limit >> 20,
+                "the disk is full before the cache is: half of it goes; set GANNET_CACHE_MIB (--cache-mib) to less"
+            );
+        }
+        Ok(went)
+    }
+
+    /// Returns whether anything went.
+    fn evict_down_to(&self, limit: u64) -> Result<bool, CacheError> {
         let mut index = self.files.scan()?;
+        let mut went = false;
         loop {
-            let victims = index.victims(self.limit);
+            let victims = index.victims(limit);
             if victims.is_empty() {
                 break;
             }
             // Each round removes or pins at least one, so it ends.
             for victim in victims {
-                match self.files.evict(victim)? {
-                    Evicted::Gone => index.remove(&victim),
-                    Evicted::InUse => index.pin(&victim),
+                match self.files.evict(victim) {
+                    Ok(Evicted::Gone) => {
+                        index.remove(&victim);
+                        went = true;
+                    }
+                    Ok(Evicted::InUse) => index.pin(&victim),
+                    Err(error) => {
+                        tracing::warn!(error = %error, "an object in the cache cannot be evicted");
+                        index.pin(&victim);
+                    }
                 }
             }
         }
@@ -269,7 +348,7 @@ impl Inner {
         state.sound.retain(|digest, _| index.contains(digest));
         state.used = index.total();
         state.since_look = 0;
-        Ok(())
+        Ok(went)
     }
 
     /// A download that failed; the disk it failed on may be ours.
@@ -290,9 +369,9 @@ impl Files {
     /// An error of the disk, told by what it means.
     fn failed(&self, what: &'static str, path: &Path) -> impl Fn(io::Error) -> CacheError {
         let (folder, path) = (self.root().to_owned(), path.to_owned());
-        move |source| match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => CacheError::Full { folder: folder.clone(), source },
-            _ => CacheError::Disk { what, path: path.clone(), source },
+        move |source| match is_full(&source) {
+            true => CacheError::Full { folder: folder.clone(), source },
+            false => CacheError::Disk { what, path: path.clone(), source },
         }
     }
 }

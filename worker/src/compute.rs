@@ -62,6 +62,26 @@ pub enum Flow {
     Pause,
 }
 
+/// Who is told how a long computation moves on, and is asked about it. A closure hears of steps alone.
+pub trait Watch {
+    /// A step is done: one of training, or a part of an evaluation.
+    fn step(&mut self, step: &Step) -> Flow;
+
+    /// Something is done that is no step, like a part of a validation.
+    fn alive(&mut self) {}
+
+    /// The disk is full where the outcome is to be written. Whether to try again: the outcome is kept meanwhile.
+    fn disk_full(&mut self, _error: &ComputeError) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&Step) -> Flow> Watch for F {
+    fn step(&mut self, step: &Step) -> Flow {
+        self(step)
+    }
+}
+
 /// How training ended.
 #[derive(Debug, Clone)]
 pub enum Ended {
@@ -86,7 +106,7 @@ pub struct Trained {
     pub stopped_early: bool,
 }
 
-/// Why something could not be computed. None of these heals by trying again on the same files.
+/// Why something could not be computed. None of these but [`ComputeError::Disk`] heals by trying again on the same files.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
     /// The job does not fit its dataset or model.
@@ -111,7 +131,7 @@ pub enum ComputeError {
     /// candle refused an operation: a defect of ours.
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
-    /// The disk failed.
+    /// The disk failed: this machine's fault, not the job's.
     #[error("cannot {what}")]
     Disk {
         /// What was tried, with the file.
@@ -122,6 +142,11 @@ pub enum ComputeError {
 }
 
 impl ComputeError {
+    /// Whether there is no room left on the disk.
+    pub fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if is_full(source))
+    }
+
     /// Which sort of failure it is.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -131,4 +156,9 @@ impl ComputeError {
             Self::Tensor(_) | Self::Disk { .. } => ErrorCode::Failed,
         }
     }
+}
+
+/// Whether the system refuses for lack of room on a disk.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }

@@ -1,4 +1,4 @@
-//! Points where a test lets a worker die, as a crash would: before and after each step of the protocol.
+//! Points where a test lets a worker die, as a crash would: before and after each step of the protocol, and in the cache.
 //!
 //! `GANNET_TEST_FAIL_AT=after-CommitResult` ends the process the first time it comes there. Nothing else reads the
 //! variable, and without it a point costs a comparison.
@@ -26,7 +26,18 @@ pub(crate) fn reach(when: When, ask: Ask) {
         When::After => "after-",
     };
     if point.strip_prefix(prefix) == Some(ask.name()) {
-        tracing::error!(point, "dies here, as a test wants it");
-        std::process::abort();
+        die(point);
     }
+}
+
+/// Likewise, at a place with a name.
+pub(crate) fn pass(place: &str) {
+    if FAIL_AT.as_deref() == Some(place) {
+        die(place);
+    }
+}
+
+fn die(point: &str) -> ! {
+    tracing::error!(point, "dies here, as a test wants it");
+    std::process::abort();
 }

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod compute;
 pub mod executor;
 mod failpoint;
+mod memory;
 pub mod protocol;
 pub mod receive;
 pub mod scratch;

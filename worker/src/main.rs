@@ -8,12 +8,13 @@ use anyhow::Context as _;
 use clap::Parser;
 use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
-use shared::settings::{Places, QueuePlace, cores};
+use shared::settings::{Places, QueuePlace};
 use shared::{arguments, queue, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use worker::settings::{CACHE_LIMIT, SLICE, STALL, WorkerSettings};
-use worker::{Patience, executor, work};
+use worker::executor::{self, ExecutorSettings};
+use worker::settings::{CACHE_LIMIT, LEAST_MEMORY, SLICE, TIME_LIMIT, WorkerSettings};
+use worker::{Patience, work};
 
 /// Takes jobs from the queue, computes them in executor processes, commits their results to the store.
 ///
@@ -48,9 +49,23 @@ struct Arguments {
     /// How long a delivery may train before the trial goes on as another one, like 5m or 20s
     #[arg(long, env = "GANNET_SLICE", default_value_t = SLICE.into())]
     slice: humantime::Duration,
-    /// Longest silence of a computing executor before it is killed, like 15m
-    #[arg(long, env = "GANNET_STALL", default_value_t = STALL.into())]
+    /// How long a batch, or the test of a network, may be computed before it is ended, like 10m
+    #[arg(long, env = "GANNET_TIME_LIMIT", default_value_t = TIME_LIMIT.into())]
+    time_limit: humantime::Duration,
+    /// Longest silence of a computing executor, and longest time for it to end when it is asked to (after --slice or
+    /// --time-limit), before it is killed, like 5m
+    #[arg(long, env = "GANNET_STALL", default_value_t = ExecutorSettings::STALL.into())]
     stall: humantime::Duration,
+    /// Memory of each executor, in MiB: one that needs more dies alone [default: nine tenths of the machine's or
+    /// container's, shared by the slots]
+    #[arg(long, env = "GANNET_EXECUTOR_MIB", value_parser = clap::value_parser!(u64).range(LEAST_MEMORY >> 20..1 << 40))]
+    executor_mib: Option<u64>,
+    /// Jobs after which an executor is replaced
+    #[arg(long, env = "GANNET_RECYCLE_JOBS", default_value_t = ExecutorSettings::RECYCLE_JOBS, value_parser = clap::value_parser!(u64).range(1..))]
+    recycle_jobs: u64,
+    /// Memory, in MiB, that an executor may hold between two jobs before it is replaced [default: half of its memory]
+    #[arg(long, env = "GANNET_RECYCLE_MIB", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    recycle_mib: Option<u64>,
     /// This worker's name, unique in the fleet [default: HOST-PID]
     #[arg(long, env = "GANNET_WORKER_NAME")]
     name: Option<String>,
@@ -157,15 +172,22 @@ async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: Canc
 
 fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSettings> {
     let cache = arguments.cache.clone().unwrap_or_else(|| places.home.join("cache"));
-    let mut settings = WorkerSettings::new(cache).context("find this program's own file")?;
-    settings.slots = arguments.slots.unwrap_or_else(cores);
+    let mut settings = WorkerSettings::new(cache, arguments.slots).context("find this program's own file")?;
     settings.kinds = arguments.kinds.clone();
     settings.kinds.dedup();
     settings.cache_limit = arguments.cache_mib << 20;
     settings.slice = at_least(arguments.slice, Duration::from_millis(10), "--slice")?;
+    settings.time_limit = at_least(arguments.time_limit, Duration::from_secs(1), "--time-limit")?;
     settings.executor.stall = at_least(arguments.stall, Duration::from_secs(1), "--stall")?;
     settings.executor.threads = arguments.threads;
     settings.executor.unsandboxed = arguments.unsandboxed;
+    if let Some(mib) = arguments.executor_mib {
+        settings.executor.memory = Some(mib << 20);
+        settings.executor.recycle_memory = Some((mib << 20) / 2);
+    }
+    settings.executor.recycle_jobs = arguments.recycle_jobs;
+    settings.executor.recycle_memory =
+        arguments.recycle_mib.map_or(settings.executor.recycle_memory, |mib| Some(mib << 20));
     settings.local_files = places.is_embedded();
     if let Some(name) = &arguments.name {
         settings.name = shared::names::Name::new(name.as_str()).context("read --name")?.to_string();
@@ -173,13 +195,16 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
     Ok(settings)
 }
 
+/// As good as for ever, and still a time that can be added to any other.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 fn at_least(duration: humantime::Duration, least: Duration, flag: &str) -> anyhow::Result<Duration> {
     anyhow::ensure!(
         *duration >= least,
         "{flag} is {duration}: at least {} is accepted",
         humantime::format_duration(least)
     );
-    Ok(*duration)
+    Ok((*duration).min(LONGEST))
 }
 
 /// The first signal drains, the second ends the process at once.

@@ -24,6 +24,8 @@ pub struct WorkerSettings {
     pub cache_limit: u64,
     /// How long one delivery may train before the trial goes on as another delivery.
     pub slice: Duration,
+    /// How long a batch or a test may be computed.
+    pub time_limit: Duration,
     /// How many attempts a job has.
     pub budgets: Budgets,
     /// Whether jobs may name files of this machine: where the queue is a file of its owner's, too.
@@ -37,31 +39,43 @@ pub struct WorkerSettings {
 pub const SLICE: Duration = Duration::from_secs(5 * 60);
 /// Default of [`WorkerSettings::cache_limit`].
 pub const CACHE_LIMIT: u64 = 20 * 1024 * 1024 * 1024;
-/// Default of [`ExecutorSettings::stall`]: one step of the largest network that is sensible on a CPU,
-/// many times over.
-pub const STALL: Duration = Duration::from_secs(15 * 60);
+/// Default of [`WorkerSettings::time_limit`]: with [`ExecutorSettings::STALL`] behind it, what the usual consumer timeout
+/// (30 min) allows.
+pub const TIME_LIMIT: Duration = Duration::from_secs(19 * 60);
+/// The least memory of an executor, in bytes: what its threads reserve, and a small network.
+pub const LEAST_MEMORY: u64 = 256 << 20;
 
 impl WorkerSettings {
-    /// Defaults, with executors made of this very program.
+    /// Defaults, with executors made of this very program; as many as there are cores unless `slots` says otherwise.
     ///
     /// # Errors
     /// The program's own file cannot be found.
-    pub fn new(cache: PathBuf) -> std::io::Result<Self> {
+    pub fn new(cache: PathBuf, slots: Option<u32>) -> std::io::Result<Self> {
         // The link outlives a replacement of the file by an upgrade, and names the program that runs.
         let link = PathBuf::from("/proc/self/exe");
         let program = if link.exists() { link } else { std::env::current_exe()? };
+        let slots = slots.unwrap_or_else(cores);
+        let executor = ExecutorSettings { memory: memory_each(slots), ..ExecutorSettings::new(program) };
         Ok(Self {
             name: format!("{}-{}", hostname(), std::process::id()),
-            slots: cores(),
+            slots,
             kinds: Kind::ALL.to_vec(),
             cache,
             cache_limit: CACHE_LIMIT,
             slice: SLICE,
+            time_limit: TIME_LIMIT,
             budgets: Budgets::default(),
             local_files: false,
-            executor: ExecutorSettings { program, threads: 1, unsandboxed: false, stall: STALL },
+            executor: ExecutorSettings { recycle_memory: executor.memory.map(|memory| memory / 2), ..executor },
         })
     }
+}
+
+/// An equal share of nine tenths of the memory, so that it is an executor that runs out of it and not the machine, where
+/// the kernel may take the worker. On a machine with too little for all its slots each has enough for a small network.
+fn memory_each(slots: u32) -> Option<u64> {
+    let share = crate::memory::available()? / 10 * 9 / u64::from(slots.max(1));
+    Some(share.max(2 * LEAST_MEMORY))
 }
 
 /// This machine's name.

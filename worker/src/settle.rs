@@ -1,6 +1,7 @@
 //! Carries a delivery through the [protocol](crate::protocol): the only place that acknowledges, and
 //! only after the result is committed and its publication confirmed.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Standing;
 use crate::commit::{self, CheckpointRecord};
+use crate::compute::is_full;
 use crate::executor::Report;
 use crate::failpoint::{self, When};
 use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
@@ -45,6 +47,9 @@ pub enum Fault {
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
 }
+
+/// How often a step is tried on a disk that fails.
+const DISK_TRIES: u32 = 3;
 
 /// The first wait before a job is tried again; it doubles with each attempt.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
@@ -269,8 +274,10 @@ impl Hands<'_> {
         loop {
             let error = match call().await {
                 Ok(value) => return Ok(value),
-                // Somebody swept our scratch folder: what was computed is gone, the delivery is not.
-                Err(StoreError::Local { what, path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+                // Somebody swept our scratch folder: what was computed is gone, the delivery is not. Or a disk has given up.
+                Err(StoreError::Local { what, path, source })
+                    if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ReadOnlyFilesystem) =>
+                {
                     let error = anyhow::Error::from(source).context(format!("{what} `{}`", path.display()));
                     return Err(Fault::Machine(error));
                 }
@@ -316,12 +323,7 @@ impl Hands<'_> {
             self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
             return Ok(Answer::Computed(Computed::Mistaken));
         }
-        if self.job.kind() == Kind::Trial {
-            self.scratch = Some(self.context.scratch.folder().map_err(|error| Fault::Machine(error.into()))?);
-        }
-        let scratch = self.scratch.as_ref().map(Scratch::path);
-        let (ended, mut spent) =
-            step::run(self.context, self.job, resume.as_ref(), self.warm, scratch, &self.stops).await;
+        let (ended, mut spent) = self.step(resume.as_ref()).await?;
         if let Some(record) = &resume {
             spent.durations = sum_durations(spent.durations, record.durations);
             spent.costs = sum_costs(spent.costs, record.costs);
@@ -351,16 +353,52 @@ impl Hands<'_> {
                 self.failure = Some(report.clone());
                 verdict(report.code)
             }
-            Ended::Refused(_) | Ended::NoExecutor(_) => {
+            Ended::Refused(_) | Ended::NoExecutor(_) | Ended::Disk(_) => {
                 return Err(match ended {
                     Ended::Refused(error) => Fault::Store(error),
                     Ended::NoExecutor(death) => Fault::Machine(death.into()),
+                    Ended::Disk(report) => Fault::Machine(anyhow::anyhow!("its disk fails: {report}")),
                     _ => unreachable!("just matched"),
                 });
             }
         };
         self.ended = Some((ended, spent));
         Ok(Answer::Computed(computed))
+    }
+
+    /// Runs the job's step. A disk that fails may have done so once, or somebody has swept our folders; one that goes on
+    /// is this machine's fault.
+    async fn step(&mut self, resume: Option<&CheckpointRecord>) -> Result<(Ended, step::Spent), Fault> {
+        let mut tries = 1..DISK_TRIES;
+        loop {
+            if self.job.kind() == Kind::Trial {
+                self.scratch = Some(self.scratch().await?);
+            }
+            let scratch = self.scratch.as_ref().map(Scratch::path);
+            let ran = step::run(self.context, self.job, resume, self.warm, scratch, &self.stops).await;
+            match &ran {
+                (Ended::Disk(report), _) if tries.next().is_some() => {
+                    tracing::warn!(job.id = %self.job.id, error = %report, "the disk fails: tries again");
+                }
+                _ => return Ok(ran),
+            }
+        }
+    }
+
+    /// A new folder for what is computed. A full disk is waited for.
+    async fn scratch(&self) -> Result<Scratch, Fault> {
+        loop {
+            let error = match self.context.scratch.folder() {
+                Ok(scratch) => return Ok(scratch),
+                Err(error) if is_full(&error) => error,
+                Err(error) => return Err(Fault::Machine(error.into())),
+            };
+            tokio::select! {
+                () = self.context.patience.wait(&error) => {}
+                () = self.stops.lost.cancelled() => return Err(Fault::Lost),
+                () = self.stops.drain.cancelled() => return Err(Fault::Stopped),
+            }
+        }
     }
 
     /// What somebody else made of this slice, or of the whole job.
@@ -526,7 +564,7 @@ fn verdict(code: ErrorCode) -> Computed {
     match code {
         ErrorCode::Diverged => Computed::Hopeless,
         ErrorCode::InvalidJob | ErrorCode::MissingObject | ErrorCode::AlteredObject => Computed::Mistaken,
-        ErrorCode::Crashed => Computed::Crash,
+        ErrorCode::Crashed | ErrorCode::OutOfMemory | ErrorCode::TimeLimit => Computed::Crash,
         ErrorCode::Preempted | ErrorCode::Failed => Computed::Error,
     }
 }

@@ -11,7 +11,7 @@ use shared::contract::{
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError};
 use shared::strict;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,8 @@ pub enum Ended {
     Lost,
     /// It failed.
     Failed(ErrorReport),
+    /// This machine's disk failed, which is no fault of the job's.
+    Disk(ErrorReport),
     /// The store refuses this worker, whatever the job: no job can be done here.
     Refused(StoreError),
     /// No executor starts on this machine: likewise.
@@ -95,13 +97,22 @@ impl Default for Warm {
 }
 
 impl Warm {
-    /// The executor, another one if it has died.
-    async fn executor(&self, settings: &ExecutorSettings) -> Result<Arc<Executor>, Death> {
+    /// The executor, another one if it has died. `None` where it is worn, unless the caller has it alone: then another
+    /// takes its place.
+    async fn executor(&self, settings: &ExecutorSettings, alone: bool) -> Result<Option<Arc<Executor>>, Death> {
         let mut held = self.executor.lock().await;
-        match held.as_ref().filter(|executor| executor.is_alive()) {
-            Some(executor) => Ok(Arc::clone(executor)),
-            None => Ok(Arc::clone(held.insert(Arc::new(Executor::start(settings).await?)))),
+        if let Some(executor) = held.as_ref().filter(|executor| executor.is_alive()) {
+            if !executor.is_worn(settings) {
+                return Ok(Some(Arc::clone(executor)));
+            }
+            if !alone {
+                return Ok(None);
+            }
+            tracing::debug!(executor.id = executor.id(), "an executor is worn: another takes its place");
         }
+        // The old one goes first: there is memory for one.
+        *held = None;
+        Ok(Some(Arc::clone(held.insert(Arc::new(Executor::start(settings).await?)))))
     }
 }
 
@@ -262,8 +273,7 @@ impl Step<'_> {
                 object.key
             )));
         }
-        let bytes = std::fs::read(&path)
-            .map_err(|error| failed(ErrorCode::Failed, &format!("cannot read {}: {error}", path.display())))?;
+        let bytes = std::fs::read(&path).map_err(|error| disk(format!("cannot read {}: {error}", path.display())))?;
         strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
     }
 
@@ -287,6 +297,7 @@ impl Step<'_> {
         };
         let cached = fetched.map_err(|error| match error {
             CacheError::Store(error @ StoreError::Refused { .. }) => Ended::Refused(error),
+            CacheError::Disk { .. } => Ended::Disk(ErrorReport::of(error.code(), &error)),
             error => Ended::Failed(ErrorReport::of(error.code(), &error)),
         })?;
         if cached.bytes_fetched > 0 {
@@ -306,8 +317,27 @@ impl Step<'_> {
         self.spent.costs.cpu_ms += cpu_ms;
         match report {
             Report::Failed(report) => Err(Ended::Failed(report)),
+            Report::Disk(report) => Err(Ended::Disk(report)),
+            Report::Ended(done) => Err(self.out_of_time(done)),
             report => Ok(report),
         }
+    }
+
+    /// How long the order may be computed before it is asked to end.
+    fn limit(&self, order: &Order) -> Duration {
+        let settings = &self.context.settings;
+        if matches!(order, Order::Train { .. }) { settings.slice } else { settings.time_limit }
+    }
+
+    fn out_of_time(&self, done: f64) -> Ended {
+        let limit = humantime::format_duration(self.context.settings.time_limit);
+        failed(
+            ErrorCode::TimeLimit,
+            &format!(
+                "time limit: {:.1} % were done after {limit}; make it smaller, or give workers a longer --time-limit",
+                done * 100.0
+            ),
+        )
     }
 
     /// Has the order carried out. When the executor dies while it has two, whose fault it was is not known: then this
@@ -321,27 +351,43 @@ impl Step<'_> {
         ran.map_err(|death| crashed(&death))
     }
 
+    /// So many of an executor's places, and the executor.
+    async fn executor<'w>(&self, warm: &'w Warm, mut places: u32) -> Early<(SemaphorePermit<'w>, Arc<Executor>)> {
+        loop {
+            let place = tokio::select! {
+                place = warm.room.acquire_many(places) => place.expect("never closed"),
+                () = self.stops.lost.cancelled() => return Err(Ended::Lost),
+                () = self.over.cancelled() => return Err(Ended::Cancelled),
+                () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+            };
+            let found = warm.executor(&self.context.settings.executor, places == ROOM).await;
+            if let Some(executor) = found.map_err(Ended::NoExecutor)? {
+                return Ok((place, executor));
+            }
+            // Worn: it goes once nobody else has an order there.
+            places = ROOM;
+        }
+    }
+
     /// Has the order carried out while it takes up so many of the executor's places. The inner error is the
     /// executor's death.
     async fn have_done(&mut self, order: &Order, warm: &Warm, places: u32) -> Early<Result<(u64, Report), Death>> {
-        let place = tokio::select! {
-            place = warm.room.acquire_many(places) => place.expect("never closed"),
-            () = self.stops.lost.cancelled() => return Err(Ended::Lost),
-            () = self.over.cancelled() => return Err(Ended::Cancelled),
-            () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
-        };
-        let executor = warm.executor(&self.context.settings.executor).await.map_err(Ended::NoExecutor)?;
+        let (place, executor) = self.executor(warm, places).await?;
         let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let mut each = |said: Say| {
-            if let Say::Step { fraction, epoch } = said {
-                self.context.tell(self.job, fraction, epoch);
+        let (mut told, full) = (false, Notify::new());
+        let mut each = |said: Say| match said {
+            Say::Step { fraction, epoch } => self.context.tell(self.job, fraction, epoch),
+            Say::DiskFull(error) => {
+                full.notify_one();
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(job.id = %self.job.id, %error, "the disk is full: what was computed waits until there is room");
+                }
             }
+            Say::Ready | Say::Report { .. } => {}
         };
         let ran = {
-            let run = executor.run(order, &mut each, &pause, &give_up);
+            let run = executor.run(order, self.limit(order), &mut each, &pause, &give_up);
             tokio::pin!(run);
-            let slice_over = sleep(self.context.settings.slice);
-            tokio::pin!(slice_over);
             let grace = async {
                 self.stops.drain.cancelled().await;
                 sleep(GRACE).await;
@@ -350,7 +396,10 @@ impl Step<'_> {
             loop {
                 tokio::select! {
                     ran = &mut run => break ran,
-                    () = &mut slice_over, if !pause.is_cancelled() => pause.cancel(),
+                    // The cache may be what fills it.
+                    () = full.notified() => if let Err(error) = self.context.cache.make_room().await {
+                        tracing::warn!(%error, "cannot make room in the cache");
+                    },
                     () = self.stops.drain.cancelled(), if !pause.is_cancelled() => pause.cancel(),
                     () = &mut grace, if !give_up.is_cancelled() => give_up.cancel(),
                     () = self.stops.lost.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
@@ -376,6 +425,10 @@ fn failed(code: ErrorCode, message: &str) -> Ended {
     Ended::Failed(ErrorReport::new(code, message))
 }
 
+fn disk(message: impl AsRef<str>) -> Ended {
+    Ended::Disk(ErrorReport::new(ErrorCode::Failed, message.as_ref()))
+}
+
 fn invalid(message: impl AsRef<str>) -> Ended {
     failed(ErrorCode::InvalidJob, message.as_ref())
 }
@@ -385,5 +438,5 @@ fn nonsense() -> Ended {
 }
 
 fn crashed(death: &Death) -> Ended {
-    Ended::Failed(ErrorReport::of(ErrorCode::Crashed, death))
+    Ended::Failed(ErrorReport::of(death.code(), death))
 }

@@ -71,8 +71,8 @@ pub(super) struct Which {
     /// Only of this kind: `trial` or `batch`
     #[arg(long, value_parser = super::kind)]
     kind: Option<Kind>,
-    /// Only for this reason: `unreadable`, `failed`, `crashed`, `preempted`, `invalid_job`, `missing_object`,
-    /// `altered_object`, `broker`
+    /// Only for this reason: `unreadable`, `failed`, `crashed`, `out_of_memory`, `time_limit`, `preempted`, `invalid_job`,
+    /// `missing_object`, `altered_object`, `broker`
     #[arg(long)]
     reason: Option<String>,
     /// Only those that are dead for longer, like 2h or 7d

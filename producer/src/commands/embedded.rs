@@ -83,8 +83,8 @@ impl Workers {
     /// This program's own file cannot be found.
     fn start(session: &Session, embedded: &Embedded, run: Option<&Name>) -> anyhow::Result<Self> {
         let cache = session.places.home.join("cache");
-        let mut settings = worker::WorkerSettings::new(cache).context("find this program's own file")?;
-        settings.slots = embedded.slots();
+        let slots = Some(embedded.slots());
+        let mut settings = worker::WorkerSettings::new(cache, slots).context("find this program's own file")?;
         settings.local_files = true;
         settings.executor.unsandboxed = embedded.unsandboxed;
         let queue = run.and_then(|run| session.queue.of_run(run)).unwrap_or_else(|| Arc::clone(&session.queue));

@@ -128,6 +128,10 @@ pub enum ErrorCode {
     Diverged,
     /// The executor died.
     Crashed,
+    /// It died since its memory, or the machine's, was full.
+    OutOfMemory,
+    /// It took too long, and was ended.
+    TimeLimit,
     /// Too many workers were lost with this job in hand.
     Preempted,
     /// Anything else.
@@ -143,6 +147,8 @@ impl ErrorCode {
             Self::AlteredObject => "altered_object",
             Self::Diverged => "diverged",
             Self::Crashed => "crashed",
+            Self::OutOfMemory => "out_of_memory",
+            Self::TimeLimit => "time_limit",
             Self::Preempted => "preempted",
             Self::Failed => "failed",
         }

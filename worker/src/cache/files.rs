@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,7 @@ use shared::digest::Digest;
 
 use super::CacheError;
 use super::index::{Index, Item};
+use crate::failpoint;
 
 /// How long a use of a file stands for the next ones: noting each would be a write to the disk each.
 const NOTED: Duration = Duration::from_secs(1);
@@ -78,14 +79,17 @@ impl Files {
         Incoming(self.root.join("incoming").join(format!("{digest}.{}", uuid::Uuid::new_v4())))
     }
 
-    /// The object's file, if it is here and nobody is evicting it.
-    pub(super) fn pin(&self, digest: Digest) -> Result<Option<Pin>, CacheError> {
+    /// The object's file, if it is here and nobody is evicting it. What cannot be opened is no file of ours.
+    pub(super) fn pin(&self, digest: Digest) -> Option<Pin> {
         let path = self.object(digest);
         match Pin::of(&path) {
             // Without a name it has been evicted or replaced since it was opened.
-            Ok(pin) => Ok(pin.has_name().map_err(self.failed("look at", &path))?.then_some(pin)),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock) => Ok(None),
-            Err(error) => Err(self.failed("open", &path)(error)),
+            Ok(pin) => pin.has_name().then_some(pin),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock) => None,
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "a file in the cache cannot be used: it is fetched again");
+                None
+            }
         }
     }
 
@@ -101,12 +105,20 @@ impl Files {
         }
     }
 
-    /// Gives a download its name, in place of a damaged file if there is one.
+    /// Gives a download its name, in place of a damaged file if there is one, or of whatever else is in its way.
     pub(super) fn settle(&self, digest: Digest, incoming: &Incoming) -> Result<(), CacheError> {
         let path = self.object(digest);
-        let failed = self.failed("place", &path);
-        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(&failed)?;
-        fs::rename(incoming.path(), &path).map_err(&failed)
+        let folder = path.parent().unwrap_or(&self.root);
+        let place = || {
+            fs::create_dir_all(folder)?;
+            fs::rename(incoming.path(), &path)
+        };
+        let in_the_way = |error: io::Error| match error.kind() {
+            ErrorKind::IsADirectory => remove(&path),
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => fs::remove_file(folder),
+            _ => Err(error),
+        };
+        place().or_else(|error| in_the_way(error).and_then(|()| place())).map_err(self.failed("place", &path))
     }
 
     /// Removes an object that nobody uses.
@@ -115,13 +127,21 @@ impl Files {
         let failed = self.failed("evict", &path);
         // Whoever has the stripe may be about to put a new file in this one's place.
         let Some(_stripe) = self.try_stripe(digest)? else { return Ok(Evicted::InUse) };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Evicted::Gone),
-            Err(error) => return Err(failed(error)),
+        let file = match open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return Err(failed(error));
+            }
+            // What cannot be opened nobody uses.
+            Err(_) => None,
         };
-        match file.try_lock() {
-            Ok(()) => fs::remove_file(&path).map(|()| Evicted::Gone).map_err(failed),
+        match file.as_ref().map_or(Ok(()), File::try_lock) {
+            Ok(()) => {
+                failpoint::pass("cache-evicts");
+                remove(&path).map_err(failed)?;
+                failpoint::pass("cache-has-evicted");
+                Ok(Evicted::Gone)
+            }
             Err(TryLockError::WouldBlock) => Ok(Evicted::InUse),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -144,18 +164,13 @@ impl Files {
     }
 
     /// Removes downloads whose process died: nobody has their stripe.
-    fn sweep(&self) -> Result<(), CacheError> {
+    pub(super) fn sweep(&self) -> Result<(), CacheError> {
         for entry in self.entries(&self.root.join("incoming"))? {
             let name = entry.file_name();
             let digest = name.to_str().and_then(|name| name.split('.').next()).and_then(|text| text.parse().ok());
             let Some(digest) = digest else { continue };
             if let Some(_stripe) = self.try_stripe(digest)? {
-                match fs::remove_file(entry.path()) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => {
-                        return Err(self.failed("remove", &entry.path())(error));
-                    }
-                    _ => {}
-                }
+                remove(&entry.path()).map_err(self.failed("remove", &entry.path()))?;
             }
         }
         Ok(())
@@ -173,9 +188,12 @@ impl Files {
 impl Pin {
     /// Opens and pins a file; `WouldBlock` where it is being evicted.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = open(path)?;
         file.try_lock_shared().map_err(io::Error::from)?;
         let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
         Ok(Self { inode: about.ino(), size: about.len(), used: about.modified().ok(), file })
     }
 
@@ -204,8 +222,8 @@ impl Pin {
         Ok(hasher.finish())
     }
 
-    fn has_name(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() > 0)
+    fn has_name(&self) -> bool {
+        self.file.metadata().is_ok_and(|about| about.nlink() > 0)
     }
 }
 
@@ -219,5 +237,23 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         // Gone already where it was settled; the next start sweeps what stays.
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Opens a file to read; of anything else that lies there it waits for nothing.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Removes whatever lies there, if anything does.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

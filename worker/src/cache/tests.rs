@@ -2,6 +2,7 @@
 //! the same file locks as two processes: each opens files of its own.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
@@ -266,4 +267,73 @@ fn a_full_disk_is_told_as_one() {
     let error = cache.0.not_stored(StoreError::Local { what: "write", path: "x".into(), source });
     assert!(error.to_string().contains("is full"), "{error}");
     assert!(error.is_passing());
+}
+
+#[tokio::test]
+async fn whatever_lies_in_the_place_of_an_object_in_the_cache_is_replaced() {
+    use std::os::unix::fs::symlink;
+    let host = Host::new();
+    let object = host.object("data", 1_000).await;
+    let path = host.cache(LARGE).0.files.object(object.sha256);
+    let folder = path.parent().expect("a folder above").to_owned();
+    let put: [(&str, &dyn Fn()); 6] = [
+        ("a folder", &|| fs::create_dir_all(path.join("full/of")).expect("made")),
+        ("a link to nowhere", &|| symlink("nowhere", &path).expect("made")),
+        ("a link to itself", &|| symlink(&path, &path).expect("made")),
+        ("a link to a device", &|| symlink("/dev/zero", &path).expect("made")),
+        ("a pipe", &|| {
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.expect("mkfifo is there").success());
+        }),
+        ("a file in place of its folder", &|| {
+            fs::remove_dir_all(&folder).expect("removed");
+            fs::write(&folder, "no folder").expect("written");
+        }),
+    ];
+    for (nth, (what, put)) in put.iter().enumerate() {
+        fs::create_dir_all(&folder).expect("made");
+        let _ = fs::remove_file(&path);
+        put();
+        let cached = host.cache(LARGE).fetch(&*host.store, &object).await.expect(what);
+        assert_eq!((cached.bytes_fetched, host.downloads()), (1_000, nth + 1), "{what}");
+        assert_eq!(Digest::of(&fs::read(&cached.path).expect("read")), object.sha256, "{what}");
+    }
+    assert_eq!((host.count("objects"), host.count("incoming")), (1, 0));
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_evicted_from_the_cache_too() {
+    let host = Host::new();
+    let cache = host.cache(1_000);
+    let strange = cache.0.files.object(Digest::of(b"strange"));
+    fs::create_dir_all(strange.join("full")).expect("made");
+    let object = host.object("data", 900).await;
+    drop(cache.fetch(&*host.store, &object).await.expect("fetched"));
+    assert!(!strange.exists());
+}
+
+#[tokio::test]
+async fn a_model_larger_than_the_cache_works_and_is_told_once() {
+    let host = Host::new();
+    let cache = host.cache(1_000);
+    let (large, small) = (host.object("large", 5_000).await, host.object("small", 10).await);
+    drop(cache.fetch(&*host.store, &small).await.expect("fetched"));
+    assert!(!cache.0.told.load(Ordering::Relaxed));
+    drop(cache.fetch(&*host.store, &large).await.expect("fetched"));
+    assert!(cache.0.told.load(Ordering::Relaxed));
+    // Nobody used it when the small one came: gone, and fetched again.
+    drop(cache.fetch(&*host.store, &small).await.expect("fetched"));
+    let again = cache.fetch(&*host.store, &large).await.expect("fetched");
+    assert_eq!(Digest::of(&fs::read(&again.path).expect("read")), large.sha256);
+}
+
+#[tokio::test]
+async fn leftovers_in_the_cache_go_also_while_its_worker_lives_on() {
+    let host = Host::new();
+    let cache = host.cache(1_000);
+    let left = host.folder.path().join("cache/incoming").join(format!("{}.left", Digest::of(b"dead")));
+    fs::write(&left, "half").expect("written");
+    let object = host.object("data", 900).await;
+    drop(cache.fetch(&*host.store, &object).await.expect("fetched"));
+    assert!(!left.exists());
 }

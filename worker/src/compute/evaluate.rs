@@ -8,10 +8,10 @@ use shared::contract::{Dataset, Metrics, Trial};
 
 use super::network::{Mode, Net};
 use super::rows::{Decoded, Rows, numbers};
-use super::{ComputeError, ops, trainer, weights};
+use super::{ComputeError, Flow, Step, Watch, ops, trainer, weights};
 
 /// Measures the parameters in `checkpoint`, what a finished trial left, on every row of `split_file`:
-/// the file of one of the dataset's splits, usually the test split.
+/// the file of one of the dataset's splits, usually the test split. `None` where `watch` broke it off.
 ///
 /// # Errors
 /// The network does not fit the dataset, or a file is not what it should be.
@@ -20,7 +20,8 @@ pub fn evaluate(
     dataset: &Dataset,
     split_file: &Path,
     checkpoint: &Path,
-) -> Result<Metrics, ComputeError> {
+    watch: &mut dyn Watch,
+) -> Result<Option<Metrics>, ComputeError> {
     let accepted: Vec<u32> = dataset.splits.values().map(|split| split.rows).collect();
     // Every row is used once: nothing is kept.
     let mut decoded = Decoded::with_room(0);
@@ -33,9 +34,12 @@ pub fn evaluate(
     let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let net = Net::new(&trial.network, rows.shape(), &builder)?;
     let chosen = numbers(rows.len());
-    let metrics = measure(&net, &mut rows, &chosen, trial.training.batch_size)?;
+    let mut each = |fraction| watch.step(&Step { fraction, epoch: None });
+    let Some(metrics) = measure(&net, &mut rows, &chosen, trial.training.batch_size, &mut each)? else {
+        return Ok(None);
+    };
     if metrics.loss.is_finite() {
-        return Ok(metrics);
+        return Ok(Some(metrics));
     }
     Err(ComputeError::BadFile {
         what: format!("the parameters ({})", checkpoint.display()),
@@ -43,21 +47,27 @@ pub fn evaluate(
     })
 }
 
-/// Mean loss and error of `net` on `chosen` rows, `batch_size` at a time.
+/// Mean loss and error of `net` on `chosen` rows, `batch_size` at a time. `each` is told after each of these which share
+/// is done, from 0 to 1, and may break off: then there is no answer.
 pub(super) fn measure(
     net: &Net,
     rows: &mut Rows<'_>,
     chosen: &[u32],
     batch_size: u32,
-) -> Result<Metrics, ComputeError> {
-    let (mut loss, mut wrong) = (0.0, 0);
+    each: &mut dyn FnMut(f64) -> Flow,
+) -> Result<Option<Metrics>, ComputeError> {
+    let (mut loss, mut wrong, mut done) = (0.0, 0, 0);
+    let (total, count) = (chosen.len(), chosen.len() as f64);
     for chosen in chosen.chunks(batch_size.max(1) as usize) {
         let batch = rows.batch(chosen)?;
         let logits = net.forward(&batch.inputs, Mode::Infer)?;
         let (batch_loss, batch_wrong) = ops::measure(&logits, &batch.labels)?;
         loss += batch_loss;
         wrong += batch_wrong;
+        done += chosen.len();
+        if each(done as f64 / count) == Flow::Pause && done < total {
+            return Ok(None);
+        }
     }
-    let count = chosen.len() as f64;
-    Ok(Metrics { loss: loss / count, error: wrong as f64 / count, rows: chosen.len() as u64 })
+    Ok(Some(Metrics { loss: loss / count, error: wrong as f64 / count, rows: total as u64 }))
 }

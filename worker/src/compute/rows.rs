@@ -122,7 +122,7 @@ impl<'a> Rows<'a> {
             }
             (elements, _) => {
                 // What was decoded for another trial is in this one's way.
-                *decoded = Decoded::default();
+                decoded.clear();
                 if elements == ElementType::U8 { Form::Bytes } else { Form::Floats }
             }
         };

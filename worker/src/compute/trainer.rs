@@ -13,9 +13,9 @@ use super::parameters::Parameters;
 use super::rows::{Decoded, Division, Rows};
 use super::schedule::learning_rate;
 use super::weights::{bad_file, write};
-use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, ops};
+use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, Watch, ops};
 
-/// Trains until the trial's end, or until `each`, which is called after every step, says to pause.
+/// Trains until the trial's end, or until `watch`, which is told of every step, says to pause.
 ///
 /// Then `job.out` holds the parameters of the best epoch by the trial's objective (of equal ones the
 /// earlier), under the names of [`shared::contract::Network::parameters`], in fp32; or a checkpoint
@@ -24,22 +24,22 @@ use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, ops};
 ///
 /// # Errors
 /// The job does not fit its dataset, a file is not what it should be, or the loss is not finite.
-pub fn train(
-    job: &TrainingJob<'_>,
-    decoded: &mut Decoded,
-    each: &mut dyn FnMut(&Step) -> Flow,
-) -> Result<Ended, ComputeError> {
+pub fn train(job: &TrainingJob<'_>, decoded: &mut Decoded, watch: &mut dyn Watch) -> Result<Ended, ComputeError> {
     let mut trainer = Trainer::new(job, decoded)?;
     if let Some(path) = job.resume {
         trainer.resume(path)?;
     }
-    let flow = if trainer.is_done() { Flow::Go } else { trainer.run(each)? };
-    match flow {
-        Flow::Pause => {
-            trainer.pause(job.out)?;
-            Ok(Ended::Paused)
+    let flow = if trainer.is_done() { Flow::Go } else { trainer.run(watch)? };
+    loop {
+        let written = match flow {
+            Flow::Pause => trainer.pause(job.out),
+            Flow::Go => trainer.finish(job.out),
+        };
+        match written {
+            // What was trained is kept until there is room for it.
+            Err(error) if error.is_full_disk() && watch.disk_full(&error) => {}
+            written => return written,
         }
-        Flow::Go => trainer.finish(job.out),
     }
 }
 
@@ -113,7 +113,7 @@ impl<'a> Trainer<'a> {
         epochs / f64::from(self.trial.training.epochs)
     }
 
-    fn run(&mut self, each: &mut dyn FnMut(&Step) -> Flow) -> Result<Flow, ComputeError> {
+    fn run(&mut self, watch: &mut dyn Watch) -> Result<Flow, ComputeError> {
         loop {
             let order = self.division.order(self.trial.seed, self.position.epoch);
             let began = Instant::now();
@@ -122,9 +122,9 @@ impl<'a> Trainer<'a> {
                 let rate = self.step(&order)?;
                 let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.position.spent_ms = spent.saturating_add(elapsed);
-                let epoch =
-                    (self.position.batch == self.batches()).then(|| self.end_epoch(rate, began, spent)).transpose()?;
-                let flow = each(&Step { fraction: self.fraction(), epoch });
+                let ended = self.position.batch == self.batches();
+                let epoch = ended.then(|| self.end_epoch(rate, began, spent, watch)).transpose()?;
+                let flow = watch.step(&Step { fraction: self.fraction(), epoch });
                 if self.is_done() {
                     return Ok(Flow::Go);
                 }
@@ -164,9 +164,20 @@ impl<'a> Trainer<'a> {
     }
 
     /// Measures the epoch that has ended, keeps its parameters if it is the best, and moves to the next.
-    fn end_epoch(&mut self, learning_rate: f64, began: Instant, spent: u64) -> Result<EpochMetrics, ComputeError> {
+    fn end_epoch(
+        &mut self,
+        learning_rate: f64,
+        began: Instant,
+        spent: u64,
+        watch: &mut dyn Watch,
+    ) -> Result<EpochMetrics, ComputeError> {
         let training = &self.trial.training;
-        let validation = measure(&self.net, &mut self.rows, &self.division.validation, training.batch_size)?;
+        let mut each = |_| {
+            watch.alive();
+            Flow::Go
+        };
+        let validation = measure(&self.net, &mut self.rows, &self.division.validation, training.batch_size, &mut each)?;
+        let validation = validation.expect("nobody breaks it off");
         self.must_be_finite(validation.loss)?;
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let metrics = EpochMetrics {
@@ -204,17 +215,19 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn pause(self, out: &std::path::Path) -> Result<(), ComputeError> {
+    fn pause(&self, out: &std::path::Path) -> Result<Ended, ComputeError> {
         let optimizer = self.rule.state().map(|(name, sum)| (name, sum.clone())).collect();
-        checkpoint::save(out, self.trial, &self.position, [self.parameters.copies()?, self.best, optimizer])
+        let parts = [self.parameters.copies()?, self.best.clone(), optimizer];
+        checkpoint::save(out, self.trial, &self.position, parts)?;
+        Ok(Ended::Paused)
     }
 
-    fn finish(self, out: &std::path::Path) -> Result<Ended, ComputeError> {
+    fn finish(&self, out: &std::path::Path) -> Result<Ended, ComputeError> {
         let stopped_early = self.stopped_early() && self.position.epoch < self.trial.training.epochs;
         let best = self.position.best.ok_or_else(|| ComputeError::InvalidJob("it has no epochs".into()))?;
         write(out, &self.best, None)?;
         Ok(Ended::Finished(Trained {
-            epochs: self.position.epochs,
+            epochs: self.position.epochs.clone(),
             best_epoch: best.epoch,
             validation: best.validation,
             parameter_count: self.parameters.trained().map(|(_, var)| var.elem_count() as u64).sum(),

@@ -3,20 +3,22 @@
 
 use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use shared::contract::ErrorReport;
+use shared::contract::{ErrorCode, ErrorReport};
 
 use super::ahead::{Picture, Work, read_ahead};
 use super::models::Models;
 use super::wire::{Classify, Order, Report, Say};
-use super::{ARGUMENT, sandbox};
-use crate::compute::{self, ComputeError, Decoded, Ended, Flow, Step, TrainingJob};
+use super::{ARGUMENT, limits, sandbox};
+use crate::compute::{self, ComputeError, Decoded, Ended, Flow, Step, TrainingJob, Watch};
 
 /// Steps are told at most this often: a pipe is cheap, but not free.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Between two tries to write to a disk that is full.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Becomes an executor, and never returns, if this process was started as one. To be called first in
 /// `main`, before any thread or connection.
@@ -34,30 +36,33 @@ pub fn run_if_asked() {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     compute::keep_pages();
     ignore_stop_signals();
+    limits::enter()?;
     // Read before any thread starts, so that the filter holds for all of them.
     if std::env::var_os("GANNET_UNSANDBOXED").is_none() {
         sandbox::enter()?;
     }
     let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     compute::set_threads(threads);
-    let pause = Arc::new(AtomicBool::new(false));
+    let to_end = Arc::new(AtomicU64::new(0));
     let (sender, orders) = mpsc::channel();
-    let reader_pause = Arc::clone(&pause);
-    std::thread::spawn(move || read_orders(&sender, &reader_pause));
+    let reader_to_end = Arc::clone(&to_end);
+    std::thread::spawn(move || read_orders(&sender, &reader_to_end));
     let (sender, work) = mpsc::sync_channel(1);
     std::thread::spawn(move || read_ahead(orders, &sender));
     say(&Say::Ready)?;
-    let mut held = Held::default();
+    let mut held = Held::within(limits::given());
     let mut before = cpu_time();
-    for work in work {
-        let report = carry_out(work, &pause, &mut held)
-            .unwrap_or_else(|error| Report::Failed(ErrorReport::of(error.code(), &error)));
-        pause.store(false, Ordering::Relaxed);
+    for (number, work) in (1..).zip(work) {
+        let mut teller = Teller::new(number, &to_end);
+        let report = carry_out(work, &mut teller, &mut held).unwrap_or_else(|error| {
+            let report = ErrorReport::of(error.code(), &error);
+            if matches!(error, ComputeError::Disk { .. }) { Report::Disk(report) } else { Report::Failed(report) }
+        });
         // From report to report, so that pictures that were read ahead are counted, and counted once.
         let now = cpu_time();
         let cpu_ms = now.saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
         before = now;
-        say(&Say::Report { cpu_ms, report })?;
+        say(&Say::Report { cpu_ms, memory: limits::held(), report })?;
     }
     // The reading thread ends the process when its orders end; before that, the one between them died.
     Err("the thread that reads pictures ahead has died".into())
@@ -76,14 +81,12 @@ fn ignore_stop_signals() {
 
 /// Feeds orders to the computing thread. The supervisor's end of the pipe closes when it dies: then
 /// nobody wants the result, and the process ends in the middle of whatever it does.
-fn read_orders(orders: &mpsc::Sender<Order>, pause: &AtomicBool) {
+fn read_orders(orders: &mpsc::Sender<Order>, to_end: &AtomicU64) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
-            Ok(Order::Pause) => pause.store(true, Ordering::Relaxed),
+            Ok(Order::End(number)) => to_end.store(number, Ordering::Relaxed),
             Ok(order) => {
-                // A pause that came too late for the last order is not meant for this one.
-                pause.store(false, Ordering::Relaxed);
                 if orders.send(order).is_err() {
                     break;
                 }
@@ -107,28 +110,37 @@ fn say(said: &Say) -> std::io::Result<()> {
 
 /// What orders leave for the next: models, so that a run of batches loads each once, or decoded pictures, so that
 /// the trials of a study decode them once. Never both: either may fill what memory there is.
-#[derive(Default)]
 struct Held {
     models: Models,
     decoded: Decoded,
 }
 
-fn carry_out(work: Work, pause: &AtomicBool, held: &mut Held) -> Result<Report, ComputeError> {
+impl Held {
+    /// With a memory of so many bytes: a quarter of it at most, the rest is to compute with.
+    fn within(memory: Option<u64>) -> Self {
+        let quarter = memory.map_or(u64::MAX, |memory| memory / 4);
+        let room = usize::try_from(quarter).unwrap_or(usize::MAX).min(Decoded::ROOM);
+        Self { models: Models::with_room(quarter.min(Models::ROOM)), decoded: Decoded::with_room(room) }
+    }
+}
+
+fn carry_out(work: Work, teller: &mut Teller<'_>, held: &mut Held) -> Result<Report, ComputeError> {
     match work {
         Work::Classify(order, pictures) => {
-            held.decoded = Decoded::default();
-            classify(&order, &pictures, &mut held.models)
+            held.decoded.clear();
+            classify(&order, &pictures, &mut held.models, teller)
         }
         Work::Other(Order::Train { trial, dataset, train, resume, out }) => {
             held.models.clear();
             let job =
                 TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
-            train_job(&job, &mut held.decoded, pause)
+            train_job(&job, &mut held.decoded, teller)
         }
         Work::Other(Order::Evaluate { trial, dataset, split, checkpoint }) => {
-            compute::evaluate(&trial, &dataset, &split, &checkpoint).map(Report::Evaluated)
+            let measured = compute::evaluate(&trial, &dataset, &split, &checkpoint, teller)?;
+            Ok(measured.map_or_else(|| teller.ended(), Report::Evaluated))
         }
-        Work::Other(Order::Classify(_) | Order::Pause) => unreachable!("neither is passed on as it is"),
+        Work::Other(Order::Classify(_) | Order::End(_)) => unreachable!("neither is passed on as it is"),
     }
 }
 
@@ -136,18 +148,15 @@ fn classify(
     order: &Classify,
     pictures: &mpsc::Receiver<Vec<Picture>>,
     models: &mut Models,
+    teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
     let classifier = models.get(&order.model, &order.weights)?;
     let mut outcomes = Vec::new();
-    let mut told: Option<Instant> = None;
     for chunk in pictures {
         outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold));
-        let is_last = outcomes.len() == order.images.len();
-        if !is_last && told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            told = Some(Instant::now());
-            let fraction = outcomes.len() as f64 / order.images.len() as f64;
-            // A pipe that is broken ends this process soon.
-            let _ = say(&Say::Step { fraction, epoch: None });
+        let fraction = outcomes.len() as f64 / order.images.len() as f64;
+        if outcomes.len() < order.images.len() && teller.step(&Step { fraction, epoch: None }) == Flow::Pause {
+            return Ok(teller.ended());
         }
     }
     if outcomes.len() != order.images.len() {
@@ -157,17 +166,57 @@ fn classify(
     Ok(Report::Classified(outcomes))
 }
 
-fn train_job(job: &TrainingJob<'_>, decoded: &mut Decoded, pause: &AtomicBool) -> Result<Report, ComputeError> {
-    let mut told = Instant::now();
-    let mut broken_pipe = false;
-    let mut each = |step: &Step| {
-        if step.epoch.is_some() || told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
-            broken_pipe |= say(&Say::Step { fraction: step.fraction, epoch: step.epoch }).is_err();
+/// Tells the supervisor how an order moves on, and hears whether it is to end.
+struct Teller<'a> {
+    number: u64,
+    /// The order that is to end.
+    to_end: &'a AtomicU64,
+    told: Option<Instant>,
+    fraction: f64,
+    broken_pipe: bool,
+}
+
+impl<'a> Teller<'a> {
+    fn new(number: u64, to_end: &'a AtomicU64) -> Self {
+        Self { number, to_end, told: None, fraction: 0.0, broken_pipe: false }
+    }
+
+    fn tell(&mut self, epoch: Option<shared::contract::EpochMetrics>) {
+        if epoch.is_some() || self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            self.broken_pipe |= say(&Say::Step { fraction: self.fraction, epoch }).is_err();
         }
-        if broken_pipe || pause.load(Ordering::Relaxed) { Flow::Pause } else { Flow::Go }
-    };
-    Ok(match compute::train(job, decoded, &mut each)? {
+    }
+
+    /// The report of an order that was ended.
+    fn ended(&self) -> Report {
+        Report::Ended(self.fraction)
+    }
+}
+
+impl Watch for Teller<'_> {
+    fn step(&mut self, step: &Step) -> Flow {
+        self.fraction = step.fraction;
+        self.tell(step.epoch);
+        let is_over = self.broken_pipe || self.to_end.load(Ordering::Relaxed) == self.number;
+        if is_over { Flow::Pause } else { Flow::Go }
+    }
+
+    fn alive(&mut self) {
+        self.tell(None);
+    }
+
+    fn disk_full(&mut self, error: &ComputeError) -> bool {
+        if say(&Say::DiskFull(ErrorReport::of(ErrorCode::Failed, error))).is_err() {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+        true
+    }
+}
+
+fn train_job(job: &TrainingJob<'_>, decoded: &mut Decoded, teller: &mut Teller<'_>) -> Result<Report, ComputeError> {
+    Ok(match compute::train(job, decoded, teller)? {
         Ended::Paused => Report::Paused,
         Ended::Finished(trained) => Report::Trained {
             epochs: trained.epochs,

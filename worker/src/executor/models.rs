@@ -6,12 +6,13 @@ use shared::contract::Model;
 
 use crate::compute::{Classifier, ComputeError};
 
-/// Weights that are kept beside those in use, in bytes of their files.
-const ROOM: u64 = 512 << 20;
-
-/// Loaded models, the last used one last.
-#[derive(Default)]
-pub(super) struct Models(Vec<Loaded>);
+/// Loaded models.
+pub(super) struct Models {
+    /// The last used one last.
+    loaded: Vec<Loaded>,
+    /// The most weights that are kept beside those in use, in bytes of their files.
+    room: u64,
+}
 
 struct Loaded {
     model: Model,
@@ -21,12 +22,20 @@ struct Loaded {
 }
 
 impl Models {
+    /// The most that is sensible.
+    pub(super) const ROOM: u64 = 512 << 20;
+
+    /// None yet, with room for so many bytes of weights.
+    pub(super) fn with_room(room: u64) -> Self {
+        Self { loaded: Vec::new(), room }
+    }
+
     /// The model, ready to be used.
     pub(super) fn get(&mut self, model: &Model, weights: &PathBuf) -> Result<&Classifier, ComputeError> {
         // The manifest too: two models may share their weights and differ in their labels.
-        let known = self.0.iter().position(|loaded| loaded.weights == *weights && loaded.model == *model);
+        let known = self.loaded.iter().position(|loaded| loaded.weights == *weights && loaded.model == *model);
         let loaded = match known {
-            Some(at) => self.0.remove(at),
+            Some(at) => self.loaded.remove(at),
             None => {
                 let bytes = std::fs::metadata(weights).map_or(0, |metadata| metadata.len());
                 self.make_room(bytes);
@@ -34,19 +43,19 @@ impl Models {
                 Loaded { model: model.clone(), weights: weights.clone(), bytes, classifier }
             }
         };
-        self.0.push(loaded);
-        Ok(&self.0.last().expect("just pushed").classifier)
+        self.loaded.push(loaded);
+        Ok(&self.loaded.last().expect("just pushed").classifier)
     }
 
     /// Lets all of them go.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.loaded.clear();
     }
 
     fn make_room(&mut self, bytes: u64) {
-        let mut held: u64 = self.0.iter().map(|loaded| loaded.bytes).sum();
-        while !self.0.is_empty() && held.saturating_add(bytes) > ROOM {
-            held -= self.0.remove(0).bytes;
+        let mut held: u64 = self.loaded.iter().map(|loaded| loaded.bytes).sum();
+        while !self.loaded.is_empty() && held.saturating_add(bytes) > self.room {
+            held -= self.loaded.remove(0).bytes;
         }
     }
 }

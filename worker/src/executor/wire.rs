@@ -36,8 +36,9 @@ pub enum Order {
     },
     /// Label pictures.
     Classify(Box<Classify>),
-    /// End training with a checkpoint at the next step.
-    Pause,
+    /// End the order of this number, counted from 1 in the order of sending: training with a checkpoint at the next
+    /// step, anything else without an answer. Comes to nothing where it has ended meanwhile.
+    End(u64),
 }
 
 /// An order to label pictures.
@@ -68,10 +69,14 @@ pub enum Say {
         /// The epoch that has just ended, if one has.
         epoch: Option<EpochMetrics>,
     },
+    /// What was computed cannot be written, since the disk is full: it is kept, and tried again.
+    DiskFull(ErrorReport),
     /// The order is done with.
     Report {
         /// Processor time it took, in milliseconds.
         cpu_ms: u64,
+        /// Memory that the executor holds afterwards, in bytes, files that it has mapped apart.
+        memory: u64,
         /// What it came to.
         report: Report,
     },
@@ -100,6 +105,10 @@ pub enum Report {
     Evaluated(Metrics),
     /// One entry a picture.
     Classified(Vec<ImageOutcome>),
+    /// It was ended before there was an answer, when this share was done.
+    Ended(f64),
     /// It could not be computed.
     Failed(ErrorReport),
+    /// It could not be computed, since a file of this machine cannot be read or written: no fault of the job.
+    Disk(ErrorReport),
 }

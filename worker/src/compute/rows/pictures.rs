@@ -20,19 +20,25 @@ pub struct Decoded {
     room: usize,
 }
 
-/// A gibibyte: ten thousand pictures of 180 by 180 pixels in colour. There is one for each core of a machine.
-const ROOM: usize = 1 << 30;
-
 impl Default for Decoded {
     fn default() -> Self {
-        Self::with_room(ROOM)
+        Self::with_room(Self::ROOM)
     }
 }
 
 impl Decoded {
+    /// The most bytes that are sensible, a gibibyte: ten thousand pictures of 180 by 180 pixels in colour. There is one
+    /// for each core of a machine.
+    pub const ROOM: usize = 1 << 30;
+
     /// Nothing yet, and at most `room` bytes.
-    pub(in crate::compute) fn with_room(room: usize) -> Self {
+    pub fn with_room(room: usize) -> Self {
         Self { of: None, rows: Vec::new(), bytes: 0, room }
+    }
+
+    /// Lets all of them go.
+    pub fn clear(&mut self) {
+        *self = Self::with_room(self.room);
     }
 }
 

@@ -70,12 +70,12 @@ impl Fixture {
         trial: &Trial,
         resume: Option<&str>,
         out: &str,
-        each: &mut dyn FnMut(&Step) -> Flow,
+        mut each: &mut dyn FnMut(&Step) -> Flow,
     ) -> Result<Ended, ComputeError> {
         let (file, out) = (self.path("train.safetensors"), self.path(out));
         let resume = resume.map(|name| self.path(name));
         let job = TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
-        train(&job, &mut Decoded::default(), each)
+        train(&job, &mut Decoded::default(), &mut each)
     }
 
     /// Trains to the end.

@@ -40,8 +40,17 @@ fn it_learns() {
     let best = trained.epochs.iter().min_by(|a, b| a.validation_error.total_cmp(&b.validation_error)).expect("epochs");
     assert_eq!((trained.best_epoch, trained.validation.error), (best.epoch, best.validation_error));
     // On all rows, those it was trained on included, it is about as good.
-    let all = evaluate(&trial, &fixture.dataset, &fixture.path("train.safetensors"), &fixture.path("out"));
-    let all = all.expect("it can be measured");
+    let mut fractions = Vec::new();
+    let mut each = |step: &Step| {
+        fractions.push(step.fraction);
+        Flow::Go
+    };
+    let (file, out) = (fixture.path("train.safetensors"), fixture.path("out"));
+    let all = evaluate(&trial, &fixture.dataset, &file, &out, &mut each).expect("it can be measured");
+    let all = all.expect("nobody breaks it off");
+    assert!(fractions.len() == 25 && fractions.is_sorted() && fractions.last() == Some(&1.0), "{fractions:?}");
+    let broken_off = evaluate(&trial, &fixture.dataset, &file, &out, &mut |_: &Step| Flow::Pause);
+    assert!(broken_off.expect("no error").is_none());
     assert!(all.error < 0.1 && all.rows == 400, "{all:?}");
     let tensors = candle_core::safetensors::load(fixture.path("out"), &candle_core::Device::Cpu).expect("tensors");
     let list = trial.network.parameters(&[1, 8, 8]).expect("a network");
@@ -195,7 +204,8 @@ fn parameters_that_are_not_the_networks_are_refused() {
     fixture.finish(&other, None, "other");
     let file = fixture.path("train.safetensors");
     let measured = |trial: &Trial, name: &str| {
-        let error = evaluate(trial, &fixture.dataset, &file, &fixture.path(name)).expect_err("refused");
+        let mut go = |_: &Step| Flow::Go;
+        let error = evaluate(trial, &fixture.dataset, &file, &fixture.path(name), &mut go).expect_err("refused");
         assert!(matches!(error, ComputeError::BadFile { .. }), "{error}");
         error.to_string()
     };

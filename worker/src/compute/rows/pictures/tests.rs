@@ -8,7 +8,7 @@ use shared::contract::{Dataset, ImageVerdict, Model, ModelConfig, Trial};
 use super::*;
 use crate::compute::rows::Rows;
 use crate::compute::tests::noise;
-use crate::compute::{Classifier, Ended, Flow, PictureReader, TrainingJob, evaluate, train};
+use crate::compute::{Classifier, Ended, Flow, PictureReader, Step, TrainingJob, evaluate, train};
 
 /// A folder with a dataset of pictures of two classes, red above and red on the left, of many sizes and formats.
 struct Folder {
@@ -97,7 +97,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
         let out = made.folder.path().join(format!("out-{}", image.channels));
         let split = made.split();
         let job = TrainingJob { trial: &trial, dataset: &made.dataset, train: &split, resume: None, out: &out };
-        let ended = train(&job, &mut Decoded::default(), &mut |_| Flow::Go).expect("it trains");
+        let ended = train(&job, &mut Decoded::default(), &mut |_: &Step| Flow::Go).expect("it trains");
         assert!(matches!(ended, Ended::Finished(_)));
 
         let model = Model {
@@ -123,7 +123,8 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             wrong += u32::from(best[0].index != label);
             loss -= best.iter().find(|one| one.index == label).expect("both labels").score.ln() / 60.0;
         }
-        let measured = evaluate(&trial, &made.dataset, &split, &out).expect("it can be measured");
+        let measured = evaluate(&trial, &made.dataset, &split, &out, &mut |_: &Step| Flow::Go);
+        let measured = measured.expect("it can be measured").expect("to its end");
         assert!((measured.loss - loss).abs() < 1e-6, "{measured:?}, {loss}");
         assert!((measured.error - f64::from(wrong) / 60.0).abs() < 1e-12, "{measured:?}, {wrong}");
     }
