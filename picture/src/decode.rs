@@ -3,11 +3,13 @@
 //! Alpha is dropped, not laid over a colour; 16 bits become 8 by scale; CMYK of a JPEG is taken as Adobe
 //! writes it, inverted; the first frame of an animation counts; the orientation in EXIF is applied.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Cursor, ErrorKind, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use image::error::LimitErrorKind;
 use image::{DynamicImage, ImageDecoder as _, ImageError as Fault, ImageFormat, ImageReader, Limits};
 use shared::contract::ImageError;
 
@@ -15,7 +17,8 @@ use super::{MOST_PIXELS, Pixels, jpeg, palette, refuse};
 
 /// The longest edge, in pixels: PNG's decoder checks nothing else before it reads on.
 const LONGEST_EDGE: u32 = 1 << 15;
-/// The most memory for a decoder's output, in bytes: the most pixels with alpha, or fewer of 16 bits.
+/// The most memory for a decoder's output, in bytes: the most pixels with alpha, or fewer of 16 bits. Likewise for
+/// what the decoder of a JPEG with several scans keeps beside it.
 const MOST_MEMORY: u64 = 512 << 20;
 /// The largest file, in bytes.
 const LARGEST_FILE: u64 = 512 << 20;
@@ -24,7 +27,7 @@ const ACCEPTED: &str = "JPEG, PNG, BMP, WebP, GIF and TIFF are accepted";
 /// Reads and [decodes](decode) a file.
 ///
 /// # Errors
-/// `not_found`, and those of [`decode`].
+/// Those of [`bytes`] and of [`decode`].
 pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
     decode(&bytes(path)?, channels)
 }
@@ -36,30 +39,61 @@ pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
 /// `unsupported_format`, `decode_failed` or `too_large`.
 pub fn decode(bytes: &[u8], channels: usize) -> Result<Pixels, ImageError> {
     // Decoders read hostile files: should one panic, that is this picture's error and no other's.
-    let picture =
-        catch_unwind(AssertUnwindSafe(|| picture(bytes))).unwrap_or_else(|_| Err(damaged("its decoder gave up")))?;
-    let (height, width) = (picture.height() as usize, picture.width() as usize);
-    let bytes = if channels == 1 { into_luma(picture) } else { picture.into_rgb8().into_raw() };
-    Ok(Pixels { height, width, channels, bytes })
+    let pixels = || {
+        let picture = picture(bytes)?;
+        let (height, width) = (picture.height() as usize, picture.width() as usize);
+        let bytes = if channels == 1 { into_luma(picture) } else { picture.into_rgb8().into_raw() };
+        Ok(Pixels { height, width, channels, bytes })
+    };
+    catch_unwind(AssertUnwindSafe(pixels)).unwrap_or_else(|_| Err(damaged("its decoder gave up")))
 }
 
-/// A file's content, as long as it can be a picture's.
+/// Looks at a file, as long as it can be a picture's, without opening it: to open a pipe waits for who writes into it.
 ///
 /// # Errors
-/// `not_found`, `too_large`, or `decode_failed` where it cannot be read.
-pub fn bytes(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let file = File::open(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => refuse("not_found", "the file is not there"),
-        _ => refuse("not_found", format!("the file cannot be read: {error}")),
-    })?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| refuse("decode_failed", format!("the file cannot be read: {error}")))?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(refuse("too_large", format!("the file has over {LARGEST_FILE} bytes")));
+/// `not_found`, `unreadable`, `unsupported_format` for what is no file, or `too_large`.
+pub fn look(path: &Path) -> Result<Metadata, ImageError> {
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
+    if !metadata.is_file() {
+        let kind = metadata.file_type();
+        let what = match () {
+            () if kind.is_dir() => "folder",
+            () if kind.is_fifo() => "pipe",
+            () if kind.is_socket() => "socket",
+            () => "device",
+        };
+        return Err(refuse("unsupported_format", format!("it is a {what}, no file: {ACCEPTED}")));
     }
+    check_length(metadata.len())?;
+    Ok(metadata)
+}
+
+/// A file's content.
+///
+/// # Errors
+/// Those of [`look`].
+pub fn bytes(path: &Path) -> Result<Vec<u8>, ImageError> {
+    look(path)?;
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    check_length(bytes.len() as u64)?;
     Ok(bytes)
+}
+
+fn unreadable(error: &std::io::Error) -> ImageError {
+    match error.kind() {
+        ErrorKind::NotFound => refuse("not_found", "the file is not there"),
+        _ => refuse("unreadable", format!("the file cannot be read: {error}")),
+    }
+}
+
+fn check_length(bytes: u64) -> Result<(), ImageError> {
+    if bytes > LARGEST_FILE {
+        let (has, most) = (bytes.div_ceil(1 << 20), LARGEST_FILE >> 20);
+        return Err(refuse("too_large", format!("the file has {has} MiB: at most {most} are accepted")));
+    }
+    Ok(())
 }
 
 fn picture(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
@@ -99,8 +133,31 @@ pub(super) fn check_size([width, height]: [u32; 2], memory: u64) -> Result<(), I
     if width == 0 || height == 0 {
         return Err(damaged(format!("it has {width} x {height} pixels")));
     }
-    if width.max(height) > LONGEST_EDGE || u64::from(width) * u64::from(height) > MOST_PIXELS || memory > MOST_MEMORY {
-        return Err(too_large(&format!("it has {width} x {height} pixels")));
+    let longer = width.max(height);
+    if longer > LONGEST_EDGE {
+        let message = format!("its longer edge has {longer} pixels: at most {LONGEST_EDGE} are accepted");
+        return Err(refuse("too_large", message));
+    }
+    check_pixels("it has", [width, height].map(u64::from))?;
+    if memory > MOST_MEMORY {
+        let (needed, most) = (memory.div_ceil(1 << 20), MOST_MEMORY >> 20);
+        let message = format!(
+            "it has {width} x {height} pixels and takes {needed} MiB to decode: at most {most} are accepted; make it \
+             smaller, or save it as a plain JPEG"
+        );
+        return Err(refuse("too_large", message));
+    }
+    Ok(())
+}
+
+/// Refuses more pixels than a picture may have; `has` begins the message.
+pub(super) fn check_pixels(has: &str, [width, height]: [u64; 2]) -> Result<(), ImageError> {
+    let pixels = width * height;
+    if pixels > MOST_PIXELS {
+        let (millions, most) = (pixels.div_ceil(1_000_000), MOST_PIXELS / 1_000_000);
+        let message =
+            format!("{has} {width} x {height} pixels, {millions} million: at most {most} million are accepted");
+        return Err(refuse("too_large", message));
     }
     Ok(())
 }
@@ -129,19 +186,17 @@ fn into_luma(picture: DynamicImage) -> Vec<u8> {
 
 fn refusal(fault: Fault) -> ImageError {
     match fault {
-        Fault::Limits(_) => too_large("it is larger than is read here"),
+        Fault::Limits(limit) => {
+            let message = match limit.kind() {
+                LimitErrorKind::DimensionError => format!("it has an edge of over {LONGEST_EDGE} pixels, the most"),
+                _ => format!("it takes over {} MiB to decode, the most", MOST_MEMORY >> 20),
+            };
+            refuse("too_large", format!("{message} that is accepted"))
+        }
         Fault::Unsupported(fault) => {
             refuse("unsupported_format", format!("{fault}: save it as a plain PNG or JPEG; {ACCEPTED}"))
         }
         Fault::IoError(fault) if fault.kind() == ErrorKind::UnexpectedEof => cut_short(),
         fault => damaged(fault),
     }
-}
-
-fn too_large(found: &str) -> ImageError {
-    let memory = MOST_MEMORY >> 20;
-    let message = format!(
-        "{found}: at most {MOST_PIXELS} pixels, {LONGEST_EDGE} along an edge, and {memory} MiB to decode are accepted"
-    );
-    refuse("too_large", message)
 }

@@ -16,9 +16,9 @@ const MOST_SCANS: usize = 256;
 
 /// Decodes a JPEG as luma or RGB, turned upright.
 pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
-    check_markers(bytes)?;
+    let kept = check_markers(bytes)?;
     // The library reports a fault by unwinding, with its message.
-    catch_unwind(AssertUnwindSafe(|| decompress(bytes))).unwrap_or_else(|fault| {
+    catch_unwind(AssertUnwindSafe(|| decompress(bytes, kept))).unwrap_or_else(|fault| {
         let said = fault.downcast_ref::<String>().map_or("its decoder gave up", String::as_str);
         if said.contains("Insufficient memory") {
             // No fault of the picture's: what Rust does when memory is full.
@@ -28,12 +28,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
     })
 }
 
-fn decompress(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
+fn decompress(bytes: &[u8], kept: Kept) -> Result<DynamicImage, ImageError> {
     let file = Decompress::builder().with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(damaged)?;
     let (width, height) = file.size();
     let size = [width, height].map(|edge| u32::try_from(edge).unwrap_or(u32::MAX));
-    // Two bytes a coefficient are held of a progressive picture.
-    check_size(size, (width * height * 2).saturating_mul(file.components().len()) as u64)?;
+    let shares = file.components().iter().map(|part| (part.h_samp_factor * part.v_samp_factor) as u64);
+    let most = shares.clone().max().unwrap_or(1).max(1);
+    let area = (width as u64).saturating_mul(height as u64);
+    check_size(
+        size,
+        match kept {
+            Kept::Pixels => area.saturating_mul(file.components().len() as u64),
+            // Two bytes each; a component that is sampled less often has fewer.
+            Kept::Coefficients => (2 * area).saturating_mul(shares.sum()).div_ceil(most),
+        },
+    )?;
     // An orientation that cannot be read is none.
     let orientation =
         file.markers().find_map(|marker| Orientation::from_exif_chunk(marker.data.strip_prefix(b"Exif\0\0")?));
@@ -84,17 +93,42 @@ fn light([cyan, magenta, yellow, black]: &[u8; 4]) -> [u8; 3] {
     })
 }
 
+/// What a decoder has in memory of a whole picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// What it gives.
+    Pixels,
+    /// Every coefficient until the last scan has come, too: where a scan holds some of the picture only.
+    Coefficients,
+}
+
 /// Checks that a JPEG's end is there (ITU-T T.81, annex B), since its decoder would fill up what is missing with grey,
-/// and that it has not too many scans. What lies behind the end does not matter.
-fn check_markers(bytes: &[u8]) -> Result<(), ImageError> {
-    let (mut at, mut scans) = (2, 0);
+/// that it is of a kind that is decoded here, and that it has not too many scans. What lies behind the end does not matter.
+fn check_markers(bytes: &[u8]) -> Result<Kept, ImageError> {
+    let (mut at, mut scans, mut components, mut kept) = (2, 0, 0, Kept::Pixels);
     while let Some(found) = bytes.get(at..).and_then(|rest| rest.windows(2).position(is_marker)) {
         at += found + 2;
+        // Of the segment behind its length.
+        let byte = |position: usize| bytes.get(at + 2 + position).copied().unwrap_or(0);
         match bytes[at - 1] {
-            0xd9 => return Ok(()),
+            0xd9 => return Ok(kept),
             // Restarts and the like have no length.
             0x01 | 0xd0..=0xd8 => continue,
-            0xda => scans += 1,
+            0xda => {
+                scans += 1;
+                if byte(0) < components {
+                    kept = Kept::Coefficients;
+                }
+            }
+            frame @ (0xc0..=0xc2) => {
+                check_precision(byte(0))?;
+                components = byte(5);
+                if frame == 0xc2 {
+                    kept = Kept::Coefficients;
+                }
+            }
+            0xc9 | 0xca => return Err(unsupported("its numbers are coded arithmetically")),
+            0xc3 | 0xc5..=0xc7 | 0xcb | 0xcd..=0xcf => return Err(unsupported("it is lossless or hierarchical")),
             _ => {}
         }
         if scans > MOST_SCANS {
@@ -105,6 +139,15 @@ fn check_markers(bytes: &[u8]) -> Result<(), ImageError> {
         at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
     }
     Err(cut_short())
+}
+
+fn check_precision(bits: u8) -> Result<(), ImageError> {
+    // Of a damaged file the decoder tells more.
+    if matches!(bits, 12 | 16) { Err(unsupported(&format!("it has {bits} bits a sample"))) } else { Ok(()) }
+}
+
+fn unsupported(how: &str) -> ImageError {
+    refuse("unsupported_format", format!("this kind of JPEG is not read here ({how}): save it as a plain JPEG or PNG"))
 }
 
 /// Not fill (`ff ff`), nor a byte of the picture that happens to be `ff` (`ff 00`).

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use shared::contract::{ImageError, Preprocessing};
 
-pub use decode::{bytes, decode, load, luma};
+pub use decode::{bytes, decode, load, look, luma};
 pub use fit::fit;
 
 /// The most pixels that a picture may have, as it comes and after it is resized.
@@ -36,7 +36,7 @@ pub struct Pixels {
 /// for one channel, RGB for three.
 ///
 /// # Errors
-/// `not_found`, `unsupported_format`, `decode_failed` or `too_large`.
+/// `not_found`, `unreadable`, `unsupported_format`, `decode_failed` or `too_large`.
 pub fn read(
     path: &Path,
     [channels, height, width]: [usize; 3],

@@ -27,6 +27,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Result<DynamicImage, ImageError>> {
     Some(look_up(&grey).map_err(|fault| match fault {
         Fault::Picture(error) => error,
         Fault::Tiff(TiffError::IoError(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => cut_short(),
+        Fault::Tiff(TiffError::UnsupportedError(fault)) => {
+            refuse("unsupported_format", format!("{fault}: save it as a plain PNG or JPEG"))
+        }
+        Fault::Tiff(TiffError::LimitsExceeded) => {
+            refuse("too_large", "it takes more memory to decode than is accepted")
+        }
         Fault::Tiff(fault) => damaged(fault),
     }))
 }
@@ -78,7 +84,9 @@ fn look_up(grey: &[u8]) -> Result<DynamicImage, Fault> {
         let message = format!("its palette has {} numbers: {} belong to {bits} bits", colours.len(), 3 * count);
         return Err(Fault::Picture(damaged(message)));
     }
-    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation)?.and_then(Orientation::from_exif);
+    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+    // One that cannot be read is none.
+    let orientation = orientation.and_then(Orientation::from_exif);
     let DecodingResult::U8(packed) = decoder.read_image()? else {
         return Err(Fault::Picture(damaged("its samples are no bytes")));
     };

@@ -131,13 +131,18 @@ fn the_shorter_edge_gets_its_length_and_the_longer_one_follows() {
         (480, 640, 256, [256, 341]),
         (900, 1352, 256, [256, 385]),
         (1330, 1000, 256, [340, 256]),
+        (512, 929, 256, [256, 464]),
+        (512, 931, 256, [256, 466]),
         (7, 7, 256, [256, 256]),
         (3, 1, 2, [6, 2]),
     ] {
         assert_eq!(super::fit::resized([height, width], Some(Resize::ShortestEdge(edge)), [9, 9]), size);
     }
     let error = fit(columns(1, 30_000), [8, 8], &how(Some(Resize::ShortestEdge(256)), Filter::Nearest));
-    assert_eq!(error.expect_err("refused").code, "too_large");
+    let error = error.expect_err("refused");
+    assert_eq!(error.code, "too_large");
+    let expected = "resized for this network it would have 7680000 x 256 pixels, 1967 million: at most 100 million";
+    assert!(error.message.starts_with(expected), "{}", error.message);
 }
 
 proptest! {

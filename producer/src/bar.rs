@@ -120,7 +120,8 @@ impl Bar {
             }
             News::NoWorkers if !self.missed_workers => {
                 self.missed_workers = true;
-                self.bar.suspend(|| eprintln!("no worker takes jobs yet: start `gannet-worker` on any machine with the same GANNET_* and AWS_* variables"));
+                let since = if self.done == 0 { "yet" } else { "any more" };
+                self.bar.suspend(|| eprintln!("no worker takes jobs {since}: start `gannet-worker` on any machine with the same GANNET_* and AWS_* variables"));
             }
             News::NoWorkers => {}
             News::EnqueuedBefore(jobs) => {
@@ -151,7 +152,8 @@ impl Bar {
             Objective::ValidationLoss => metrics.loss,
         });
         if let Some(value) = value
-            && self.best.as_ref().is_none_or(|(best, _)| value < *best)
+            // Of equals the first by name, whichever came first: as the study chooses.
+            && self.best.as_ref().is_none_or(|(best, id)| value < *best || (value == *best && result.id < *id))
         {
             self.best = Some((value, result.id.clone()));
         }

@@ -62,6 +62,18 @@ pub async fn find(store: &dyn Store, limits: Limits) -> anyhow::Result<Vec<Garba
     Ok(found)
 }
 
+/// The runs that are cancelled or deleted: nobody needs their jobs.
+///
+/// # Errors
+/// The store fails.
+pub async fn closed(store: &dyn Store) -> Result<Vec<Name>, StoreError> {
+    let runs = stream::iter(runs::names(store).await?).map(async |run| {
+        let marker = get_optional(store, &layout::cancelled(&run)).await?;
+        Ok(marker.map(|_| run))
+    });
+    runs.buffered(AT_ONCE).try_filter_map(async |run| Ok(run)).try_collect().await
+}
+
 /// Removes what was found.
 ///
 /// # Errors

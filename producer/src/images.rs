@@ -4,18 +4,22 @@
 //! Says what there is; never reads a picture.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use shared::contract::ImageError;
 use shared::names::Key;
 use shared::settings::StorePlace;
 use shared::store::Store;
+use shared::strict;
 
 /// A picture to label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// What it is called in the output: as it was named, or found.
+    /// What it is called in the output: as it was named, or found. Of a name that is not UTF-8 a near one.
     pub name: String,
     /// Where it is.
     pub place: Place,
@@ -28,87 +32,143 @@ pub enum Place {
     File(PathBuf),
     /// In the store.
     Object(Key),
+    /// In a folder that cannot be read; the image is the folder.
+    Shut(ImageError),
 }
 
-/// Finds the pictures that `inputs` mean. A file that is named and not there is a picture like any
-/// other: it gets its error line later.
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The pictures, in order.
+    pub images: Vec<Image>,
+    /// Links to folders in folders: not followed, so that a circle ends.
+    links: usize,
+    /// Links in folders that lead nowhere.
+    dangling: usize,
+    /// Pipes, sockets and devices in folders.
+    odd: usize,
+}
+
+/// Finds the pictures that `inputs` mean. A file that is named and not there is a picture like any other, and so is a
+/// folder in a folder that cannot be read: it gets its error line later.
 ///
 /// # Errors
-/// A list or a folder cannot be read, a pattern matches nothing, or an address is not the store's.
-pub async fn find(inputs: &[String], store: &dyn Store, place: &StorePlace) -> anyhow::Result<Vec<Image>> {
-    let mut images = Vec::new();
-    let mut waiting: VecDeque<(String, bool)> = inputs.iter().map(|input| (input.clone(), true)).collect();
+/// A list cannot be read, a pattern matches nothing, or an address is not the store's.
+pub async fn find(inputs: &[OsString], store: &dyn Store, place: &StorePlace) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    let mut waiting: VecDeque<(OsString, bool)> = inputs.iter().map(|input| (input.clone(), true)).collect();
     while let Some((input, from_user)) = waiting.pop_front() {
         if input == "-" && from_user {
             prepend(&mut waiting, lines(&mut std::io::stdin().lock()).context("read names from standard input")?);
-        } else if let Some(list) = input.strip_prefix('@').filter(|_| from_user) {
-            let file = std::fs::File::open(list).with_context(|| format!("read the list `{list}`"))?;
-            prepend(&mut waiting, lines(&mut BufReader::new(file)).with_context(|| format!("read the list `{list}`"))?);
-        } else if input.starts_with("s3://") {
-            images.append(&mut in_store(&input, store, place).await?);
+        } else if let Some(list) = input.as_bytes().strip_prefix(b"@").filter(|_| from_user) {
+            let list = PathBuf::from(OsString::from_vec(list.to_vec()));
+            let read = std::fs::File::open(&list).map_err(anyhow::Error::from).and_then(|mut file| lines(&mut file));
+            prepend(&mut waiting, read.with_context(|| format!("read the list `{}`", list.display()))?);
+        } else if let Some(address) = input.to_str().filter(|input| input.starts_with("s3://")) {
+            found.images.append(&mut in_store(address, store, place).await?);
         } else {
-            images.append(&mut on_disk(&input)?);
+            found.on_disk(Path::new(&input), from_user)?;
         }
     }
-    Ok(images)
+    Ok(found)
 }
 
 /// A list's lines stand where the list stood, and name no further lists.
-fn prepend(waiting: &mut VecDeque<(String, bool)>, lines: Vec<String>) {
+fn prepend(waiting: &mut VecDeque<(OsString, bool)>, lines: Vec<OsString>) {
     for line in lines.into_iter().rev() {
         waiting.push_front((line, false));
     }
 }
 
-fn lines(reader: &mut dyn BufRead) -> std::io::Result<Vec<String>> {
-    let lines: Vec<String> = reader.lines().collect::<Result<_, _>>()?;
-    Ok(lines.into_iter().map(|line| line.trim_end_matches('\r').to_owned()).filter(|line| !line.is_empty()).collect())
+/// The lines of a list: names as they are, in any encoding that file names have.
+fn lines(reader: &mut dyn Read) -> anyhow::Result<Vec<OsString>> {
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text)?;
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        bail!("it is UTF-16: save it as UTF-8");
+    }
+    let lines = strict::without_mark(&text).split(|byte| *byte == b'\n');
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| !line.is_empty());
+    Ok(lines.map(|line| OsString::from_vec(line.to_vec())).collect())
 }
 
-fn on_disk(input: &str) -> anyhow::Result<Vec<Image>> {
-    let path = Path::new(input);
-    if path.is_dir() {
-        let mut files = Vec::new();
-        walk(path, &mut files)?;
-        return Ok(files.into_iter().map(file).collect());
+impl Found {
+    /// What was left out of folders, for people; `None` where that is nothing.
+    pub fn left_out(&self) -> Option<String> {
+        let parts = [
+            (self.links, "link to a folder", "links to folders"),
+            (self.dangling, "link to nothing", "links to nothing"),
+            (self.odd, "pipe, socket or device", "pipes, sockets and devices"),
+        ];
+        let parts = parts.into_iter().filter(|(number, ..)| *number > 0);
+        let parts = parts.map(|(number, one, more)| format!("{number} {}", if number == 1 { one } else { more }));
+        let parts = parts.collect::<Vec<_>>().join(", ");
+        (!parts.is_empty()).then(|| format!("left out of the folders: {parts}"))
     }
-    // A file may well have a bracket in its name: what is there is no pattern.
-    if path.exists() || !input.contains(['*', '?', '[']) {
-        return Ok(vec![file(path.to_owned())]);
-    }
-    let matches = glob::glob(input).with_context(|| format!("read the pattern `{input}`"))?;
-    let mut found = Vec::new();
-    for path in matches {
-        let path = path.with_context(|| format!("follow the pattern `{input}`"))?;
-        if path.is_dir() { walk(&path, &mut found)? } else { found.push(path) }
-    }
-    if found.is_empty() {
-        bail!("the pattern `{input}` matches nothing");
-    }
-    Ok(found.into_iter().map(file).collect())
-}
 
-fn file(path: PathBuf) -> Image {
-    Image { name: path.display().to_string(), place: Place::File(path) }
-}
-
-/// All files below a folder, sorted, hidden ones left out. A link is followed to a file, not to a
-/// folder, so that a circle ends.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let read = || format!("read the folder `{}`", folder.display());
-    let mut entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(read)?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
+    /// With `pattern`, a name of nothing that is there may be a pattern.
+    fn on_disk(&mut self, path: &Path, pattern: bool) -> anyhow::Result<()> {
+        if path.is_dir() {
+            self.walk(path);
+            return Ok(());
         }
-        if entry.file_type().with_context(read)?.is_dir() {
-            walk(&entry.path(), files)?;
-        } else if entry.path().is_file() {
-            files.push(entry.path());
+        let text = path.to_str().filter(|text| pattern && text.contains(['*', '?', '[']));
+        // A file may well have a bracket in its name: what is there is no pattern.
+        let Some(text) = text.filter(|_| !path.exists()) else {
+            self.file(path.to_owned());
+            return Ok(());
+        };
+        let before = self.images.len();
+        for path in glob::glob(text).with_context(|| format!("read the pattern `{text}`"))? {
+            match path {
+                Ok(path) if path.is_dir() => self.walk(&path),
+                Ok(path) => self.file(path),
+                Err(error) => self.shut(error.path(), error.error()),
+            }
+        }
+        if self.images.len() == before {
+            bail!("the pattern `{text}` matches nothing");
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: PathBuf) {
+        self.images.push(Image { name: path.display().to_string(), place: Place::File(path) });
+    }
+
+    fn shut(&mut self, folder: &Path, error: &std::io::Error) {
+        let message = format!("the folder cannot be read: {error}");
+        let error = ImageError { code: "unreadable".into(), message };
+        self.images.push(Image { name: folder.display().to_string(), place: Place::Shut(error) });
+    }
+
+    /// All files below a folder, sorted, hidden ones left out. A link is followed to a file, not to a folder.
+    fn walk(&mut self, folder: &Path) {
+        let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return self.shut(folder, &error),
+        };
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            if entry.file_name().as_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.walk(&path);
+                continue;
+            }
+            match std::fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => self.file(path),
+                Ok(metadata) if metadata.is_dir() => self.links += 1,
+                Ok(_) => self.odd += 1,
+                Err(error) if error.kind() == ErrorKind::NotFound => self.dangling += 1,
+                // Whatever it is: its line will say why it cannot be had.
+                Err(_) => self.file(path),
+            }
         }
     }
-    Ok(())
 }
 
 /// The objects under `s3://bucket/prefix`, which must lie in the store that the workers read.
@@ -120,6 +180,9 @@ async fn in_store(input: &str, store: &dyn Store, place: &StorePlace) -> anyhow:
     let Some(inside) = input.strip_prefix(&home) else {
         bail!("`{input}` is not in the store that the workers read: addresses that begin with {home} are accepted");
     };
+    if inside.trim_matches('/').is_empty() {
+        bail!("`{input}` is the whole store: name a folder or an object in it, as in {home}photos/");
+    }
     let inside = Key::new(inside.trim_end_matches('/')).with_context(|| format!("read the address `{input}`"))?;
     let found = store.list(&inside).await?;
     if !found.is_empty() {
@@ -133,8 +196,13 @@ async fn in_store(input: &str, store: &dyn Store, place: &StorePlace) -> anyhow:
 mod tests {
     use super::*;
 
+    fn found(input: &str, pattern: bool) -> anyhow::Result<Found> {
+        let mut found = Found::default();
+        found.on_disk(Path::new(input), pattern).map(|()| found)
+    }
+
     fn names(input: &str) -> Vec<String> {
-        on_disk(input).expect("found").into_iter().map(|image| image.name).collect()
+        found(input, true).expect("found").images.into_iter().map(|image| image.name).collect()
     }
 
     #[test]
@@ -149,6 +217,36 @@ mod tests {
         assert_eq!(names(&path("*.png")), [path("a.png"), path("odd[1].png")]);
         assert_eq!(names(&path("odd[1].png")), [path("odd[1].png")]);
         assert_eq!(names(&path("missing.png")), [path("missing.png")]);
-        assert!(on_disk(&path("*.gif")).is_err());
+        assert!(found(&path("*.gif"), true).is_err());
+        let listed = found(&path("photo[1].jpg"), false).expect("a list's line is no pattern");
+        assert_eq!(listed.images.len(), 1);
+        assert_eq!(listed.left_out(), None);
+    }
+
+    #[test]
+    fn what_is_no_file_in_a_folder_is_counted_and_a_shut_folder_is_one_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("b")).expect("a folder");
+        for (to, name) in [("b", "circle"), ("b", "another"), ("nowhere", "lost")] {
+            std::os::unix::fs::symlink(path(to), path(name)).expect("a link");
+        }
+        let _listener = std::os::unix::net::UnixListener::bind(path("socket")).expect("a socket");
+        let here = found(&folder.path().display().to_string(), true).expect("found");
+        let expected = "left out of the folders: 2 links to folders, 1 link to nothing, 1 pipe, socket or device";
+        assert_eq!((here.images.len(), here.left_out().as_deref()), (0, Some(expected)));
+        // As one that may not be read, which nobody can be sure of for root.
+        let mut shut = Found::default();
+        shut.walk(&path("nowhere"));
+        assert!(matches!(&shut.images[0].place, Place::Shut(error) if error.code == "unreadable"), "{shut:?}");
+    }
+
+    #[test]
+    fn a_list_holds_names_as_they_are() {
+        let text = b"\xef\xbb\xbfone.png\r\n\n bad\xff.png\n@two\nlast";
+        let names = lines(&mut &text[..]).expect("a list");
+        let expected: [&[u8]; 4] = [b"one.png", b" bad\xff.png", b"@two", b"last"];
+        assert_eq!(names.iter().map(|name| name.as_bytes()).collect::<Vec<_>>(), expected);
+        assert!(lines(&mut &b"\xff\xfea\0"[..]).expect_err("refused").to_string().contains("UTF-16"));
     }
 }

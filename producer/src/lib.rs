@@ -14,4 +14,5 @@ pub mod report;
 pub mod runs;
 pub mod session;
 pub mod study;
+mod words;
 pub mod workers;

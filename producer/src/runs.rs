@@ -12,6 +12,7 @@ use shared::store::{Created, Store, StoreError, create_json, get_json, get_optio
 use shared::strict;
 
 use crate::study::{self, Study};
+use crate::words;
 
 /// Objects that are read at once.
 const AT_ONCE: usize = 32;
@@ -70,7 +71,11 @@ impl RunManifest {
         if created == Created::Exists {
             let there: Self = get_json(store, &key).await?;
             if there.asked != self.asked {
-                bail!("a run `{}` exists and asked for something else: choose another name with --run", self.run);
+                bail!(
+                    "a run `{}` exists and asked for something else ({}): choose another name with --run",
+                    self.run,
+                    differs(&there.asked, &self.asked)
+                );
             }
         }
         Ok(created)
@@ -94,6 +99,31 @@ impl RunManifest {
             None => format!("`gannet status` lists them ({} there)", runs.len()),
         };
         bail!("no run `{run}` in the store at {}: {hint}", store.place());
+    }
+}
+
+/// What an earlier run of the same name asked for, and this one does not.
+fn differs(before: &Asked, now: &Asked) -> String {
+    match (before, now) {
+        (Asked::Classification { model, images }, Asked::Classification { model: other, images: count }) => {
+            let mut parts = Vec::new();
+            if model != other {
+                parts.push(format!("`{}`, not `{}`", model.key, other.key));
+            }
+            if images != count {
+                parts.push(format!(
+                    "{}, not {count}",
+                    words::count(usize::try_from(*images).unwrap_or(usize::MAX), "picture")
+                ));
+            }
+            parts.join("; ")
+        }
+        (Asked::Study { dataset, .. }, Asked::Study { dataset: other, .. }) if dataset != other => {
+            format!("`{}`, not `{}`", dataset.key, other.key)
+        }
+        (Asked::Study { .. }, Asked::Study { .. }) => "another study file".into(),
+        (Asked::Study { .. }, _) => "a study".into(),
+        (Asked::Classification { .. }, _) => "labels for pictures".into(),
     }
 }
 
@@ -223,4 +253,26 @@ pub fn pair(jobs: Vec<Job>, mut results: BTreeMap<JobId, JobResult>) -> Trials {
 pub fn winner(trials: &Trials) -> Option<(&Job, &JobResult)> {
     let (job, result) = &trials[study::winner(trials)?];
     Some((job, result.as_ref()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::digest::Digest;
+
+    use super::*;
+
+    #[test]
+    fn it_is_said_what_differs() {
+        let object = |key: &str| ObjectRef { key: Key::new(key).expect("a key"), sha256: Digest::of(key.as_bytes()) };
+        let labels = |key: &str, images: u64| Asked::Classification { model: object(key), images };
+        let study = |text: &str| Asked::Study { text: text.into(), dataset: object("datasets/d") };
+        for (before, now, said) in [
+            (labels("models/m/1", 1), labels("models/m/1", 2), "1 picture, not 2"),
+            (labels("models/m/1", 2), labels("models/m/2", 2), "`models/m/1`, not `models/m/2`"),
+            (study("a"), study("b"), "another study file"),
+            (study("a"), labels("models/m/1", 1), "a study"),
+        ] {
+            assert_eq!(differs(&before, &now), said);
+        }
+    }
 }

@@ -61,12 +61,10 @@ impl Workers {
         run: &Name,
         job: Option<&JobId>,
     ) -> Result<RollCall, QueueError> {
-        let depths = by_name(queue.depths().await?);
-        let consumers = Kind::ALL.iter().filter_map(|kind| depths.get(&topology::queue_of(*kind)));
-        let mut call = RollCall { slots: consumers.map(|depth| depth.consumers).sum(), ..RollCall::default() };
         let begun = Instant::now();
+        let mut call = RollCall { slots: consumers(queue).await?, ..RollCall::default() };
         loop {
-            let all_heard = self.slots() >= call.slots;
+            let all_heard = call.answered.values().sum::<u64>() >= call.slots;
             let until = match (all_heard, call.running.is_empty()) {
                 (true, true) => break,
                 // Somebody who was not heard may be cut off, and so may one who does not stop.
@@ -74,11 +72,21 @@ impl Workers {
                 (_, false) => begun + 2 * ALL_HEARD,
             };
             let Some(heartbeat) = self.next(until).await? else { break };
-            call.hear(&heartbeat, |of, id| of == run && job.is_none_or(|job| job == id));
+            call.hear(&heartbeat, begun.elapsed(), |of, id| of == run && job.is_none_or(|job| job == id));
         }
-        call.heard = self.slots().min(call.slots);
+        let silent = call.slots.saturating_sub(call.answered.values().sum());
+        // Some of them may have ended without a word: then they run nothing.
+        let silent = if silent > 0 { silent.min(consumers(queue).await?.saturating_sub(self.slots())) } else { 0 };
+        call.heard = call.slots - silent;
         Ok(call)
     }
+}
+
+/// Slots that take jobs.
+async fn consumers(queue: &dyn Queue) -> Result<u64, QueueError> {
+    let depths = by_name(queue.depths().await?);
+    let consumers = Kind::ALL.iter().filter_map(|kind| depths.get(&topology::queue_of(*kind)));
+    Ok(consumers.map(|depth| depth.consumers).sum())
 }
 
 /// What the workers said of some jobs.
@@ -88,6 +96,8 @@ pub struct RollCall {
     pub slots: u64,
     /// Those of them that were heard.
     pub heard: u64,
+    /// Slots of each worker that was heard, also of those that have ended since.
+    pub answered: BTreeMap<String, u64>,
     /// Jobs that were running and are no more, and who ran them.
     pub stopped: BTreeMap<JobId, String>,
     /// Jobs that still ran when they were heard of last.
@@ -95,14 +105,19 @@ pub struct RollCall {
 }
 
 impl RollCall {
-    fn hear(&mut self, heartbeat: &Heartbeat, ours: impl Fn(&Name, &JobId) -> bool) {
+    /// Takes a word that came `after` so long. What a worker names in its first word was running, and what it has had for
+    /// longer than that; anything else it has met since, and drops it.
+    fn hear(&mut self, heartbeat: &Heartbeat, after: Duration, ours: impl Fn(&Name, &JobId) -> bool) {
         let worker = &heartbeat.worker;
-        let running: BTreeSet<(JobId, String)> = heartbeat
-            .running
-            .iter()
-            .filter(|job| ours(&job.run, &job.id))
-            .map(|job| (job.id.clone(), worker.clone()))
-            .collect();
+        let first = !self.answered.contains_key(worker);
+        if heartbeat.slots > 0 {
+            self.answered.insert(worker.clone(), heartbeat.slots.into());
+        }
+        let running = heartbeat.running.iter().filter(|job| ours(&job.run, &job.id));
+        let running =
+            running.map(|job| (u128::from(job.for_ms) >= after.as_millis(), (job.id.clone(), worker.clone())));
+        let running = running.filter(|(ran, job)| first || *ran || self.running.contains(job)).map(|(_, job)| job);
+        let running: BTreeSet<(JobId, String)> = running.collect();
         let gone = self.running.iter().filter(|job| job.1 == *worker && !running.contains(job));
         let gone: Vec<(JobId, String)> = gone.cloned().collect();
         for job in gone {
@@ -143,10 +158,15 @@ mod tests {
     fn a_job_has_stopped_once_its_worker_no_longer_names_it() {
         let mut call = RollCall::default();
         let ours = |run: &Name, _: &JobId| run.as_str() == "ours";
-        call.hear(&heartbeat("a", &[("ours", "t1"), ("theirs", "t2")]), ours);
-        call.hear(&heartbeat("b", &[("ours", "t3")]), ours);
+        let at_once = Duration::ZERO;
+        call.hear(&heartbeat("a", &[("ours", "t1"), ("theirs", "t2")]), at_once, ours);
+        call.hear(&heartbeat("b", &[("ours", "t3")]), at_once, ours);
         assert_eq!(call.running.len(), 2);
-        call.hear(&heartbeat("b", &[]), ours);
+        // One that is met and dropped does not count, one that still runs does.
+        let later = Duration::from_secs(3);
+        call.hear(&heartbeat("a", &[("ours", "t1"), ("ours", "t4")]), later, ours);
+        assert_eq!(call.running.len(), 2);
+        call.hear(&heartbeat("b", &[("ours", "t5")]), later, ours);
         let stopped: Vec<&str> = call.stopped.keys().map(JobId::as_str).collect();
         assert_eq!(stopped, ["t3"]);
         assert_eq!(call.running.iter().map(|job| job.1.as_str()).collect::<Vec<_>>(), ["a"]);

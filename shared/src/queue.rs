@@ -98,6 +98,14 @@ pub trait Queue: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Removes the jobs of a run that wait here, as far as the queue can; returns how many. Those in somebody's hands
+    /// stay. For runs that are cancelled or deleted: elsewhere a worker drops such a job when it meets it, but a folder
+    /// may have no worker that ever takes it.
+    async fn forget(&self, run: &Name) -> Result<u64, QueueError> {
+        let _ = run;
+        Ok(0)
+    }
+
     /// Up to `most` dead letters, oldest first, left where they are.
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;
 

@@ -45,13 +45,18 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// A text without the byte order mark that some editors begin UTF-8 with.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// Reads a JSON document.
 ///
 /// # Errors
 /// The first problem: syntax with its line, or a value with its key.
 pub fn json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     // In two steps: the syntax first, so that a wrong value is told by its key alone.
-    let value: Value = serde_json::from_slice(text)
+    let value: Value = serde_json::from_slice(without_mark(text))
         .map_err(|error| Problem { at: String::new(), what: format!("is not JSON: {error}") })?;
     from_value(&value)
 }
@@ -61,6 +66,7 @@ pub fn json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
 /// # Errors
 /// As [`json`].
 pub fn toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    let text = text.trim_start_matches('\u{feff}');
     let value: Value =
         toml::from_str(text).map_err(|error| Problem { at: String::new(), what: format!("is not TOML: {error}") })?;
     from_value(&value)
@@ -183,6 +189,17 @@ mod tests {
             problem.to_string(),
             "`inner[0].filters` is the text \"many\": a whole number from 0 to 4294967295 is accepted"
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_document() {
+        #[derive(Debug, Deserialize)]
+        struct Number {
+            n: u32,
+        }
+        assert_eq!(json::<Number>("\u{feff}{\"n\": 1}".as_bytes()).expect("JSON").n, 1);
+        assert_eq!(toml::<Number>("\u{feff}n = 1").expect("TOML").n, 1);
+        assert_eq!(without_mark(b"\xef\xbbx"), b"\xef\xbbx");
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn write_colour(path: &Path, side: usize, colour: [u8; 3]) -> Result<()> {
 }
 
 /// Side of a picture that takes tens of milliseconds to read, in pixels.
-const LARGE: u32 = 2000;
+const LARGE: u32 = 3000;
 
 /// Pictures that keep a worker busy for a while: `count` in `dir`, half of them red, half blue, two small files under
 /// many names.

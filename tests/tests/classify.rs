@@ -97,12 +97,12 @@ async fn a_fleet_and_one_machine_write_the_same_lines() {
     .await;
 }
 
-/// Starts a classification of `count` large pictures in batches of forty.
+/// Starts a classification of `count` large pictures in batches that take a while.
 async fn long_run(fleet: &Fleet, run: &str, count: usize) -> Result<Process> {
     write_large(&fleet.path().join("large"), count)?;
     write_model(&fleet.path().join("colours"), ["red", "blue"])?;
     fleet.gannet(&["model", "push", "colours", "colours"]).await?;
-    fleet.start(&["classify", "large", "--model", "colours", "--batch-size", "40", "--run", run])
+    fleet.start(&["classify", "large", "--model", "colours", "--batch-size", "120", "--run", run])
 }
 
 /// Waits until a batch of `run` is under way.

@@ -74,6 +74,9 @@ async fn table(dir: &Path, gannet: impl AsyncFn(&[&str]) -> Result<String>) -> R
     gannet(&["tune", "table.toml", "--run", "points"]).await?;
     let error = best(&gannet(&["results", "points", "--format", "json"]).await?)?;
     ensure!(error < 0.02, "clouds that lie apart are not learnt: {error}");
+    gannet(&["model", "promote", "points", "points"]).await?;
+    let refused = gannet(&["classify", "points.csv", "--model", "points"]).await.err().context("it is refused")?;
+    ensure!(refused.to_string().contains("the model `points` is for no pictures: its input is [3]"), "{refused}");
     Ok(())
 }
 

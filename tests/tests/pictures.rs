@@ -1,6 +1,8 @@
 //! What `gannet classify` promises about its lines, and about a run that is broken off, taken up or gone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -124,13 +126,119 @@ async fn a_run_that_is_taken_up_answers_for_the_pictures_it_is_asked_about() {
         ensure!(results()? == 5, "what is done is not computed again");
 
         let more = refused(start(folder, &["classify", "red", "blue", "--model", "colours", "--run", "mine"])?).await?;
-        ensure!(more.contains("asked for something else") && more.contains("--run"), "{more}");
+        ensure!(more.contains("asked for something else (6 pictures, not 12)") && more.contains("--run"), "{more}");
         gannet(folder, &["run", "delete", "mine"]).await?;
         let gone = refused(start(folder, &["classify", "red", "--model", "colours", "--run", "mine"])?).await?;
         ensure!(gone.contains("was deleted") && gone.contains("--run"), "{gone}");
         let left: Vec<_> =
             std::fs::read_dir(folder.path().join(".gannet/store/runs/mine"))?.collect::<Result<_, _>>()?;
         ensure!(left.len() == 1 && left[0].file_name() == "cancelled", "a deleted run stays deleted: {left:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_picture_that_was_changed_is_labelled_again() {
+    Folder::run(async |folder| {
+        push_colours(folder).await?;
+        let label = async |colour| -> Result<String> {
+            // Of one size: only the time of the change tells.
+            write_colour(&folder.path().join("x.bmp"), 8, colour)?;
+            let lines = gannet(folder, &["classify", "x.bmp", "--model", "colours", "--run", "mine"]).await?;
+            Ok(json_lines(&lines)?[0]["predictions"][0]["label"].as_str().unwrap_or_default().to_owned())
+        };
+        ensure!(label(RED).await? == "red" && label(BLUE).await? == "blue", "an old answer for a new picture");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_odd_is_a_line_and_not_the_end_of_the_run() {
+    Folder::run(async |folder| {
+        push_colours(folder).await?;
+        let dir = folder.path().join("odd");
+        write_some(&dir, 2, RED)?;
+        // A name that is not UTF-8, a list that Notepad wrote, with a name that would be a pattern, and a pipe.
+        write_colour(&dir.join(OsStr::from_bytes(b"bad\xff.bmp")), 9, RED)?;
+        std::fs::write(folder.path().join("list.txt"), "\u{feff}odd/0.bmp\r\nphoto[1].jpg\r\n")?;
+        ensure!(Command::new("mkfifo").arg(folder.path().join("pipe")).status()?.success(), "a pipe");
+        std::os::unix::fs::symlink("nowhere", dir.join("lost"))?;
+        let args = ["classify", "odd", "@list.txt", "pipe", "--model", "colours", "--ordered", "--top-k", "1"];
+        let mut command = start(folder, &args)?;
+        ensure!(command.wait(LIMIT).await?.code() == Some(1), "{}", command.stderr());
+        let lines = json_lines(&command.stdout())?;
+        let verdict = |line: &Value| {
+            let said = line["predictions"][0]["label"].as_str().or(line["error"]["code"].as_str());
+            format!("{} {}", line["image"].as_str().unwrap_or_default(), said.unwrap_or_default())
+        };
+        let expected = [
+            "odd/0.bmp red",
+            "odd/1.bmp red",
+            "odd/bad\u{fffd}.bmp red",
+            "odd/0.bmp red",
+            "photo[1].jpg not_found",
+            "pipe unsupported_format",
+        ];
+        ensure!(lines.iter().map(verdict).collect::<Vec<_>>() == expected, "{lines:?}");
+        let said = command.stderr();
+        ensure!(said.contains("note: left out of the folders: 1 link to nothing"), "{said}");
+        ensure!(said.ends_with("2 of 6 pictures have no labels: 1 not_found, 1 unsupported_format\n"), "{said}");
+
+        // Where there are none, there is no run either.
+        std::fs::create_dir(folder.path().join("empty"))?;
+        let runs = std::fs::read_dir(folder.path().join(".gannet/store/runs"))?.count();
+        let mut none = start(folder, &["classify", "empty", "--model", "colours"])?;
+        ensure!(
+            none.wait(LIMIT).await?.success() && none.stderr().contains("no pictures in empty"),
+            "{}",
+            none.stderr()
+        );
+        ensure!(std::fs::read_dir(folder.path().join(".gannet/store/runs"))?.count() == runs, "a run of nothing");
+        let sure = ["classify", "odd/0.bmp", "--model", "colours", "--threshold"];
+        let mut unsure = start(folder, &[&sure[..], &["1"]].concat())?;
+        ensure!(unsure.wait(LIMIT).await?.success(), "{}", unsure.stderr());
+        let said = unsure.stderr();
+        ensure!(
+            said.contains("1 of 1 picture without an error got no label") && said.contains("0 pictures l"),
+            "{said}"
+        );
+        let refused = refused(start(folder, &[&sure[..], &["-1"]].concat())?).await?;
+        ensure!(refused.contains("--threshold is -1: 0 to 1 is accepted"), "{refused}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_broken_off_leaves_jobs_until_it_is_cancelled() {
+    Folder::run(async |folder| {
+        push_colours(folder).await?;
+        write_large(&folder.path().join("large"), 200)?;
+        let args = ["classify", "large", "--model", "colours", "--batch-size", "5", "--run", "left"];
+        let mut classify = start(folder, &args)?;
+        eventually(LIMIT, "the first lines are out", async || {
+            classify.must_run()?;
+            Ok((!classify.stdout().is_empty()).then_some(()))
+        })
+        .await?;
+        classify.terminate()?;
+        let said = refused(classify).await?;
+        ensure!(said.contains("interrupted: the same command with --run left takes it up again"), "{said}");
+        let waiting = async || -> Result<u64> {
+            let rows = json_lines(&gannet(folder, &["status", "--format", "json"]).await?)?;
+            let row = rows.iter().find(|row| row["name"] == "gannet.v1.batches").context("the queue is listed")?;
+            row["ready"].as_u64().context("a number")
+        };
+        ensure!(waiting().await? > 0, "it is to be taken up");
+        gannet(folder, &["gc"]).await?;
+        ensure!(waiting().await? > 0, "and not to be cleaned away");
+        let mut cancel = start(folder, &["cancel", "left"])?;
+        ensure!(cancel.wait(LIMIT).await?.success(), "{}", cancel.stderr());
+        let said = cancel.stderr();
+        ensure!(said.contains(" dropped, 0 stopped, ") && !said.contains("not heard"), "nothing ran: {said}");
+        ensure!(waiting().await? == 0, "nobody needs them");
         Ok(())
     })
     .await;

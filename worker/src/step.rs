@@ -238,7 +238,7 @@ impl Step<'_> {
         for (position, image) in batch.images.iter().enumerate() {
             let fetched = match (&image.object, &image.file) {
                 (Some(object), _) => self.file(object).await,
-                (None, Some(file)) if self.context.settings.local_files => Ok(file.clone()),
+                (None, Some(file)) if self.context.settings.local_files => Ok(PathBuf::from(file)),
                 (None, _) => {
                     return Err(invalid(format!(
                         "`{}` is a file of somebody's machine: a fleet takes pictures from its store",

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::golden;
-use crate::{decode, load};
+use crate::{decode, load, look};
 
 /// The code of what becomes of a file with this content.
 fn code(content: &[u8]) -> String {
@@ -77,6 +77,70 @@ fn a_header_that_promises_too_much_is_refused_before_it_takes_memory() {
     let at = jpeg.windows(2).position(|pair| pair == b"\xff\xc0").expect("a frame") + 5;
     jpeg[at..at + 4].copy_from_slice(&[0x7f; 4]);
     assert_eq!(code(&jpeg), "too_large");
+}
+
+#[test]
+fn what_is_no_file_is_refused_before_it_is_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = |path: &std::path::Path| {
+        let errors = [look(path).map(|_| ()).expect_err("refused"), load(path, 3).map(|_| ()).expect_err("refused")];
+        assert_eq!(errors[0], errors[1]);
+        format!("{}: {}", errors[0].code, errors[0].message)
+    };
+    assert!(refused(folder.path()).starts_with("unsupported_format: it is a folder, no file"));
+    assert!(refused(std::path::Path::new("/dev/zero")).starts_with("unsupported_format: it is a device, no file"));
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    assert!(refused(&socket).starts_with("unsupported_format: it is a socket, no file"));
+    // Nobody will ever write into it.
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED what_is_no_file_is_refused_before_it_is_opened: there is no mkfifo here");
+        return;
+    }
+    assert!(refused(&pipe).starts_with("unsupported_format: it is a pipe, no file"));
+    assert!(refused(&folder.path().join("nothing")).starts_with("not_found: "));
+    assert!(refused(&socket.join("below")).starts_with("unreadable: the file cannot be read"));
+}
+
+/// A JPEG whose header says this kind of frame and size.
+fn jpeg(kind: u8, size: [u16; 2], name: &str) -> Vec<u8> {
+    let mut jpeg = std::fs::read(golden(name)).expect("a file");
+    let at = jpeg.windows(2).position(|pair| pair[0] == 0xff && matches!(pair[1], 0xc0 | 0xc2)).expect("a frame");
+    jpeg[at + 1] = kind;
+    for (place, edge) in [5, 7].into_iter().zip(size) {
+        jpeg[at + place..at + place + 2].copy_from_slice(&edge.to_be_bytes());
+    }
+    jpeg
+}
+
+#[test]
+fn kinds_that_are_not_read_here_are_no_damage() {
+    for kind in [0xc9, 0xca, 0xc3] {
+        let error = decode(&jpeg(kind, [48, 64], "rgb.jpg"), 3).expect_err("refused");
+        assert_eq!(error.code, "unsupported_format");
+        assert!(error.message.contains("save it as a plain JPEG or PNG"), "{}", error.message);
+    }
+    let mut tiff = std::fs::read(golden("palette.tif")).expect("a file");
+    // The entry of the compression in a little-endian file: tag 259, a short, one of them; ZSTD is 50000.
+    let entry = [3, 1, 3, 0, 1, 0, 0, 0];
+    let at = tiff.windows(8).position(|bytes| bytes == entry).expect("a compression") + 8;
+    tiff[at..at + 2].copy_from_slice(&50_000u16.to_le_bytes());
+    let error = decode(&tiff, 3).expect_err("refused");
+    assert_eq!(error.code, "unsupported_format", "{}", error.message);
+}
+
+#[test]
+fn what_is_too_large_is_said_with_its_limit() {
+    let message = |size, name, kind| decode(&jpeg(kind, size, name), 3).expect_err("refused").message;
+    let refused = message([20_000, 10_000], "rgb.jpg", 0xc0);
+    assert_eq!(refused, "it has 10000 x 20000 pixels, 200 million: at most 100 million are accepted");
+    let refused = message([100, 40_000], "rgb.jpg", 0xc0);
+    assert_eq!(refused, "its longer edge has 40000 pixels: at most 32768 are accepted");
+    // Only a progressive one is kept as coefficients; the other is then found cut short.
+    let refused = message([9_900, 9_900], "progressive.jpg", 0xc2);
+    assert!(refused.contains("9900 x 9900 pixels and takes") && refused.contains("at most 512 are"), "{refused}");
 }
 
 /// PNG's checksum, bit by bit.

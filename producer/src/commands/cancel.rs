@@ -65,6 +65,7 @@ async fn cancel_run(session: &Session, run: &Name, manifest: Option<&RunManifest
     create_json(store, &layout::cancelled(run), &marker).await?;
     // The marker is the truth; this only makes workers look at once.
     queue.publish_control(&Control::Cancelled { run: run.clone(), job: None }).await.context("tell the workers")?;
+    queue.forget(run).await.context("remove what waits")?;
     let call = workers.roll_call(queue, run, None).await?;
     let done: BTreeSet<JobId> = runs::jobs_done(store, run).await?.into_iter().collect();
     let asked = asked(session, run, manifest).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
-use shared::contract::{Batch, ImageRef, ImageVerdict, Job, JobResult, Work};
+use shared::contract::{Batch, ImageRef, ImageVerdict, Job, JobResult, Kind, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, layout};
@@ -95,11 +95,13 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
     let id = JobId::new("b0000").expect("a letter and digits");
     let batch = Batch { model: model.clone(), images, top_k: 3, threshold: 0.0 };
     let job = Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) };
-    let results = with_workers(session, embedded, Some(&run), "run the demo again", async |session: &Session| {
-        let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run };
-        drive.all(std::slice::from_ref(&job), &mut |_| ()).await
-    })
-    .await?;
+    let kinds = [Kind::Batch];
+    let results =
+        with_workers(session, embedded, Some(&run), &kinds, "run the demo again", async |session: &Session| {
+            let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &run };
+            drive.all(std::slice::from_ref(&job), &mut |_| ()).await
+        })
+        .await?;
     let outcome = results.values().find_map(JobResult::batch).context("the pictures were not classified")?;
     let best = |verdict: &ImageVerdict| match verdict {
         ImageVerdict::Predictions(predictions) => predictions.first().cloned(),

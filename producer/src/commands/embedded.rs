@@ -3,18 +3,21 @@
 #[cfg(feature = "embedded")]
 use std::sync::Arc;
 
-#[cfg(feature = "embedded")]
 use anyhow::Context as _;
 use clap::Args;
+use shared::contract::Kind;
 use shared::names::Name;
 use shared::settings::cores;
 
+use self::signals::Signals;
 use crate::session::Session;
+
+mod signals;
 
 /// How the workers inside this command work, where there is no fleet.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Embedded {
-    /// Trials computed at once on this machine, when it works without a fleet [default: the number of cores]
+    /// Jobs computed at once on this machine, when it works without a fleet [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
     /// Compute also where the system cannot shut executors off from the network
@@ -28,42 +31,40 @@ impl Embedded {
     }
 }
 
-/// Does `work`, with workers inside this process where there is no fleet; they take jobs of `run` alone,
-/// not what others left in the folder. Ctrl-C lets them make checkpoints first; `again` says how to go on.
+/// Does `work`, with workers inside this process where there is no fleet; they take jobs of `run` and of these kinds
+/// alone, not what others left in the folder. Ctrl-C, SIGTERM and SIGHUP let them make checkpoints first; `again` says
+/// how to go on.
 pub(super) async fn with_workers<T>(
     session: &Session,
     embedded: &Embedded,
     run: Option<&Name>,
+    kinds: &[Kind],
     again: &str,
     work: impl AsyncFnOnce(&Session) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let interrupted = async {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => anyhow::anyhow!("interrupted: {again}"),
-            Err(error) => anyhow::Error::from(error).context("listen to Ctrl-C"),
-        }
-    };
+    let mut signals = Signals::listen().context("listen to signals")?;
+    let interrupted = || anyhow::anyhow!("interrupted: {again}");
     // Without workers of its own the command waits for a `gannet-worker` that joins the folder.
     #[cfg(not(feature = "embedded"))]
-    let _ = (embedded, run);
+    let _ = (embedded, run, kinds);
     #[cfg(feature = "embedded")]
     if session.places.is_embedded() {
-        let mut workers = Workers::start(session, embedded, run)?;
+        let mut workers = Workers::start(session, embedded, run, kinds)?;
         let done = tokio::select! {
             done = work(session) => done,
             error = workers.ended() => return Err(error),
-            interrupted = interrupted => Err(interrupted),
+            () = signals.next() => Err(interrupted()),
         };
         tokio::select! {
             stopped = workers.stop() => stopped?,
-            // A second Ctrl-C: at once. Nothing is lost by it.
-            _ = tokio::signal::ctrl_c(), if done.is_err() => std::process::exit(130),
+            // A second one: at once. Nothing is lost by it.
+            () = signals.next(), if done.is_err() => std::process::exit(130),
         }
         return done;
     }
     tokio::select! {
         done = work(session) => done,
-        interrupted = interrupted => Err(interrupted),
+        () = signals.next() => Err(interrupted()),
     }
 }
 
@@ -81,10 +82,12 @@ impl Workers {
     ///
     /// # Errors
     /// This program's own file cannot be found.
-    fn start(session: &Session, embedded: &Embedded, run: Option<&Name>) -> anyhow::Result<Self> {
+    fn start(session: &Session, embedded: &Embedded, run: Option<&Name>, kinds: &[Kind]) -> anyhow::Result<Self> {
         let cache = session.places.home.join("cache");
         let slots = Some(embedded.slots());
         let mut settings = worker::WorkerSettings::new(cache, slots).context("find this program's own file")?;
+        // The other kind's queue is not even looked at.
+        settings.kinds = kinds.to_vec();
         settings.local_files = true;
         settings.executor.unsandboxed = embedded.unsandboxed;
         let queue = run.and_then(|run| session.queue.of_run(run)).unwrap_or_else(|| Arc::clone(&session.queue));

@@ -6,11 +6,12 @@ use serde_json::json;
 use super::Listed;
 use crate::gc::{self, Garbage, Limits};
 use crate::report::Listing;
-use crate::session;
+use crate::session::{self, Session};
+use crate::words::count;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet gc --dry-run\n  gannet gc\n  gannet gc --versions --older 30d --dry-run\n\nRemoves checkpoints that no result and no job that may go on needs, and what is left of deleted runs; their tombstones stay. A worker uploads a checkpoint before it commits the record that names it, so nothing younger than --older is touched: keep it far above the longest upload."
+    after_help = "Examples:\n  gannet gc --dry-run\n  gannet gc\n  gannet gc --versions --older 30d --dry-run\n\nRemoves checkpoints that no result and no job that may go on needs, and what is left of deleted runs; their tombstones stay. Without a broker also the jobs of cancelled and deleted runs from the folder's queue, whatever their age: elsewhere workers drop them. A worker uploads a checkpoint before it commits the record that names it, so nothing younger than --older is touched: keep it far above the longest upload."
 )]
 pub(super) struct Arguments {
     /// Lists what would be removed, and removes nothing
@@ -28,7 +29,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let store = session::open_store(&session::places()?).await?;
+    let places = session::places()?;
+    let (store, queue) = if places.is_embedded() {
+        let session = Session::open().await?;
+        (session.store, Some(session.queue))
+    } else {
+        (session::open_store(&places).await?, None)
+    };
     let limits = Limits { older: arguments.older.into(), versions: arguments.versions };
     let garbage = gc::find(store.as_ref(), limits).await?;
     if !arguments.dry_run {
@@ -37,7 +44,20 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     super::print(&list(&garbage), arguments.listed.format)?;
     let bytes: u64 = garbage.iter().map(|garbage| garbage.entry.size).sum();
     let done = if arguments.dry_run { "would be removed" } else { "are removed" };
-    eprintln!("{} objects of {} {done}", garbage.len(), HumanBytes(bytes));
+    eprintln!("{} of {} {done}", count(garbage.len(), "object"), HumanBytes(bytes));
+    if let Some(queue) = queue {
+        let mut jobs = 0;
+        for run in gc::closed(store.as_ref()).await? {
+            jobs += if arguments.dry_run {
+                queue.jobs_of(&run).await?.map_or(0, |jobs| jobs.len())
+            } else {
+                usize::try_from(queue.forget(&run).await?).unwrap_or(usize::MAX)
+            };
+        }
+        if jobs > 0 {
+            eprintln!("{} of cancelled and deleted runs {done} from the queue", count(jobs, "job"));
+        }
+    }
     Ok(())
 }
 

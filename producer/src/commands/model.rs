@@ -100,7 +100,7 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
     };
     let (reference, model) = models::promote(store, job, result, name).await?;
     eprintln!("model {name}: trial {} of {run}, version {}", job.id, &reference.sha256.to_string()[..12]);
-    if !matches!(model.config.input.as_slice(), [1 | 3, _, _]) {
+    if model.picture().is_none() {
         eprintln!("note: its input is {}, no picture: `gannet classify` has no use for it", sides(&model));
     }
     Ok(())

@@ -73,6 +73,7 @@ async fn delete(session: &Session, run: &Name) -> anyhow::Result<()> {
     let marker = layout::cancelled(run);
     put_json(store, &marker, &json!({"deleted_at": jiff::Timestamp::now()})).await?;
     session.queue.publish_control(&Control::Cancelled { run: run.clone(), job: None }).await?;
+    session.queue.forget(run).await?;
     let mut removed = 0;
     // Twice: a worker that read the marker just before it stood there may still have written.
     for pass in 0..2 {

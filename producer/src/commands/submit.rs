@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use shared::contract::{Dataset, Job, MAX_MESSAGE, Status, Work};
+use shared::contract::{Dataset, Job, Kind, MAX_MESSAGE, Status, Work};
 use shared::names::{JobId, ObjectRef};
 use shared::store::{Store, fetch_checked, get_optional, layout};
 use shared::strict::{self, Problem};
@@ -69,10 +69,12 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| jobs.iter().any(|job| job.kind() == *kind)).collect();
     let results = with_workers(
         &session,
         &arguments.embedded,
         None,
+        &kinds,
         "the same command takes it up again",
         async |session: &Session| {
             let mut bar = Bar::new("jobs", jobs.len(), None);
@@ -186,7 +188,7 @@ fn runs_of(jobs: &[Job]) -> Vec<Vec<Job>> {
 /// Reads documents one after another; an array stands for its elements.
 fn parse(text: &[u8]) -> Result<Vec<Job>, Problem> {
     let mut jobs = Vec::new();
-    for document in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
+    for document in serde_json::Deserializer::from_slice(strict::without_mark(text)).into_iter::<Value>() {
         let document = document.map_err(|error| Problem {
             at: format!("document {}", jobs.len() + 1),
             what: format!("is not JSON: {error}"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use shared::contract::{Job, JobResult};
+use shared::contract::{Job, JobResult, Kind};
 use shared::names::{JobId, Name};
 
 use super::embedded::{Embedded, with_workers};
@@ -17,6 +17,7 @@ use crate::report::StudySummary;
 use crate::runs::{self, Asked, RunManifest, Trials};
 use crate::session::Session;
 use crate::study::{self, Study};
+use crate::words::count;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -56,6 +57,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The split that the chosen trial is tested on.
+const TEST: &str = "test";
+
 /// A study that has run to its end.
 pub(super) struct Tuned {
     pub(super) name: Name,
@@ -75,9 +79,13 @@ pub(super) fn verdict(summary: &StudySummary) -> String {
     let Some(best) = summary.best() else { return format!("{}: no trial ended well", summary.run) };
     let percent = |error: f64| format!("{:.2} %", 100.0 * error);
     let validation = best.validation.map_or_else(|| "unknown".into(), |metrics| percent(metrics.error));
-    let test = summary.test.map_or_else(|| "not measured: its test failed".into(), |metrics| percent(metrics.error));
-    let (run, trials, id) = (&summary.run, summary.trials.len(), &best.id);
-    format!("{run}: the best of {trials} trials is {id}: validation error {validation}, test error {test}")
+    let test = match summary.test {
+        Some(metrics) => percent(metrics.error),
+        None if summary.test_failed => "not measured: its test failed".into(),
+        None => "not measured: there is no test split".into(),
+    };
+    let (run, trials, id) = (&summary.run, count(summary.trials.len(), "trial"), &best.id);
+    format!("{run}: the best of {trials} is {id}: validation error {validation}, test error {test}")
 }
 
 /// Runs a study to its end: checks, enqueues, collects, tests the chosen trial once.
@@ -94,22 +102,29 @@ pub(super) async fn tune(
     let jobs = study.trials(&dataset, &dataset_ref, &name)?;
     let manifest = RunManifest::new(name.clone(), Asked::Study { text, dataset: dataset_ref });
     manifest.create(store).await?;
-    eprintln!("run {name}: {} trials on {} ({})", jobs.len(), dataset.name, session.queue.place());
+    eprintln!("run {name}: {} on {} ({})", count(jobs.len(), "trial"), dataset.name, session.queue.place());
+    let has_test = dataset.splits.contains_key(TEST);
+    if !has_test {
+        eprintln!("note: the dataset `{}` has no test split: the chosen trial is not tested", dataset.name);
+    }
     let begun = Instant::now();
     let resumed = !runs::results(store, &name, &BTreeMap::new()).await?.is_empty();
     let again = format!("the same study with --run {name} takes it up again");
-    let (results, elapsed) = with_workers(session, embedded, Some(&name), &again, async |session: &Session| {
-        let mut bar = Bar::new("trials", jobs.len(), Some(study.objective));
-        let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &name };
-        let results = drive.all(&jobs, &mut |news| bar.hear(&news)).await;
-        bar.finish();
-        let mut results = results?;
-        let elapsed = begun.elapsed();
-        test_winner(&drive, &jobs, &mut results).await?;
-        Ok((results, elapsed))
-    })
-    .await
-    .with_context(|| again.clone())?;
+    let (results, elapsed) =
+        with_workers(session, embedded, Some(&name), &[Kind::Trial], &again, async |session: &Session| {
+            let mut bar = Bar::new("trials", jobs.len(), Some(study.objective));
+            let drive = Drive { queue: session.queue.as_ref(), store: session.store.as_ref(), run: &name };
+            let results = drive.all(&jobs, &mut |news| bar.hear(&news)).await;
+            bar.finish();
+            let mut results = results?;
+            let elapsed = begun.elapsed();
+            if has_test {
+                test_winner(&drive, &jobs, &mut results).await?;
+            }
+            Ok((results, elapsed))
+        })
+        .await
+        .with_context(|| again.clone())?;
     // A run that was taken up took longer than anybody measured.
     let times = if resumed { Vec::new() } else { vec![(workers(session, embedded, &results), elapsed.as_secs_f64())] };
     Ok(Tuned { name, times, trials: runs::pair(jobs, results) })

@@ -10,11 +10,14 @@ use shared::strict;
 
 use super::split::{self, Test};
 use super::{DataError, Rows, Table, idx};
+use crate::words::quoted;
 
 /// The most bytes of one file's features, as 32-bit floats.
 const MOST_BYTES: usize = 1 << 30;
 /// Columns that hold the labels where they are called so and nothing else is said.
 const LABELS: [&str; 3] = ["label", "class", "target"];
+/// The longest label, in bytes: it is the name of a class, and stands in every list of labels.
+const LONGEST_LABEL: usize = 1 << 10;
 /// What stands for "nothing" in tables.
 const MISSING: [&str; 8] = ["", "na", "n/a", "nan", "null", "none", "?", "-"];
 
@@ -63,7 +66,8 @@ pub fn read(path: &Path, label: Option<&str>, test: &Test) -> Result<(Table, Vec
         Test::Share(share) => {
             let (train, test) = train.divide(*share);
             let (drawn, all) = (test.labels.len(), train.labels.len() + test.labels.len());
-            notes.push(format!("drew {drawn} of {all} rows for the test split, {share} of each class (--test says another share, or a file)"));
+            let another = "--test says another share, or a file";
+            notes.push(split::told([drawn, all], "rows", *share, classes.len(), another));
             (train, test)
         }
     };
@@ -87,7 +91,7 @@ fn check_classes(path: &Path, sheet: &Sheet, classes: &[String]) -> Result<(), D
             path,
             &format!(
                 "has {rows} rows with one label, `{}`, in the column `{label}`: at least two labels are accepted",
-                classes.concat()
+                quoted(&classes.concat())
             ),
         ));
     }
@@ -149,6 +153,14 @@ impl Sheet {
                 if field.is_empty() {
                     return Err((column, "is empty: a label is needed; fill it or remove the line".into()));
                 }
+                if field.len() > LONGEST_LABEL {
+                    let problem = format!(
+                        "is `{}`, of {} bytes: the name of a class, of at most {LONGEST_LABEL}, is accepted",
+                        quoted(field),
+                        field.len()
+                    );
+                    return Err((column, problem));
+                }
                 let next = u32::try_from(known.len()).unwrap_or(u32::MAX);
                 let number = *known.entry(field.to_owned()).or_insert(next);
                 if number == next && self.names.len() == next as usize {
@@ -199,16 +211,25 @@ impl Sheet {
 
 fn check_header(path: &Path, header: &[String]) -> Result<(), DataError> {
     if header.len() < 2 {
-        let found = header.first().map_or("nothing", String::as_str);
+        let accepted = "a label and at least one column of numbers, separated by commas (tabs in a .tsv), are accepted";
+        let Some(found) = header.first() else { return Err(wrong(path, &format!("is empty: {accepted}"))) };
+        let separators = [(';', "semicolons"), ('\t', "tabs"), (',', "commas"), ('|', "bars")];
+        let hint = separators.into_iter().find(|(separator, _)| found.contains(*separator));
+        let hint = hint.map(|(_, name)| format!(" (is it separated by {name}?)")).unwrap_or_default();
+        return Err(wrong(path, &format!("has one column, `{}`{hint}: {accepted}", quoted(found))));
+    }
+    if is_row(header) {
+        let names: Vec<String> = (1..header.len()).take(3).map(|n| format!("x{n}")).collect();
+        let more = if header.len() > 4 { ",…" } else { "" };
         return Err(wrong(
             path,
             &format!(
-                "has one column, `{found}`: a label and at least one column of numbers, separated by commas (tabs in a .tsv), are accepted"
+                "has no header: it begins with `{}`, a row; put a first line with {} names there, as in `{}{more},label`",
+                quoted(&header.join(",")),
+                header.len(),
+                names.join(",")
             ),
         ));
-    }
-    if header.iter().all(|name| name.parse::<f64>().is_ok()) {
-        return Err(wrong(path, "begins with numbers: a header with the columns' names is needed in its first line"));
     }
     if let Some(column) = header.iter().position(String::is_empty) {
         return Err(wrong(
@@ -224,6 +245,14 @@ fn check_header(path: &Path, header: &[String]) -> Result<(), DataError> {
         Some((_, name)) => Err(wrong(path, &format!("has two columns called `{name}`: rename one"))),
         None => Ok(()),
     }
+}
+
+/// Whether a first line is a row: all of it numbers but the label. Not `0,1,2,…` or `1,2,3,…`, which pandas writes above
+/// columns without names.
+fn is_row(header: &[String]) -> bool {
+    let numbers: Vec<f64> = header.iter().filter_map(|name| name.parse().ok()).collect();
+    let counts = |from: f64| numbers.iter().enumerate().all(|(at, number)| *number == at as f64 + from);
+    numbers.len() + 1 >= header.len() && !counts(0.0) && !counts(1.0)
 }
 
 fn find_label(path: &Path, header: &[String], asked: Option<&str>) -> Result<usize, DataError> {
@@ -244,10 +273,10 @@ fn number(field: &str) -> Result<f32, String> {
         _ if MISSING.contains(&field.to_ascii_lowercase().as_str()) => {
             Err(format!("is missing (`{field}`): numbers are accepted; fill it or remove the line"))
         }
-        Ok(_) => Err(format!("is `{field}`: finite numbers of at most 3.4e38 are accepted")),
+        Ok(_) => Err(format!("is `{}`: finite numbers of at most 3.4e38 are accepted", quoted(field))),
         Err(_) => Err(format!(
             "is `{}`: numbers are accepted; write a column of words as numbers, one column of 0 and 1 for each word, for example",
-            field.chars().take(40).collect::<String>()
+            quoted(field)
         )),
     }
 }

@@ -12,6 +12,7 @@ use shared::contract::{ImageError, MeanStd};
 
 use super::DataError;
 use super::split;
+use crate::words::count;
 
 mod folder;
 mod look;
@@ -102,11 +103,8 @@ pub fn read(
         let all = splits.remove("train").unwrap_or_default();
         let drawn = split::draw(share, &all.iter().map(|row| (row.picture.label, row.look.digest)).collect::<Vec<_>>());
         let (test, train): (Vec<_>, Vec<_>) = all.into_iter().zip(drawn).partition(|(_, drawn)| *drawn);
-        notes.push(format!(
-            "drew {} of {} pictures for the test split, {share} of each class (--test says another share)",
-            test.len(),
-            test.len() + train.len()
-        ));
+        let (drawn, all) = (test.len(), test.len() + train.len());
+        notes.push(split::told([drawn, all], "pictures", share, labels.len(), "--test says another share"));
         for (name, rows) in [("train", train), ("test", test)] {
             splits.insert(name.to_owned(), rows.into_iter().map(|(row, _)| row).collect());
         }
@@ -218,10 +216,6 @@ fn some(names: &[String], between: &str) -> String {
         text.push_str(&format!("{between}and {} more", names.len() - NAMED));
     }
     text
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn refuse(dir: &Path, problem: &str) -> DataError {

@@ -26,6 +26,7 @@ impl FromStr for Test {
         match text.parse::<f64>() {
             Ok(share) if share > 0.0 && share < 1.0 => Ok(Self::Share(share)),
             Ok(_) => Err("a share above 0 and below 1, or a CSV file, is accepted".into()),
+            Err(_) if text.ends_with('%') => Err("a share like 0.2, or a CSV file, is accepted".into()),
             Err(_) => Ok(Self::File(text.into())),
         }
     }
@@ -47,6 +48,25 @@ pub(super) fn draw(share: f64, rows: &[(u32, Digest)]) -> Vec<bool> {
         class[..cut].iter().for_each(|row| drawn[*row] = true);
     }
     drawn
+}
+
+/// Says of a draw how many of how many rows (called `what`) it took, and where that is far from the share, why.
+pub(super) fn told([drawn, all]: [usize; 2], what: &str, share: f64, classes: usize, another: &str) -> String {
+    if drawn == 0 {
+        return format!(
+            "there is no test split, and a study will test nothing: each class keeps a row to train on, equal rows stay \
+             together, and the {all} {what} leave none ({another})"
+        );
+    }
+    let begun = format!("drew {drawn} of {all} {what} for the test split");
+    // Rounding, and at least one, make a class's part one row larger or smaller.
+    if (drawn as f64 - share * all as f64).abs() <= classes as f64 {
+        return format!("{begun}, {share} of each class ({another})");
+    }
+    format!(
+        "{begun} where {share} of each class would be {:.0}: equal rows stay together ({another})",
+        share * all as f64
+    )
 }
 
 /// Sorts the names of classes: whole numbers as numbers, others as texts.
@@ -95,6 +115,16 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_says_what_it_came_to() {
+        let told = |numbers| told(numbers, "rows", 0.1, 3, "--test");
+        assert_eq!(told([6, 60]), "drew 6 of 60 rows for the test split, 0.1 of each class (--test)");
+        assert_eq!(told([3, 6]), "drew 3 of 6 rows for the test split, 0.1 of each class (--test)");
+        let far = "drew 20 of 60 rows for the test split where 0.1 of each class would be 6: equal rows stay together";
+        assert!(told([20, 60]).starts_with(far), "{}", told([20, 60]));
+        assert!(told([0, 3]).starts_with("there is no test split"), "{}", told([0, 3]));
+    }
+
+    #[test]
     fn names_are_sorted_as_people_would() {
         let sorted = |names: &[&str]| {
             let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -109,7 +139,7 @@ mod tests {
     fn a_share_or_a_file() {
         assert_eq!("0.2".parse(), Ok(Test::Share(0.2)));
         assert_eq!("test.csv".parse(), Ok(Test::File("test.csv".into())));
-        for wrong in ["0", "1", "-0.1", "nan", "20"] {
+        for wrong in ["0", "1", "-0.1", "nan", "20", "20%"] {
             assert!(wrong.parse::<Test>().is_err(), "{wrong}");
         }
     }

@@ -69,13 +69,15 @@ pub(super) fn read(text: &[u8]) -> Result<Config, Problem> {
             "false is accepted: with true, leave it out and write \"image_mean\" and \"image_std\" of [0.5, 0.5, 0.5] into preprocessor_config.json, which computes the same",
         ));
     }
+    // Other libraries write keys of their own beside a network that goes by name. Without one a near miss matters.
+    let by_name = NAMES.iter().any(|key| map.contains_key(*key));
     let mut unused = Vec::new();
     for key in map.keys().filter(|key| !KNOWN.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str())) {
         match strict::nearest(key, KNOWN) {
-            Some(near) => {
+            Some(near) if !by_name || map.contains_key("layers") => {
                 return Err(Problem { at: key.clone(), what: format!("is no known key: did you mean `{near}`?") });
             }
-            None => unused.push(key.clone()),
+            _ => unused.push(key.clone()),
         }
     }
     let classes =

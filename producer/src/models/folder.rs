@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use shared::contract::{Architecture, ModelConfig, Network, Preprocessing};
+use shared::strict;
 
 use super::config::{self, Config, Described};
 use super::preprocessor::{self, Preprocessor};
@@ -34,8 +35,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads and checks `config.json`, `preprocessor_config.json`, `labels.txt` and the header of
-    /// `model.safetensors`.
+    /// Reads and checks `config.json`, `preprocessor_config.json`, `labels.txt` and `model.safetensors`, each of its
+    /// numbers.
     ///
     /// # Errors
     /// What does not fit: the file, the key in it, what stood there and what is accepted.
@@ -62,6 +63,7 @@ impl Folder {
         let parameters = network.parameters(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
         let ignores = |name: &str| matches!(config.network, Described::ByName(known) if known.ignores(name));
         weights.check(&parameters, ignores).map_err(|problem| wrong(&path(WEIGHTS), problem))?;
+        weights.check_finite().map_err(|problem| wrong(&path(WEIGHTS), problem))?;
         let outputs = network.output_shape(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
         if outputs != [labels.len()] {
             bail!(
@@ -87,23 +89,26 @@ fn absent(file: &Path, accepted: &str) -> String {
     format!("there is no `{}`: write one, {accepted}", file.display())
 }
 
-/// A text file's content, or `None` where there is none.
+/// A text file's content, without a byte order mark; `None` where there is no such file.
 fn text(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(|| format!("open `{}`", path.display()))?,
-    };
+        // To open a pipe would wait for who writes into it.
+        Ok(metadata) if !metadata.is_file() => bail!("`{}` is no file", path.display()),
+        _ => {}
+    }
+    let file = File::open(path).with_context(|| format!("open `{}`", path.display()))?;
     let mut bytes = Vec::new();
     file.take(MOST_TEXT + 1).read_to_end(&mut bytes).with_context(|| format!("read `{}`", path.display()))?;
     if bytes.len() as u64 > MOST_TEXT {
         bail!("`{}` has over {MOST_TEXT} bytes: at most that is accepted", path.display());
     }
-    Ok(Some(bytes))
+    Ok(Some(strict::without_mark(&bytes).to_vec()))
 }
 
 fn open_weights(folder: &Path) -> anyhow::Result<Weights> {
     let path = folder.join(WEIGHTS);
-    if !path.exists() {
+    if !path.is_file() {
         bail!(
             "there is no `{}`: in PyTorch, `safetensors.torch.save_file(model.state_dict(), \"{WEIGHTS}\")` writes one",
             path.display()

@@ -135,6 +135,52 @@ fn an_architecture_has_the_outputs_of_its_weights() {
 }
 
 #[test]
+fn what_other_libraries_write_is_no_fault() {
+    let made = Made::new();
+    // As timm writes it.
+    made.write(
+        "config.json",
+        r#"{"architecture": "resnet18", "num_classes": 2, "num_features": 512, "global_pool": "avg"}"#,
+    );
+    let parameters = Architecture::ResNet18.network(2).parameters(&[3, 224, 224]).expect("a network");
+    let tensor = |p: &shared::contract::Parameter| (&*p.name.clone().leak(), Dtype::F16, p.shape.clone());
+    made.weights(&parameters.iter().map(tensor).collect());
+    made.write("preprocessor_config.json", "\u{feff}{\"do_normalize\": false}");
+    made.write("labels.txt", "\u{feff}cat\ndog\n");
+    let folder = made.read().expect("a folder");
+    assert_eq!(folder.notes, ["config.json: nothing is done with `num_features`, `global_pool`"]);
+    assert_eq!(folder.labels, ["cat", "dog"], "a byte order mark is no part of a label");
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_by_their_tensor() {
+    let made = Made::new();
+    let whole = std::fs::read(made.path("model.safetensors")).expect("a file");
+    made.read().expect("good");
+    let file = safetensors::SafeTensors::deserialize(&whole).expect("safetensors");
+    for (name, number) in [("head.bias", &f32::NAN.to_le_bytes()[..]), ("head.weight", &0x7c00u16.to_le_bytes())] {
+        let at = file.tensor(name).expect("a tensor").data().as_ptr() as usize - whole.as_ptr() as usize;
+        let mut broken = whole.clone();
+        broken[at..at + number.len()].copy_from_slice(number);
+        made.write("model.safetensors", broken);
+        let message = made.refused("model.safetensors");
+        assert!(message.contains("not finite") && message.contains(&format!("in `{name}`")), "{message}");
+    }
+}
+
+#[test]
+fn names_behind_a_prefix_are_one_line_with_the_remedy() {
+    let made = Made::new();
+    for prefix in ["module.", "model.", "module.model."] {
+        let named = |name: &str| &*format!("{prefix}{name}").leak();
+        made.weights(&tensors().into_iter().map(|(name, dtype, shape)| (named(name), dtype, shape)).collect());
+        let message = made.refused("model.safetensors");
+        assert!(message.contains(&format!("has `{prefix}` before the name of each tensor")), "{message}");
+        assert!(message.contains(&format!("removeprefix(\"{prefix}\")")) && !message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
 fn inceptions_auxiliary_head_is_ignored_knowingly() {
     let made = Made::new();
     made.write("config.json", r#"{"architecture": "inception_v3"}"#);

@@ -1,6 +1,6 @@
 //! `model.safetensors` of a model's folder: its header against what the network owns.
 //!
-//! Only the header is read for the check, and no more of it than a network can need.
+//! Only the header is read for the check, and no more of it than a network can need; then the numbers, piece by piece.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -59,13 +59,55 @@ impl Weights {
         Ok(Self { path: path.to_owned(), data, tensors, ignored: Vec::new() })
     }
 
+    /// What stands before every tensor's name, where without it the names would be the network's.
+    fn prefix(&self, expected: &[Parameter]) -> Option<&str> {
+        let known = |name: &str| expected.iter().any(|parameter| parameter.name == name);
+        // Up to a dot in the first name that holds a known one.
+        let of = |name: &str| name.match_indices('.').map(|(dot, _)| dot + 1).find(|end| known(&name[*end..]));
+        let prefix = self.tensors.keys().find_map(|name| of(name).map(|end| &name[..end]))?;
+        let stripped: Option<Vec<&str>> = self.tensors.keys().map(|name| name.strip_prefix(prefix)).collect();
+        (2 * stripped?.into_iter().filter(|name| known(name)).count() >= expected.len()).then_some(prefix)
+    }
+
     /// The first dimension of a tensor.
     pub(super) fn rows(&self, tensor: &str) -> Option<usize> {
         self.tensors.get(tensor)?.shape.first().copied()
     }
 
+    /// Checks that every number of a kept tensor is one.
+    pub(super) fn check_finite(&self) -> anyhow::Result<()> {
+        let mut file = io::BufReader::with_capacity(1 << 20, File::open(&self.path)?);
+        let mut kept: Vec<_> = self.tensors.iter().filter(|(name, _)| !self.ignored.contains(name)).collect();
+        kept.sort_by_key(|(_, info)| info.data_offsets);
+        let mut piece = vec![0; 1 << 20];
+        for (name, info) in kept {
+            file.seek(SeekFrom::Start(self.data + info.data_offsets.0 as u64))?;
+            let mut left = info.data_offsets.1 - info.data_offsets.0;
+            while left > 0 {
+                let piece = &mut piece[..left.min(1 << 20)];
+                file.read_exact(piece)?;
+                if !are_finite(info.dtype, piece) {
+                    bail!(
+                        "holds numbers that are not finite (NaN or infinite) in `{name}`: no picture gets a score with \
+                         them; save the network before its training diverged"
+                    );
+                }
+                left -= piece.len();
+            }
+        }
+        Ok(())
+    }
+
     /// Compares with what the network owns; tensors for which `ignores` holds may be there.
     pub(super) fn check(&mut self, expected: &[Parameter], ignores: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        if let Some(prefix) = self.prefix(expected) {
+            bail!(
+                "has `{prefix}` before the name of each tensor, as wrappers (DataParallel, for example) write it: remove \
+                 it. In Python: from safetensors.torch import load_file, save_file; \
+                 save_file({{name.removeprefix(\"{prefix}\"): tensor for name, tensor in \
+                 load_file(\"model.safetensors\").items()}}, \"model.safetensors\")"
+            );
+        }
         let known: BTreeSet<&str> = expected.iter().map(|parameter| parameter.name.as_str()).collect();
         let (ignored, surplus): (Vec<_>, Vec<_>) = self
             .tensors
@@ -144,6 +186,16 @@ impl Weights {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether these bytes of a tensor, whole numbers of them in little-endian order, are finite: an exponent of ones is not.
+fn are_finite(dtype: Dtype, bytes: &[u8]) -> bool {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().all(|number| f32::from_le_bytes(*number).is_finite()),
+        Dtype::F16 => bytes.as_chunks().0.iter().all(|number| u16::from_le_bytes(*number) & 0x7c00 != 0x7c00),
+        Dtype::BF16 => bytes.as_chunks().0.iter().all(|number| u16::from_le_bytes(*number) & 0x7f80 != 0x7f80),
+        _ => true,
     }
 }
 

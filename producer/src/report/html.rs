@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::layout::{self, Look, Plot, counted, objective_name};
+use super::layout::{self, Look, Plot, objective_name};
 use super::plot;
 use super::summary::{Ending, StudySummary, TrialRow};
 use super::{display, display_number};
+use crate::words::count;
 
 /// Trials that the table lists.
 const MOST_ROWS: usize = 1_000;
@@ -57,14 +58,14 @@ fn header(summary: &StudySummary) -> String {
     };
     let on = summary.dataset.as_ref().map(|name| format!(" on <code>{}</code>", escape(name))).unwrap_or_default();
     let rows = if summary.validation_rows > 0 {
-        format!(", measured on {} held out of the training split", counted(summary.validation_rows as usize, "row"))
+        format!(", measured on {} held out of the training split", count(summary.validation_rows as usize, "row"))
     } else {
         String::new()
     };
     let mut text = format!(
         "<header>\n<p class=\"kind\">Study</p>\n<h1>{}</h1>\n<p>{tuned}{on}, in {}. Made small: {}{rows}.</p>\n",
         escape(summary.run.as_str()),
-        counted(summary.trials.len(), "trial"),
+        count(summary.trials.len(), "trial"),
         objective_name(summary.objective),
     );
     for note in &summary.notes {
@@ -149,7 +150,7 @@ fn description(plot: &Plot) -> String {
         Some(name) if plot.series.len() > 1 => format!(" in {} lines by {name}", plot.series.len()),
         _ => String::new(),
     };
-    format!("Across: {}. Up: {}. {}{of}. {}", plot.x.label, plot.y.label, counted(points, "point"), plot.caption)
+    format!("Across: {}. Up: {}. {}{of}. {}", plot.x.label, plot.y.label, count(points, "point"), plot.caption)
 }
 
 fn trials(summary: &StudySummary) -> String {

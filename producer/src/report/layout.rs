@@ -9,6 +9,7 @@ use shared::contract::{EpochMetrics, Objective};
 use self::axis::{Axis, number};
 use super::display;
 use super::summary::{StudySummary, TrialRow};
+use crate::words::count;
 
 mod axis;
 
@@ -121,10 +122,10 @@ pub(super) fn scaling_plot(summary: &StudySummary) -> Option<Plot> {
     let caption = if alone {
         format!(
             "One measurement so far, with {}: run the study with another number of workers to compare. The dashed line is what perfect sharing would give.",
-            counted(first.0 as usize, "worker")
+            count(first.0 as usize, "worker")
         )
     } else {
-        format!("The dashed line is what perfect sharing would give from {} on.", counted(first.0 as usize, "worker"))
+        format!("The dashed line is what perfect sharing would give from {} on.", count(first.0 as usize, "worker"))
     };
     Some(Plot {
         title: "Time against number of workers".into(),
@@ -189,10 +190,6 @@ pub(super) fn objective_name(objective: Objective) -> &'static str {
     }
 }
 
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 fn omitted(summary: &StudySummary, drawn: usize) -> String {
     let mut parts = Vec::new();
     let measured = summary.trials.iter().filter(|trial| summary.value(trial).is_some()).count();
@@ -203,7 +200,7 @@ fn omitted(summary: &StudySummary, drawn: usize) -> String {
     for trial in summary.trials.iter().filter(|trial| summary.value(trial).is_none()) {
         *others.entry(trial.ending.as_str()).or_default() += 1;
     }
-    parts.extend(others.iter().map(|(ending, count)| format!("{} ({ending}) left out", counted(*count, "trial"))));
+    parts.extend(others.iter().map(|(ending, number)| format!("{} ({ending}) left out", count(*number, "trial"))));
     if parts.is_empty() { String::new() } else { format!("{}.", capitalised(&parts.join("; "))) }
 }
 

@@ -26,6 +26,8 @@ pub struct StudySummary {
     pub winner: Option<usize>,
     /// The best one on the test split.
     pub test: Option<Metrics>,
+    /// Whether its test has ended without a measure. It has not begun, or there is nothing to test on, without either.
+    pub test_failed: bool,
     /// Measured durations of a study: how many workers, how many seconds. To be filled in by who knows.
     pub scaling: Vec<(u32, f64)>,
     /// Sentences for the reader: where the data came from, for instance. To be filled in likewise.
@@ -91,6 +93,7 @@ impl StudySummary {
             trials: Vec::new(),
             winner: None,
             test: None,
+            test_failed: false,
             scaling: Vec::new(),
             notes: Vec::new(),
         };
@@ -102,6 +105,7 @@ impl StudySummary {
                 let measured = result.as_ref().and_then(|result| result.trial()?.test);
                 if test_id.as_deref() == Some(job.id.as_str()) {
                     summary.test = measured;
+                    summary.test_failed = result.is_some() && measured.is_none();
                 }
                 continue;
             }

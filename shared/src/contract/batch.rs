@@ -1,7 +1,5 @@
 //! A batch: label these pictures.
 
-use std::path::PathBuf;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +34,7 @@ pub struct ImageRef {
     pub object: Option<ObjectRef>,
     /// The file's absolute path, read in place. A worker of a fleet refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
+    pub file: Option<String>,
 }
 
 impl ImageRef {
@@ -46,8 +44,8 @@ impl ImageRef {
     }
 
     /// A picture on this machine.
-    pub fn file(image: impl Into<String>, file: PathBuf) -> Self {
-        Self { image: image.into(), object: None, file: Some(file) }
+    pub fn file(image: impl Into<String>, file: impl Into<String>) -> Self {
+        Self { image: image.into(), object: None, file: Some(file.into()) }
     }
 }
 
@@ -95,8 +93,10 @@ pub struct Prediction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageError {
-    /// A stable code: `decode_failed`, `too_large`, `unsupported_format`, `not_found`, `altered`,
-    /// `failed`.
+    /// A stable code. Of the file: `decode_failed` (it is damaged or cut short), `too_large`, `unsupported_format` (it is
+    /// of a kind that is not read here, or no picture at all), `not_found`, `unreadable` (it or its folder may not be
+    /// read), `altered` (the object has another sha256). Of the network: `failed`. From `gannet classify` alone:
+    /// `batch_failed`, where the whole job came to nothing.
     pub code: String,
     /// For people.
     pub message: String,
@@ -104,8 +104,15 @@ pub struct ImageError {
 
 /// Pictures a batch may hold.
 const MOST_IMAGES: usize = 1_000;
+/// Labels that a batch may ask for in all: its result is one object, read whole.
+const MOST_LABELS: usize = 100_000;
 
 impl Batch {
+    /// The most pictures of a batch that asks for so many labels each.
+    pub fn most_images(top_k: u32) -> usize {
+        (MOST_LABELS / top_k.max(1) as usize).clamp(1, MOST_IMAGES)
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -130,6 +137,12 @@ impl Batch {
         }
         if !(1..=1_000).contains(&self.top_k) {
             return Err(Problem::new("batch.top_k", self.top_k, "1 to 1000 is accepted"));
+        }
+        let most = Self::most_images(self.top_k);
+        if self.images.len() > most {
+            let (at, found) =
+                ("batch.images", format!("{} pictures with {} labels each", self.images.len(), self.top_k));
+            return Err(Problem::new(at, found, format!("at most {most} are accepted with so many labels")));
         }
         if !(0.0..=1.0).contains(&self.threshold) {
             return Err(Problem::new("batch.threshold", self.threshold, "0 to 1 is accepted"));

@@ -24,6 +24,16 @@ pub struct Model {
     pub weights: ObjectRef,
 }
 
+impl Model {
+    /// `[channels, height, width]`, where its input is a picture: grey or RGB.
+    pub fn picture(&self) -> Option<[usize; 3]> {
+        match *self.config.input.as_slice() {
+            [channels @ (1 | 3), height, width] => Some([channels, height, width]),
+            _ => None,
+        }
+    }
+}
+
 /// What a model computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +68,8 @@ pub struct Preprocessing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
-    /// The shorter edge gets so many pixels, the longer one keeps the shape.
+    /// The shorter edge gets so many pixels, the longer one keeps the shape: rounded to the nearest pixel, a half to the
+    /// even one. (torchvision and Hugging Face cut the rest off.)
     ShortestEdge(u32),
     /// Height and width, whatever the shape was.
     Exact([u32; 2]),

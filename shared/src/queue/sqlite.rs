@@ -185,6 +185,11 @@ impl Queue for SqliteQueue {
         self.inner.clerk.call("looking for jobs", move |desk| desk.jobs_of(&run)).await.map(Some)
     }
 
+    async fn forget(&self, run: &Name) -> Result<u64, QueueError> {
+        let run = run.clone();
+        self.inner.clerk.call("removing a run's jobs", move |desk| desk.forget(&run)).await
+    }
+
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.inner.clerk.call("looking at dead letters", move |desk| desk.dead(most)).await
     }
@@ -335,6 +340,7 @@ impl Drop for SqliteReceipt {
 mod tests {
     use super::*;
     use crate::queue::contract_suite::{Place, suite};
+    use crate::queue::{by_name, topology};
 
     struct Folder(tempfile::TempDir);
 
@@ -437,8 +443,12 @@ mod tests {
             jobs.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(known().await, ["held", "later", "waits"]);
+        assert_eq!(queue.forget(&mine).await.expect("removed"), 2, "what waits, now or for its next try");
+        assert_eq!(known().await, ["held"], "what somebody has stays");
         held.receipt.ack().await.expect("ack");
-        assert_eq!(known().await, ["later", "waits"]);
+        assert!(known().await.is_empty());
+        let left = by_name(queue.depths().await.expect("depths"));
+        assert_eq!(left[&topology::queue_of(Kind::Trial)].ready, 2, "other runs' and what is no job");
     }
 
     #[tokio::test(flavor = "multi_thread")]

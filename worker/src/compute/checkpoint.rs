@@ -132,7 +132,7 @@ pub(super) fn load(
         .flat_map(|(part, named)| named.iter().map(move |(name, shape)| (format!("{part}{name}"), shape.as_slice())))
         .collect();
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let mut tensors = take(&file, &names).map_err(bad)?;
+    let mut tensors = take(&file, &names).map_err(|unfit| bad(unfit.to_string()))?;
     let mut sorted: Vec<_> = file.iter().collect();
     sorted.sort_by_key(|(name, _)| *name);
     let mut hasher = Digest::hasher();

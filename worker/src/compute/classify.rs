@@ -24,11 +24,11 @@ impl PictureReader {
     /// # Errors
     /// The input is no picture, or the preprocessing cannot be done.
     pub fn of(model: &Model) -> Result<Self, ComputeError> {
-        let shape = model.config.input.as_slice();
-        let input = match *shape {
-            [channels @ (1 | 3), height, width] => [channels, height, width],
-            _ => return Err(invalid(model, format!("its input is {shape:?}: [1 or 3, height, width] is accepted"))),
+        let refuse = || {
+            let shape = &model.config.input;
+            invalid(model, format!("its input is {shape:?}: [1 or 3, height, width] is accepted"))
         };
+        let input = model.picture().ok_or_else(refuse)?;
         let checked = model.preprocessing.check(input[0]).map_err(|problem| problem.inside("preprocessing"));
         checked.map_err(|problem| invalid(model, problem))?;
         Ok(Self { input, preprocessing: model.preprocessing.clone() })

@@ -22,31 +22,51 @@ pub(super) fn read(path: &Path, parameters: &[Parameter]) -> Result<HashMap<Stri
     let bad = |problem: String| bad_file("the parameters", path, problem);
     let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("it is no safetensors file: {error}")))?;
     let expected: Vec<(String, &[usize])> = parameters.iter().map(|p| (p.name.clone(), p.shape.as_slice())).collect();
-    take(&file, &expected).map_err(bad)
+    take(&file, &expected).map_err(|unfit| match unfit {
+        Unfit::Other(problem) => bad(problem),
+        // The file is what it was when it was sent: nobody altered it.
+        unfit @ Unfit::NotFinite(_) => ComputeError::InvalidJob(format!(
+            "{unfit} (NaN or infinite) in the network's parameters: its training diverged, or they were damaged before \
+             they came into the store"
+        )),
+    })
+}
+
+/// Why a file's tensors cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// They are others.
+    #[error("{0}")]
+    Other(String),
+    /// The tensor of this name holds what nothing can be computed with.
+    #[error("`{0}` holds numbers that are not finite")]
+    NotFinite(String),
 }
 
 /// PyTorch's count of the batches that a norm has seen: a network computes nothing with it.
 const COUNTER: &str = ".num_batches_tracked";
 
 /// Takes exactly the tensors of `expected`, by name and shape, out of a file; half precision becomes fp32.
-pub(super) fn take(file: &SafeTensors<'_>, expected: &[(String, &[usize])]) -> Result<HashMap<String, Tensor>, String> {
+pub(super) fn take(file: &SafeTensors<'_>, expected: &[(String, &[usize])]) -> Result<HashMap<String, Tensor>, Unfit> {
     let mut tensors = HashMap::with_capacity(expected.len());
     for (name, shape) in expected {
-        let view = file.tensor(name).map_err(|_| format!("it has no tensor `{name}`, which the network needs"))?;
+        let view = file
+            .tensor(name)
+            .map_err(|_| Unfit::Other(format!("it has no tensor `{name}`, which the network needs")))?;
         let Some(numbers) = numbers(&view).filter(|_| view.shape() == *shape) else {
             let found = format!("`{name}` is {:?} {:?}", view.dtype(), view.shape());
-            return Err(format!("{found}: the network needs F32, F16 or BF16 {shape:?}"));
+            return Err(Unfit::Other(format!("{found}: the network needs F32, F16 or BF16 {shape:?}")));
         };
         if numbers.iter().any(|number| !number.is_finite()) {
-            return Err(format!("`{name}` holds numbers that are not finite"));
+            return Err(Unfit::NotFinite(name.clone()));
         }
         let tensor = Tensor::from_vec(numbers, *shape, &Device::Cpu)
-            .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
+            .map_err(|error| Unfit::Other(format!("`{name}` cannot be read: {error}")))?;
         tensors.insert(name.clone(), tensor);
     }
     let is_extra = |name: &&str| !tensors.contains_key(*name) && !name.ends_with(COUNTER);
     match file.names().into_iter().filter(is_extra).min() {
-        Some(extra) => Err(format!("it has a tensor `{extra}`, which the network has not")),
+        Some(extra) => Err(Unfit::Other(format!("it has a tensor `{extra}`, which the network has not"))),
         None => Ok(tensors),
     }
 }

@@ -6,6 +6,8 @@ use std::io::{ErrorKind, Write as _};
 use anyhow::{Context as _, bail};
 use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Work};
 
+use crate::words::count;
+
 /// What was written, and what waits for its turn.
 pub(super) struct Lines {
     ordered: bool,
@@ -14,13 +16,15 @@ pub(super) struct Lines {
     written: usize,
     waiting: BTreeMap<usize, String>,
     labelled: usize,
+    /// Of them, how many have no label that is sure enough.
+    unsure: usize,
     failed: BTreeMap<String, usize>,
 }
 
 impl Lines {
     /// None of `total` pictures has one yet.
     pub(super) fn new(ordered: bool, total: usize) -> Self {
-        Self { ordered, total, written: 0, waiting: BTreeMap::new(), labelled: 0, failed: BTreeMap::new() }
+        Self { ordered, total, written: 0, waiting: BTreeMap::new(), labelled: 0, unsure: 0, failed: BTreeMap::new() }
     }
 
     /// Takes what a batch came to; `indices` are the numbers of its pictures.
@@ -45,7 +49,10 @@ impl Lines {
     /// Standard output refuses.
     pub(super) fn put(&mut self, index: usize, outcome: &ImageOutcome) -> anyhow::Result<()> {
         match &outcome.verdict {
-            ImageVerdict::Predictions(_) => self.labelled += 1,
+            ImageVerdict::Predictions(labels) => {
+                self.labelled += 1;
+                self.unsure += usize::from(labels.is_empty());
+            }
             ImageVerdict::Error(error) => *self.failed.entry(error.code.clone()).or_default() += 1,
         }
         let line = serde_json::to_string(outcome)?;
@@ -70,7 +77,7 @@ impl Lines {
     /// # Errors
     /// Pictures have no labels, or the run was broken off: then some have no line either.
     pub(super) fn finish(self, labelled: anyhow::Result<()>) -> anyhow::Result<()> {
-        let so_far = format!("{} of {} pictures have a line", self.written, self.total);
+        let so_far = format!("{} of {} have a line", self.written, count(self.total, "picture"));
         match labelled {
             // A reader that has seen enough (`| head`) is no error.
             Err(error) if is_unread(&error) => {
@@ -80,13 +87,18 @@ impl Lines {
             Err(error) => return Err(error.context(so_far)),
             Ok(()) => {}
         }
+        if self.unsure > 0 {
+            let (unsure, labelled) = (self.unsure, count(self.labelled, "picture"));
+            eprintln!("note: {unsure} of {labelled} without an error got no label: none scores as high as --threshold");
+        }
         let failed: usize = self.failed.values().sum();
         if failed == 0 {
-            eprintln!("{} pictures labelled", self.labelled);
+            eprintln!("{} labelled", count(self.labelled - self.unsure, "picture"));
             return Ok(());
         }
         let codes: Vec<String> = self.failed.iter().map(|(code, count)| format!("{count} {code}")).collect();
-        bail!("{failed} of {} pictures have no labels: {}", self.total, codes.join(", "))
+        let has = if failed == 1 { "has" } else { "have" };
+        bail!("{failed} of {} {has} no labels: {}", count(self.total, "picture"), codes.join(", "))
     }
 }
 

@@ -80,6 +80,22 @@ fn a_share_of_each_class_is_drawn_whatever_the_order_of_the_rows() {
 }
 
 #[test]
+fn columns_that_pandas_counts_are_a_header_and_what_others_wrote_is_quoted_in_part() {
+    for header in ["0,1,label", "1,2,label", "0,1,2"] {
+        let (table, _) = read_text(&format!("{header}\n5,6,1\n7,8,2\n5,7,1\n7,9,2\n")).expect(header);
+        assert_eq!((table.shape, table.classes), (vec![2], 2));
+    }
+    let long = "9".repeat(5_000_000);
+    let refused = read_text(&format!("a,label\n{long},x\n1,y\n")).expect_err("no number");
+    assert!(refused.len() < 300 && refused.contains("…`: finite numbers"), "{}", refused.len());
+    let refused = read_text(&format!("a,label\n1,{long}\n1,y\n")).expect_err("no name");
+    assert!(
+        refused.contains("line 2, column `label` is `9999") && refused.contains("of 5000000 bytes"),
+        "{refused:.300}"
+    );
+}
+
+#[test]
 fn gzip_and_tabs_are_read() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(b"a\tlabel\n1\tx\n2\ty\n").expect("memory");
@@ -99,11 +115,22 @@ fn what_is_wrong_is_said_with_line_and_column() {
     let cases = [
         (
             "",
-            "the file `t.csv` has one column, `nothing`: a label and at least one column of numbers, separated by commas (tabs in a .tsv), are accepted",
+            "the file `t.csv` is empty: a label and at least one column of numbers, separated by commas (tabs in a .tsv), are accepted",
         ),
-        ("a;b;label\n1;2;x\n", "the file `t.csv` has one column, `a;b;label`: a label and"),
+        (
+            "a;b;label\n1;2;x\n",
+            "the file `t.csv` has one column, `a;b;label` (is it separated by semicolons?): a label and",
+        ),
         ("a,b,label\n", "the file `t.csv` has a header, but no rows"),
-        ("1,2,3\n4,5,6\n", "the file `t.csv` begins with numbers: a header"),
+        (
+            "4,5,6\n1,2,3\n",
+            "the file `t.csv` has no header: it begins with `4,5,6`, a row; put a first line with 3 names there, as in `x1,x2,label`",
+        ),
+        (
+            "5.1,3.5,1.4,0.2,setosa\n",
+            "the file `t.csv` has no header: it begins with `5.1,3.5,1.4,0.2,setosa`, a row; put",
+        ),
+        ("0.5,rose\n", "the file `t.csv` has no header"),
         (
             ",a,label\n0,1,x\n1,2,y\n",
             "the file `t.csv` has no name for its column 1: name or remove it (row numbers of pandas?",

@@ -105,6 +105,18 @@ impl Desk {
         Ok(ids.into_iter().flatten().filter_map(|id| JobId::new(id).ok()).collect())
     }
 
+    /// Removes the jobs of a run that nobody has; returns how many.
+    pub(super) fn forget(&mut self, run: &Name) -> rusqlite::Result<u64> {
+        let removed = self
+            .file
+            .prepare_cached(
+                "DELETE FROM jobs WHERE holder IS NULL
+                 AND CASE WHEN json_valid(CAST(body AS TEXT)) THEN CAST(body AS TEXT) ->> 'run' = ?1 END",
+            )?
+            .execute([run.as_str()])?;
+        Ok(removed as u64)
+    }
+
     /// Removes a taken job; `false` when it is no longer this holder's.
     pub(super) fn ack(&mut self, seq: i64, holder: i64) -> rusqlite::Result<bool> {
         let removed =

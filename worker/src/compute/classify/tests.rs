@@ -127,7 +127,7 @@ fn a_bad_picture_is_one_entry_and_changes_no_other() {
         "decode_failed",
         "too_large",
         "not_found",
-        "decode_failed",
+        "unsupported_format",
         "",
         "",
     ];
@@ -196,6 +196,12 @@ fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
         Ok::<_, ComputeError>(classifier.classifier.scores(&pixels).expect("scores"))
     };
     let full = scores(DType::F32).expect("a classifier");
+    let path = fixture.path("infinite");
+    let infinite = (&values / 0.0).expect("a tensor");
+    weights::write(&path, &[("1.weight".into(), infinite)], None).expect("a file");
+    let refused = Whole::load(&model(&[1, 8, 8], &layers, 3), &path).expect_err("refused");
+    assert!(matches!(refused, ComputeError::InvalidJob(_)), "nobody altered the file: {refused}");
+    assert!(refused.to_string().contains("`1.weight` holds numbers that are not finite"), "{refused}");
     for dtype in [DType::F16, DType::BF16] {
         for (full, half) in full.iter().zip(scores(dtype).expect("a classifier")) {
             assert!((full - half).abs() < 0.05, "{full} in fp32, {half} in {dtype:?}");
