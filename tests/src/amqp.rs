@@ -118,6 +118,19 @@ impl Amqp {
         .await
     }
 
+    /// Takes all messages out of `queue` that are ready.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub async fn take_all(&self, queue: &str) -> Result<Vec<Vec<u8>>> {
+        let channel = self.connection.create_channel().await?;
+        let mut bodies = Vec::new();
+        while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
+            bodies.push(message.delivery.data);
+        }
+        Ok(bodies)
+    }
+
     /// How many messages are ready in `queue`.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! A private RabbitMQ node: the one that `tests/run` started, or a test's own that it may stop and start again.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::Folder;
+use crate::{Folder, children_of, signal};
 
 /// A RabbitMQ node. One that a test started is stopped when this is dropped.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub struct Broker {
     dir: PathBuf,
     /// Lines of its configuration, beside the usual ones.
     more: Vec<String>,
-    /// `tests/lib/broker`, where the node is a test's own.
-    keeper: Option<Child>,
+    /// `tests/lib/broker`, where the node is a test's own and runs. Held while it starts or stops.
+    keeper: Mutex<Option<Child>>,
 }
 
 impl Broker {
@@ -34,7 +35,7 @@ impl Broker {
         let url = variable("GANNET_TEST_AMQP_URL")?;
         let dir = variable("GANNET_TEST_BROKER_DIR")?.into();
         let address = url.rsplit_once('/').map_or(url.as_str(), |(address, _)| address).to_owned();
-        Ok(Self { address, dir, more: Vec::new(), keeper: None })
+        Ok(Self { address, dir, more: Vec::new(), keeper: Mutex::default() })
     }
 
     /// Starts a node of a test's own, with its files in `folder` and these lines in its configuration.
@@ -42,32 +43,22 @@ impl Broker {
     /// # Errors
     /// It does not come up.
     pub fn start(folder: &Folder, more: &[&str]) -> Result<Self> {
-        let more = more.iter().map(|line| (*line).to_owned()).collect();
-        let mut broker = Self { address: String::new(), dir: folder.path().join("broker"), more, keeper: None };
-        broker.restart()?;
-        Ok(broker)
+        let dir = folder.path().join("broker");
+        let more: Vec<String> = more.iter().map(|line| (*line).to_owned()).collect();
+        let (keeper, address) = start(&dir, &more)?;
+        Ok(Self { address, dir, more, keeper: Mutex::new(Some(keeper)) })
     }
 
-    /// Starts the stopped node again: same address, same data.
+    /// Starts the stopped node again: same address, same data. Blocks until it accepts connections.
     ///
     /// # Errors
     /// It does not come up.
-    pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.keeper.is_none(), "the node runs");
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/lib/broker");
-        let mut keeper = Command::new(program)
-            .arg(&self.dir)
-            .args(&self.more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {program}"))?;
-        let output = keeper.stdout.take().context("standard output was asked for")?;
-        self.keeper = Some(keeper);
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).context("read the address of the node")?;
-        let address = line.trim().strip_prefix("ready ").context("the node did not come up: see above")?;
-        address.clone_into(&mut self.address);
+    pub fn restart(&self) -> Result<()> {
+        let mut held = self.keeper();
+        ensure!(held.is_none(), "the node runs");
+        let (keeper, address) = start(&self.dir, &self.more)?;
+        *held = Some(keeper);
+        ensure!(address == self.address, "the node has moved from {} to {address}", self.address);
         Ok(())
     }
 
@@ -75,12 +66,37 @@ impl Broker {
     ///
     /// # Errors
     /// It is not a test's own.
-    pub fn stop(&mut self) -> Result<()> {
-        let mut keeper = self.keeper.take().context("only a node of the test's own can be stopped")?;
+    pub fn stop(&self) -> Result<()> {
+        let mut keeper = self.keeper().take().context("only a node of the test's own can be stopped")?;
         // Its standard input ends, and with it the node.
         drop(keeper.stdin.take());
         keeper.wait().context("wait for the node to stop")?;
         Ok(())
+    }
+
+    /// Kills a test's own node, as a power cut would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not a test's own.
+    pub fn crash(&self) -> Result<()> {
+        let mut keeper = self.keeper().take().context("only a node of the test's own can be killed")?;
+        let script = std::fs::read_to_string(self.dir.join("pid")).context("read the node's process id")?;
+        // The process is a script, which would leave the node behind.
+        let node = children_of(script.trim().parse().context("read the node's process id")?);
+        ensure!(!node.is_empty(), "the node of process {script} is not found");
+        node.into_iter().try_for_each(|pid| signal("KILL", pid))?;
+        // It sees that the node is gone, and tidies up.
+        keeper.wait().context("wait for the node's keeper")?;
+        Ok(())
+    }
+
+    /// Where it listens, as `host:port`.
+    pub fn host(&self) -> &str {
+        self.address.rsplit_once('@').map_or(&self.address, |(_, host)| host)
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Option<Child>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The address of the virtual host `vhost`.
@@ -120,10 +136,27 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if self.keeper.is_some()
+        if self.keeper().is_some()
             && let Err(error) = self.stop()
         {
             eprintln!("cannot stop the test's RabbitMQ node: {error:#}");
         }
     }
+}
+
+/// Runs a node in `dir` until its keeper's standard input ends; returns the keeper and the node's address.
+fn start(dir: &Path, more: &[String]) -> Result<(Child, String)> {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/lib/broker");
+    let mut keeper = Command::new(program)
+        .arg(dir)
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {program}"))?;
+    let output = keeper.stdout.take().context("standard output was asked for")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).context("read the address of the node")?;
+    let address = line.trim().strip_prefix("ready ").context("the node did not come up: see above")?;
+    Ok((keeper, address.to_owned()))
 }

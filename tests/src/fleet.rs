@@ -7,10 +7,38 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{Amqp, Broker, Folder, LIMIT, Pictures, Process, S3, skipped};
+use crate::{Amqp, Broker, Folder, LIMIT, Pictures, Process, Proxy, S3, Trouble, skipped};
 
 /// Prefix of the store's keys: not empty, since a fleet may share its bucket.
 const PREFIX: &str = "fleets/one";
+
+/// The lines of one program to its servers.
+#[derive(Debug)]
+pub struct Lines {
+    /// To the broker.
+    pub broker: Proxy,
+    /// To the store.
+    pub store: Proxy,
+    amqp_url: String,
+}
+
+impl Lines {
+    /// The variables of a program that uses them, in place of the fleet's own.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let (before, after) = self.amqp_url.split_once('@').unwrap_or_default();
+        let vhost = after.rsplit_once('/').map_or("", |(_, vhost)| vhost);
+        vec![
+            ("GANNET_AMQP_URL".into(), format!("{before}@{}/{vhost}", self.broker.address())),
+            ("GANNET_S3_ENDPOINT".into(), format!("http://{}", self.store.address())),
+        ]
+    }
+
+    /// From now on this is wrong with both.
+    pub fn set(&self, trouble: Trouble) {
+        self.broker.set(trouble);
+        self.store.set(trouble);
+    }
+}
 
 /// A broker, a store and a folder. The virtual host is dropped at the end.
 #[derive(Debug)]
@@ -64,6 +92,15 @@ impl Fleet {
         body(&mut fleet).await.unwrap_or_else(|error| panic!("{error:?}"));
     }
 
+    /// A fleet with a broker of its own, for programs that are no tests.
+    ///
+    /// # Errors
+    /// A server does not come up.
+    pub async fn with_own_broker() -> Result<Self> {
+        let folder = Folder::new()?;
+        Self::on(Broker::start(&folder, &[])?, folder).await
+    }
+
     async fn on(broker: Broker, folder: Folder) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let vhost = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -88,6 +125,18 @@ impl Fleet {
         let mut env = self.s3.env(PREFIX);
         env.push(("GANNET_AMQP_URL".into(), self.amqp_url()));
         env
+    }
+
+    /// Lines to the broker and to the store, without faults so far.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub async fn lines(&self) -> Result<Lines> {
+        Ok(Lines {
+            broker: Proxy::start(self.broker.host()).await?,
+            store: Proxy::start(self.s3.address()).await?,
+            amqp_url: self.amqp_url(),
+        })
     }
 
     /// A client that knows nothing but AMQP.
@@ -127,12 +176,32 @@ impl Fleet {
         Process::start(name, "gannet-worker", &[], &env, self.path())
     }
 
+    /// Starts a worker whose lines have faults.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn worker_on(&self, name: &str, lines: &Lines, more: &[(&str, &str)]) -> Result<Process> {
+        let env = lines.env();
+        let env = env.iter().map(|(variable, value)| (variable.as_str(), value.as_str()));
+        self.worker_with(name, &env.chain(more.iter().copied()).collect::<Vec<_>>())
+    }
+
     /// Starts a `gannet` command.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start(&self, args: &[&str]) -> Result<Process> {
         Process::start("gannet", "gannet", args, &self.env(), self.path())
+    }
+
+    /// Starts a `gannet` command whose lines have faults.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_on(&self, lines: &Lines, args: &[&str]) -> Result<Process> {
+        let mut env = self.env();
+        env.extend(lines.env());
+        Process::start("gannet", "gannet", args, &env, self.path())
     }
 
     /// Runs a `gannet` command to its good end and returns what it printed.
@@ -171,6 +240,20 @@ impl Fleet {
     /// There is none.
     pub fn object(&self, key: &str) -> Result<Vec<u8>> {
         self.s3.object(&format!("{PREFIX}/{key}"))
+    }
+
+    /// Puts an object into the store.
+    ///
+    /// # Errors
+    /// The store's folder refuses.
+    pub fn put(&self, key: &str, content: &[u8]) -> Result<()> {
+        self.s3.put(&format!("{PREFIX}/{key}"), content)
+    }
+
+    /// Keeps the fleet's folder when the fleet is gone, and says where it is.
+    pub fn keep(&self) -> &Path {
+        self.folder.keep();
+        self.folder.path()
     }
 
     /// The names directly under `prefix` in the store, sorted.

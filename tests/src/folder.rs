@@ -1,13 +1,14 @@
 //! A folder of its own for each test, kept with what was logged in it when the test fails.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 /// A temporary folder. When the test panics it stays, and the ends of the logs in it are printed.
 #[derive(Debug)]
-pub struct Folder(Option<TempDir>);
+pub struct Folder(Option<TempDir>, AtomicBool);
 
 impl Folder {
     /// A new, empty folder.
@@ -15,7 +16,13 @@ impl Folder {
     /// # Errors
     /// The disk refuses.
     pub fn new() -> Result<Self> {
-        Ok(Self(Some(tempfile::Builder::new().prefix("gannet-test-").tempdir().context("make a temporary folder")?)))
+        let folder = tempfile::Builder::new().prefix("gannet-test-").tempdir().context("make a temporary folder")?;
+        Ok(Self(Some(folder), AtomicBool::new(false)))
+    }
+
+    /// Lets it stay, whatever comes.
+    pub fn keep(&self) {
+        self.1.store(true, Ordering::Relaxed);
     }
 
     /// Runs a test that needs nothing but a folder.
@@ -35,11 +42,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        let panics = std::thread::panicking();
+        if (panics || self.1.load(Ordering::Relaxed))
             && let Some(folder) = self.0.take()
         {
             let path = folder.keep();
-            print_logs(&path);
+            if panics {
+                print_logs(&path);
+            }
             eprintln!("the test's files are kept in {}", path.display());
         }
     }

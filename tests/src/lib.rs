@@ -6,12 +6,14 @@
 
 mod amqp;
 mod broker;
+pub mod chaos;
 mod disk;
 mod fleet;
 mod folder;
 mod models;
 mod pictures;
 mod process;
+mod proxy;
 mod s3;
 pub mod s3_server;
 pub mod studies;
@@ -20,11 +22,12 @@ mod wait;
 pub use amqp::{Amqp, Inbox};
 pub use broker::Broker;
 pub use disk::SmallDisk;
-pub use fleet::Fleet;
+pub use fleet::{Fleet, Lines};
 pub use folder::Folder;
 pub use models::write_model;
 pub use pictures::{CLASSES, Pictures, write_colour, write_folder, write_large};
 pub use process::{Process, binary, children_of, json_lines, signal};
+pub use proxy::{Proxy, Trouble};
 pub use s3::S3;
 pub use wait::{LIMIT, eventually};
 

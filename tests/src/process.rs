@@ -65,6 +65,11 @@ impl Process {
         read(&self.stdout)
     }
 
+    /// The file of what it logs.
+    pub fn log(&self) -> &Path {
+        &self.stderr
+    }
+
     /// What it has logged so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::s3_server::{Request, read_log};
+use crate::s3_server::{Request, Rule, read_log, write_rules};
 use crate::{Folder, Process, eventually};
 
 /// The bucket that every test server has.
@@ -16,6 +16,7 @@ const BUCKET: &str = "gannet-test";
 pub struct S3 {
     endpoint: String,
     log: PathBuf,
+    faults: PathBuf,
     root: PathBuf,
     server: Process,
 }
@@ -28,10 +29,11 @@ impl S3 {
     pub async fn start(folder: &Folder) -> Result<Self> {
         let root = folder.path().join("s3");
         let log = folder.path().join("s3.requests");
+        let faults = folder.path().join("s3.faults");
         std::fs::create_dir_all(&root).context("make the S3 server's folder")?;
-        let (root_text, log_text) = (root.display().to_string(), log.display().to_string());
+        let [root_text, log_text, faults_text] = [&root, &log, &faults].map(|path| path.display().to_string());
         let mut args = vec!["--root", &root_text, "--port", "0", "--bucket", BUCKET, "--log", &log_text];
-        args.extend(["--access-key", "test", "--secret-key", "testtest"]);
+        args.extend(["--access-key", "test", "--secret-key", "testtest", "--faults", &faults_text]);
         let mut server = Process::start("s3-server", "s3-server", &args, &[], folder.path())?;
         let endpoint = eventually(Duration::from_secs(60), "the S3 server listens", async || {
             let line = server.stdout().lines().find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
@@ -41,12 +43,25 @@ impl S3 {
             Ok(line)
         })
         .await?;
-        Ok(Self { endpoint, log, root, server })
+        Ok(Self { endpoint, log, faults, root, server })
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()
+    }
+
+    /// Where it listens, as `host:port`.
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
+    /// From now on requests go wrong by these rules; without any it is sound again.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn go_wrong(&self, rules: &[Rule]) -> Result<()> {
+        write_rules(&self.faults, rules)
     }
 
     /// The environment of a program that uses it under `prefix`.
@@ -77,6 +92,16 @@ impl S3 {
     /// There is none.
     pub fn object(&self, key: &str) -> Result<Vec<u8>> {
         std::fs::read(self.root.join(BUCKET).join(key)).with_context(|| format!("read the object {key}"))
+    }
+
+    /// Puts an object there, likewise.
+    ///
+    /// # Errors
+    /// The folder refuses.
+    pub fn put(&self, key: &str, content: &[u8]) -> Result<()> {
+        let path = self.root.join(BUCKET).join(key);
+        let folder = path.parent().context("a key has a folder")?;
+        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, content)).context("put an object")
     }
 
     /// The names of the objects directly under `prefix`, sorted; none if there is nothing.

@@ -28,6 +28,12 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+mod faults;
+
+pub use faults::{Fault, Rule, write_rules};
+
+use faults::{Faults, damaged, under};
+
 /// What a server is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -43,6 +49,8 @@ pub struct Options {
     pub secret_key: String,
     /// Where a line a request is appended.
     pub log: Option<PathBuf>,
+    /// A file of [`Rule`]s, as JSON, that may come, change and go at any time.
+    pub faults: Option<PathBuf>,
 }
 
 impl Options {
@@ -55,6 +63,7 @@ impl Options {
             access_key: "test".into(),
             secret_key: "testtest".into(),
             log: None,
+            faults: None,
         }
     }
 }
@@ -88,7 +97,7 @@ impl S3Server {
         let bucket = options.root.join(&options.bucket);
         fs::create_dir_all(&bucket).with_context(|| format!("cannot make `{}`", bucket.display()))?;
         let journal = Arc::new(Journal::open(options.log.as_deref())?);
-        let mut service = S3ServiceBuilder::new(Files::open(&options.root, Arc::clone(&journal))?);
+        let mut service = S3ServiceBuilder::new(Files::open(options, Arc::clone(&journal))?);
         service.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
         let listener = TcpListener::bind(("127.0.0.1", options.port))
             .await
@@ -202,21 +211,35 @@ impl Journal {
 /// Where PUTs arrive, in `root`: no bucket's name begins with a dot.
 const INCOMING: &str = ".incoming";
 
-/// `s3s-fs` and what it lacks. A fault to inject goes before the call to `objects` or the body's reading.
+/// `s3s-fs` and what it lacks.
 struct Files {
     root: PathBuf,
     objects: FileSystem,
     /// Names in `INCOMING` that were used.
     puts: AtomicU64,
+    faults: Faults,
     journal: Arc<Journal>,
 }
 
 impl Files {
-    fn open(root: &Path, journal: Arc<Journal>) -> anyhow::Result<Self> {
+    fn open(options: &Options, journal: Arc<Journal>) -> anyhow::Result<Self> {
+        let root = &options.root;
         let incoming = root.join(INCOMING);
         fs::create_dir_all(&incoming).with_context(|| format!("cannot make `{}`", incoming.display()))?;
         let objects = FileSystem::new(root).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        Ok(Self { root: root.into(), objects, puts: AtomicU64::new(0), journal })
+        let faults = Faults::new(options.faults.clone());
+        Ok(Self { root: root.clone(), objects, puts: AtomicU64::new(0), faults, journal })
+    }
+
+    /// Does `work` unless a fault is to be, and writes down what came of it.
+    async fn answer<T>(
+        &self,
+        operation: &str,
+        key: &str,
+        work: impl Future<Output = S3Result<S3Response<T>>>,
+    ) -> S3Result<S3Response<T>> {
+        let fault = self.faults.next(operation, key);
+        self.journal.note(operation, key, under(fault.as_ref(), work).await)
     }
 
     /// Where an object lies; its bucket must be there.
@@ -322,22 +345,24 @@ fn place(arrived: &Path, path: &Path, only_new: bool) -> S3Result<()> {
 impl S3 for Files {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let key = request.input.key.clone();
-        self.journal.note("GetObject", &key, self.get(request).await)
+        let fault = self.faults.next("GetObject", &key);
+        let work = async { damaged(fault.as_ref(), self.get(request).await?).await };
+        self.journal.note("GetObject", &key, under(fault.as_ref(), work).await)
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let key = request.input.key.clone();
-        self.journal.note("HeadObject", &key, self.head(request).await)
+        self.answer("HeadObject", &key, self.head(request)).await
     }
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let key = request.input.key.clone();
-        self.journal.note("PutObject", &key, self.put(request).await)
+        self.answer("PutObject", &key, self.put(request)).await
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         let key = request.input.key.clone();
-        self.journal.note("DeleteObject", &key, self.delete(request).await)
+        self.answer("DeleteObject", &key, self.delete(request)).await
     }
 
     async fn list_objects_v2(
@@ -345,15 +370,15 @@ impl S3 for Files {
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let prefix = request.input.prefix.clone().unwrap_or_default();
-        self.journal.note("ListObjectsV2", &prefix, self.list(request).await)
+        self.answer("ListObjectsV2", &prefix, self.list(request)).await
     }
 
     async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
-        self.journal.note("HeadBucket", "", self.objects.head_bucket(request).await)
+        self.answer("HeadBucket", "", self.objects.head_bucket(request)).await
     }
 
     async fn create_bucket(&self, request: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
-        self.journal.note("CreateBucket", "", self.objects.create_bucket(request).await)
+        self.answer("CreateBucket", "", self.objects.create_bucket(request)).await
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Budgets {
     pub errors: u32,
     /// Deaths of the executor.
     pub crashes: u32,
-    /// Losses of the worker.
+    /// Losses of the worker, of each slice.
     pub preemptions: u32,
 }
 
@@ -41,7 +41,7 @@ pub enum Ask {
     LookResult,
     /// Look for this slice's checkpoint. Answer: [`Answer::Checkpoint`] or [`Answer::Absent`].
     LookCheckpoint,
-    /// Record in the store that a lost worker took an attempt with it, and count them. Answer:
+    /// Record in the store that a lost worker took an attempt at this slice with it, and count those. Answer:
     /// [`Answer::Preemptions`].
     RecordAttempt,
     /// Fetch and compute. Answer: [`Answer::Computed`]; or, where somebody was quicker or the job was cancelled
@@ -137,7 +137,7 @@ pub enum Answer {
     },
     /// The result object is ours.
     Committed,
-    /// Attempts that lost workers took with them, this one included.
+    /// Attempts at this slice that lost workers took with them, the last one included.
     Preemptions(u32),
     /// What computing came to.
     Computed(Computed),

@@ -140,6 +140,7 @@ async fn take(
     drain: &CancellationToken,
 ) -> Result<Next, Fault> {
     let mut source = Source::open(context, kind, pace.in_hand(kind), drain).await?;
+    tracing::debug!(consumes = %kind);
     let mut settling = FuturesUnordered::new();
     let mut ended = loop {
         let has_room = settling.len() < usize::from(source.in_hand);
@@ -166,15 +167,9 @@ async fn take(
             },
         }
     };
-    // What has come is settled before the slot does anything else.
-    let stopped = source.stop();
-    tokio::pin!(stopped);
-    let left = loop {
-        tokio::select! {
-            left = &mut stopped => break left,
-            Some(settled) = settling.next() => ended = ended.and_then(|next| settled.map(|()| next)),
-        }
-    };
+    // What has come is settled before the slot does anything else. But first the broker is told to send no more: what it
+    // sends for an acknowledgement of now would come too late, and go back as from a lost worker.
+    let left = source.stop().await;
     for delivery in left {
         settling.push(match drain.is_cancelled() {
             true => pass_on(context, delivery).boxed(),

@@ -93,6 +93,7 @@ pub async fn settle(
         scratch: None,
     };
     let settled = hands.carry(protocol, receipt).await;
+    tracing::trace!(job.id = %job.id, run = %job.run, settled = settled.is_ok());
     drop(running);
     settled
 }
@@ -196,6 +197,8 @@ impl Hands<'_> {
                 // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
                 Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
                     tracing::info!(job.id = %self.job.id, run = %self.job.run, %fault, "a job is passed on");
+                    // Before this delivery is acknowledged, or the broker would send another.
+                    self.stops.drain.cancel();
                     given_up = Some(fault);
                     protocol.give_up()
                 }
@@ -245,7 +248,7 @@ impl Hands<'_> {
                     mine: record.message_id == identity(self.letter),
                 }))
             }
-            Ask::RecordAttempt => self.record_attempt().await,
+            Ask::RecordAttempt => self.record_attempt(protocol.slice()).await,
             Ask::Compute => self.compute(protocol).await,
             Ask::CommitResult => self.commit_result(protocol).await,
             Ask::CommitCheckpoint => self.commit_checkpoint(protocol.slice()).await,
@@ -299,15 +302,17 @@ impl Hands<'_> {
         self.result.as_ref().map(commit::judge)
     }
 
-    async fn record_attempt(&mut self) -> Result<Answer, Fault> {
+    /// Counted slice by slice: a slice that was committed shows that the job does not take its workers with it, and a
+    /// trial of many hours on machines that come and go loses many.
+    async fn record_attempt(&mut self, slice: u32) -> Result<Answer, Fault> {
         let (store, run, id) = (self.context.store.as_ref(), &self.job.run, &self.job.id);
-        let key = layout::attempt(run, id, &uuid::Uuid::new_v4().to_string());
+        let key = layout::attempt(run, id, slice, &uuid::Uuid::new_v4().to_string());
         self.patiently(|| store.put(&key, bytes::Bytes::from_static(b"{}"))).await?;
-        let all = layout::attempts(run, id);
+        let all = layout::attempts_at(run, id, slice);
         let recorded = self.patiently(|| store.children(&all)).await?;
         self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
         let lost = self.preemptions;
-        let message = format!("{lost} workers were lost with this job in hand");
+        let message = format!("{lost} workers were lost with slice {slice} of this job in hand");
         self.failure = Some(ErrorReport::new(ErrorCode::Preempted, &message));
         Ok(Answer::Preemptions(lost))
     }

@@ -277,12 +277,18 @@ impl Step<'_> {
         strict::json(&bytes).map_err(|problem| invalid(format!("`{}`: {problem}", object.key)))
     }
 
-    /// A file from the cache. A store that cannot be reached is waited for: it is no fault of the job.
+    /// A file from the cache. A store that cannot be reached is waited for: it is no fault of the job. An object that
+    /// is not what it should be is fetched once more: it may have been altered on its way.
     async fn file(&mut self, object: &ObjectRef) -> Early<PathBuf> {
         let begun = Instant::now();
         let fetch = async {
+            let mut again = false;
             loop {
                 match self.context.cache.fetch(self.context.store.as_ref(), object).await {
+                    Err(CacheError::Store(error @ StoreError::Altered { .. })) if !again => {
+                        tracing::warn!(job.id = %self.job.id, %error, "fetches an object once more");
+                        again = true;
+                    }
                     // An outage, or a full disk: no fault of the job either.
                     Err(error) if error.is_passing() => self.context.patience.wait(&error).await,
                     other => return other,

@@ -52,14 +52,19 @@ pub fn job_checkpoints(run: &Name, job: &JobId) -> Key {
     key(format!("runs/{run}/checkpoints/{job}"))
 }
 
-/// `runs/<run>/attempts/<job>`: one object an attempt that began on a redelivery.
+/// `runs/<run>/attempts/<job>`: one object an attempt that began on a redelivery, by slice.
 pub fn attempts(run: &Name, job: &JobId) -> Key {
     key(format!("runs/{run}/attempts/{job}"))
 }
 
-/// `runs/<run>/attempts/<job>/<id>`.
-pub fn attempt(run: &Name, job: &JobId, id: &str) -> Key {
-    key(format!("runs/{run}/attempts/{job}/{id}"))
+/// `runs/<run>/attempts/<job>/<slice>`: those at one slice.
+pub fn attempts_at(run: &Name, job: &JobId, slice: u32) -> Key {
+    key(format!("runs/{run}/attempts/{job}/{slice:06}"))
+}
+
+/// `runs/<run>/attempts/<job>/<slice>/<id>`.
+pub fn attempt(run: &Name, job: &JobId, slice: u32, id: &str) -> Key {
+    key(format!("runs/{run}/attempts/{job}/{slice:06}/{id}"))
 }
 
 /// `runs/<run>/dead/<job>`: written once the job lies among the dead letters, so that it is put there once.

@@ -23,6 +23,7 @@ use crate::names::Key;
 
 mod connect;
 mod errors;
+mod lines;
 
 use errors::Asked;
 
@@ -58,8 +59,9 @@ impl S3Store {
 
     /// The same with keys of the caller's own in place of the environment's.
     pub async fn with_keys(bucket: &str, prefix: &str, endpoint: &str, access_key: &str, secret_key: &str) -> Self {
-        let client = connect::with_keys(endpoint, access_key, secret_key).await;
-        Self::new(client, bucket, prefix, place(bucket, prefix, Some(endpoint)))
+        let place = place(bucket, prefix, Some(endpoint));
+        let client = connect::with_keys(&place, endpoint, access_key, secret_key).await;
+        Self::new(client, bucket, prefix, place)
     }
 
     fn new(client: Client, bucket: &str, prefix: &str, place: String) -> Self {

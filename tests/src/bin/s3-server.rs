@@ -28,12 +28,15 @@ struct Arguments {
     /// Append a line a request: operation, key, status
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Rules for requests that go wrong, as JSON; the file may come, change and go
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Arguments { root, port, bucket, access_key, secret_key, log } = Arguments::parse();
-    let options = Options { root, port, bucket, access_key, secret_key, log };
+    let Arguments { root, port, bucket, access_key, secret_key, log, faults } = Arguments::parse();
+    let options = Options { root, port, bucket, access_key, secret_key, log, faults };
     let server = S3Server::start(&options).await?;
     // Whoever started it waits for this line.
     let mut out = std::io::stdout().lock();

@@ -48,10 +48,10 @@ pub(crate) struct World {
     result: Option<Stored>,
     /// Of each slice: who committed it, and whether its tensors are still there.
     checkpoints: Vec<Option<(u8, bool)>>,
-    /// Attempts that were recorded in the store.
-    recorded: u32,
-    /// Connections that were lost with a letter in hand.
-    lost: u32,
+    /// Attempts that were recorded in the store, of each slice.
+    recorded: Vec<u32>,
+    /// Connections that were lost with a letter in hand, by its slice.
+    lost: Vec<u32>,
     published: bool,
     buried: bool,
     letters: Vec<Letter>,
@@ -107,8 +107,8 @@ impl World {
             look: false,
             result: None,
             checkpoints: vec![None; bounds.slices as usize],
-            recorded: 0,
-            lost: 0,
+            recorded: vec![0; bounds.slices as usize],
+            lost: vec![0; bounds.slices as usize],
             published: false,
             buried: false,
             letters: vec![FIRST],
@@ -124,11 +124,12 @@ impl World {
 
     /// What holds at any time.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let problem = if self.recorded > self.lost {
+        let spent = self.lost.iter().any(|lost| *lost > BUDGETS.preemptions);
+        let problem = if self.recorded.iter().zip(&self.lost).any(|(recorded, lost)| recorded > lost) {
             "an attempt was charged that no lost worker took"
         } else if self.published && self.result.is_none() {
             "a result was published that is not in the store"
-        } else if self.healthy && self.lost <= BUDGETS.preemptions && self.result.is_some_and(|r| r.slices.is_none()) {
+        } else if self.healthy && !spent && self.result.is_some_and(|r| r.slices.is_none()) {
             "a healthy job failed"
         } else if self.result.is_some_and(|r| r.slices.is_some_and(|slices| slices != self.checkpoints.len() as u32)) {
             "a result from another number of slices than the job needs"
@@ -311,8 +312,8 @@ impl World {
             },
             Ask::LookCheckpoint => self.checkpoint(slice, letter.id).unwrap_or(Answer::Absent),
             Ask::RecordAttempt => {
-                self.recorded += 1;
-                Answer::Preemptions(self.recorded)
+                self.recorded[slice] += 1;
+                Answer::Preemptions(self.recorded[slice])
             }
             Ask::CommitResult => {
                 let found = if self.hands[at].protocol.buries() { Found::Buried } else { Found::Settled };
@@ -433,7 +434,7 @@ impl World {
         if hand.holds {
             let letter = self.letters.iter_mut().find(|letter| letter.tag == hand.letter.tag).expect("it is held");
             (letter.taken, letter.redelivered) = (false, true);
-            self.lost += 1;
+            self.lost[hand.letter.slice as usize] += 1;
         }
     }
 

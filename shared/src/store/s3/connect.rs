@@ -24,6 +24,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 use super::errors;
+use super::lines::Lines;
 use crate::store::StoreError;
 
 /// Services of one's own rarely have regions; this is what they call the one they have.
@@ -36,8 +37,7 @@ pub(super) async fn from_environment(place: &str, endpoint: Option<&str>) -> Res
         what: format!("to work without {what}"),
         reason,
     };
-    let http = http();
-    let provider = ProviderConfig::without_region().with_http_client(http.clone());
+    let provider = ProviderConfig::without_region().with_http_client(http());
     let own = endpoint.is_some_and(|endpoint| !endpoint.contains(".amazonaws.com"));
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::builder().configure(&provider).build())
@@ -55,29 +55,32 @@ pub(super) async fn from_environment(place: &str, endpoint: Option<&str>) -> Res
             format!("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE ({found})"),
         ));
     }
-    Ok(client(http, region, credentials, endpoint).await)
+    Ok(client(place, region, credentials, endpoint).await)
 }
 
 /// A client with these keys, in the region that services of one's own have.
-pub(super) async fn with_keys(endpoint: &str, access_key: &str, secret_key: &str) -> Client {
+pub(super) async fn with_keys(place: &str, endpoint: &str, access_key: &str, secret_key: &str) -> Client {
     let credentials = Credentials::new(access_key, secret_key, None, None, "given");
-    client(http(), Region::from_static(REGION_OF_ENDPOINTS), credentials, Some(endpoint)).await
+    client(place, Region::from_static(REGION_OF_ENDPOINTS), credentials, Some(endpoint)).await
 }
+
+/// The longest silence of a service that is alive. A dead line is noticed after it, so it is what a slot loses.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Limits on every attempt. `extra` is the time that sending the request's body may take.
 ///
-/// The read limit counts from the request's begin to the first byte of the answer; a body that comes
-/// too slowly is ended by the stalled-stream protection.
+/// The read limit counts from the request's begin to the first byte of the answer; a body that stops on its way, in
+/// either direction, is ended by the stalled-stream protection.
 pub(super) fn time_limits(extra: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(5))
-        .read_timeout(Duration::from_secs(30) + extra)
-        .operation_attempt_timeout(Duration::from_secs(60) + extra)
+        .read_timeout(SILENCE + extra)
+        .operation_attempt_timeout(3 * SILENCE + extra)
         .build()
 }
 
 async fn client(
-    http: SharedHttpClient,
+    place: &str,
     region: Region,
     credentials: impl ProvideCredentials + 'static,
     endpoint: Option<&str>,
@@ -87,9 +90,9 @@ async fn client(
         .with_max_attempts(5)
         .with_initial_backoff(Duration::from_millis(200))
         .with_max_backoff(Duration::from_secs(5));
-    let stalled = StalledStreamProtectionConfig::enabled().grace_period(Duration::from_secs(20)).build();
+    let stalled = StalledStreamProtectionConfig::enabled().grace_period(SILENCE).build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
+        .http_client(Lines::new(place, http))
         .region(region)
         .credentials_provider(credentials)
         .timeout_config(time_limits(Duration::ZERO))

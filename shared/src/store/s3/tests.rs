@@ -1,5 +1,7 @@
 //! How answers and silences are told, against a service that says what a test wants.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -93,4 +95,42 @@ async fn a_body_that_breaks_off_is_tried_again() {
     let whole = answer("200 OK", "all of it");
     let store = service([whole[..whole.len() - 5].to_owned(), whole]).await;
     assert_eq!(store.get(&key()).await.expect("the second time"), "all of it");
+}
+
+/// A service that keeps its connections. Once `dead` is set, those it has then read and never answer; a request on one
+/// of them is counted.
+async fn service_on_a_dead_line(dead: &'static AtomicBool, unheard: &'static AtomicUsize) -> S3Store {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let born_dead = dead.load(Ordering::Relaxed);
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 16 * 1024]).await.is_ok_and(|read| read > 0) {
+                    if dead.load(Ordering::Relaxed) && !born_dead {
+                        unheard.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    // So that requests at the same time need a connection each.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody").await;
+                }
+            });
+        }
+    });
+    S3Store::with_keys("bucket", "", &endpoint, "key", "secret").await
+}
+
+#[tokio::test]
+async fn a_dead_line_is_waited_for_once_however_many_connections_it_took() {
+    static DEAD: AtomicBool = AtomicBool::new(false);
+    static UNHEARD: AtomicUsize = AtomicUsize::new(0);
+    let store = service_on_a_dead_line(&DEAD, &UNHEARD).await;
+    let key = key();
+    let read = || store.get(&key);
+    let all = futures::future::join_all((0..8).map(|_| read())).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    DEAD.store(true, Ordering::Relaxed);
+    assert_eq!(read().await.expect("on a new connection"), "body");
+    assert_eq!(UNHEARD.load(Ordering::Relaxed), 1, "requests into the void");
 }
