@@ -15,7 +15,7 @@ use shared::contract::{Job, Kind};
 use shared::digest::Digest;
 use shared::names::{JobId, Name};
 use shared::queue::{Letter, Queue, QueueError, topology};
-use shared::store::{Created, Store, StoreError, create_json, get_json, layout};
+use shared::store::{Created, Store, StoreError, get_json, layout, settle_json};
 use tokio::time::{Instant, sleep};
 
 use crate::workers::{ALL_HEARD, Workers};
@@ -27,10 +27,12 @@ pub const PART: usize = 500;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// `runs/<run>/enqueued/<sha256>.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
     at: Timestamp,
+    /// Only its writer's: a write whose answer was lost knows itself again.
+    nonce: String,
     jobs: BTreeMap<JobId, Kind>,
 }
 
@@ -155,18 +157,21 @@ impl Enqueue<'_> {
     }
 
     async fn note(&self, jobs: &[&Job]) -> Result<Created, StoreError> {
-        let note = Note { at: Timestamp::now(), jobs: jobs.iter().map(|job| (job.id.clone(), job.kind())).collect() };
+        let jobs = jobs.iter().map(|job| (job.id.clone(), job.kind())).collect();
+        let note = Note { at: Timestamp::now(), nonce: uuid::Uuid::new_v4().to_string(), jobs };
         let ids: Vec<&str> = note.jobs.keys().map(JobId::as_str).collect();
         let key = layout::enqueued_part(self.run, Digest::of(ids.join("\n").as_bytes()));
         let mut wait = Duration::from_millis(500);
         loop {
-            match create_json(self.store, &key, &note).await {
+            match settle_json(self.store, &key, note.clone()).await {
+                Ok(stands) if stands.nonce == note.nonce => return Ok(Created::New),
+                Ok(_) => return Ok(Created::Exists),
                 Err(error) if error.is_passing() => {
                     tracing::warn!(%error, "asks the store again");
                     sleep(wait).await;
                     wait = (2 * wait).min(LONGEST_PAUSE);
                 }
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }

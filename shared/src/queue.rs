@@ -61,7 +61,7 @@ pub trait Queue: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Publishes a letter, with a fresh message id, that comes to its kind's queue after about `delay`
+    /// Publishes a letter, under the message id that it has, to come to its kind's queue after about `delay`
     /// (RabbitMQ's retry queues have 5 s, 30 s, 2 min and 10 min; the nearest above is taken).
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError>;
 
@@ -215,7 +215,7 @@ pub struct Attempts {
     pub errors: u32,
     /// The executor died.
     pub crashes: u32,
-    /// The worker was lost or stopped.
+    /// The worker was lost; one that is told to stop costs none.
     pub preemptions: u32,
 }
 
@@ -248,7 +248,8 @@ pub trait Receipt: Send + Sync {
 pub struct DeadLetter {
     /// Which queue it came from.
     pub kind: Kind,
-    /// A stable code: `unreadable`, `error`, `crash`, `preemption`; `broker` where the broker itself put it away.
+    /// `unreadable`, the code of the last error (`failed`, `crashed`, `preempted`, …), or `broker` where the broker itself
+    /// put it away.
     pub reason: String,
     /// The last error, outermost first.
     pub errors: Vec<String>,

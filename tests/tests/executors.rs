@@ -113,7 +113,7 @@ async fn an_executor_out_of_time_or_memory_is_told_among_the_dead_letters() {
             let letter = letters.iter().find(|letter| letter["reason"] == reason);
             let letter = letter.with_context(|| format!("one is dead of {reason}: {letters:?}"))?;
             ensure!(letter["error"].as_str().is_some_and(|error| error.contains(said)), "it says why: {letter}");
-            ensure!(letter["crashes"] == 2 && letter["errors"] == 0, "each attempt was a crash: {letter}");
+            ensure!(letter["crashes"] == 3 && letter["errors"] == 0, "each attempt was a crash: {letter}");
         }
         drop(classify);
         worker.must_run()

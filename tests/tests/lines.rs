@@ -138,6 +138,9 @@ async fn a_store_in_trouble_is_waited_for() {
     Fleet::run("a_store_in_trouble_is_waited_for", async |fleet| {
         let dataset = fleet.push_pictures().await?;
         let mut worker = fleet.worker_with("patient", &[("GANNET_SLICE", "300ms")])?;
+        // It starts on a sound store only: at its start it looks whether the store keeps its promises, many times at once.
+        eventually(LIMIT, "the worker takes jobs", async || Ok(worker.stderr().contains("takes jobs").then_some(())))
+            .await?;
         let answer = |code: &str| Fault::Answer(code.into());
         let troubles = [
             ("busy", Rule::every(2, answer("SlowDown"))),
@@ -220,6 +223,45 @@ async fn an_object_that_is_altered_on_its_way_is_fetched_again_and_one_that_is_a
             fleet.s3.go_wrong(&[])?;
         }
         Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_note_whose_answer_was_lost_is_ones_own() {
+    Fleet::run("a_note_whose_answer_was_lost_is_ones_own", async |fleet| {
+        let dataset = fleet.push_pictures().await?;
+        let note = Rule {
+            operation: Some("PutObject".into()),
+            key: Some("/enqueued/".into()),
+            every: u64::MAX,
+            fault: Fault::LostAnswer,
+        };
+        fleet.s3.go_wrong(&[note])?;
+        submit(fleet, "noted", &dataset, 3, 1).await?;
+        ensure!(fleet.s3.requests("PutObject", ".json")? > 1, "the note was written twice");
+        ensure!(fleet.amqp().await?.ready("gannet.v1.trials").await? == 3, "every job is on the queue");
+        let _worker = fleet.worker("one")?;
+        all_done(fleet, "noted", 3).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_object_that_the_store_refuses_is_its_jobs_fault() {
+    Fleet::run("an_object_that_the_store_refuses_is_its_jobs_fault", async |fleet| {
+        let dataset = fleet.push_pictures().await?;
+        // What is submitted is looked at.
+        submit(fleet, "archived", &dataset, 1, 1).await?;
+        fleet.s3.go_wrong(&[Rule::reading("datasets/", 1, Fault::Answer("InvalidObjectState".into()))])?;
+        let mut worker = fleet.worker("one")?;
+        let result = eventually(LIMIT, "the job has a result", async || Ok(fleet.results("archived")?.pop())).await?;
+        ensure!(result["status"] == "failed", "{result}");
+        ensure!(result["error"].to_string().contains("InvalidObjectState"), "it says why: {result}");
+        worker.must_run()?;
+        fleet.s3.go_wrong(&[])?;
+        submit(fleet, "next", &dataset, 1, 1).await?;
+        eventually(LIMIT, "the worker goes on", async || Ok(fleet.results("next")?.pop())).await.map(drop)
     })
     .await;
 }

@@ -100,7 +100,8 @@ impl CacheError {
             Self::Store(error) => error.is_passing(),
             // Somebody makes room.
             Self::Full { .. } => true,
-            Self::Disk { .. } => false,
+            // Too many open files: other jobs close theirs.
+            Self::Disk { source, .. } => matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
         }
     }
 }

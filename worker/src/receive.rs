@@ -10,7 +10,7 @@ use shared::queue::{Deliveries, Delivery, QueueError};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::settle::{Fault, pass_on, settle};
+use crate::settle::{Fault, Settled, pass_on, settle};
 use crate::step::Warm;
 use crate::supervisor::Context;
 
@@ -24,27 +24,29 @@ const FEWEST: u16 = 2;
 /// The most. Small batches wait for the store and the broker, not for the executor.
 const MOST: u16 = 64;
 
-/// How fast a slot settles batches, and so how many it should have in hand at once.
+/// How long a stop waits for the broker before it looks after what is in hand again.
+const STOP_ALONE: Duration = Duration::from_secs(1);
+
+/// How fast a slot computes batches, and so how many it should have in hand at once.
 #[derive(Debug)]
 struct Pace {
     /// Mean time between two, the last ones counting most.
     interval: Duration,
-    settled: Instant,
+    last: Instant,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { interval: AHEAD, settled: Instant::now() }
+        Self { interval: AHEAD, last: Instant::now() }
     }
 }
 
 impl Pace {
-    /// A batch is settled.
-    fn note(&mut self) {
-        let now = Instant::now();
+    /// A batch was computed. Those that are dropped say nothing of the next ones.
+    fn note(&mut self, now: Instant) {
         // A slot that had nothing to do is not slow.
-        let took = (now - self.settled).min(AHEAD);
-        self.settled = now;
+        let took = (now - self.last).min(AHEAD);
+        self.last = now;
         self.interval = (self.interval * 15 + took) / 16;
     }
 
@@ -67,18 +69,28 @@ struct Source {
     /// More than one after it has grown: a consumer's prefetch stays what it was. One that ends while jobs come would make
     /// RabbitMQ mark some as redelivered.
     consumers: Vec<Box<dyn Deliveries>>,
+    /// Whether it may try to grow: not again after it was refused.
+    may_grow: bool,
 }
 
 impl Source {
     async fn open(context: &Context, kind: Kind, in_hand: u16, drain: &CancellationToken) -> Result<Self, Fault> {
         let consumers = vec![consume(context, kind, in_hand, drain).await?];
-        Ok(Self { kind, in_hand, consumers })
+        Ok(Self { kind, in_hand, consumers, may_grow: true })
     }
 
-    async fn grow(&mut self, context: &Context, in_hand: u16, drain: &CancellationToken) -> Result<(), Fault> {
-        self.consumers.push(consume(context, self.kind, in_hand - self.in_hand, drain).await?);
-        self.in_hand = in_hand;
-        Ok(())
+    /// So many more jobs at once, through another consumer.
+    fn grown(&mut self, more: u16, consumer: Result<Box<dyn Deliveries>, Fault>) {
+        match consumer {
+            Ok(consumer) => {
+                self.consumers.push(consumer);
+                self.in_hand += more;
+            }
+            Err(error) => {
+                tracing::debug!(kind = %self.kind, %error, "a slot goes on with the jobs that it has at once");
+                self.may_grow = false;
+            }
+        }
     }
 
     /// The next delivery. Cancel-safe.
@@ -116,6 +128,10 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
             }
             Err(Fault::Stopped) => return Ok(()),
             Err(Fault::Store(error)) if error.is_passing() && drain.is_cancelled() => return Ok(()),
+            // One job's: it comes again and spends its attempts. No reason to leave all others.
+            Err(fault @ (Fault::Job(_) | Fault::Queue(QueueError::TooLarge { .. }))) => {
+                tracing::error!(kind = %now, error = format!("{:#}", anyhow::Error::from(fault)), "a job cannot be settled");
+            }
             Err(fault) => return Err(fault),
         }
     }
@@ -141,26 +157,34 @@ async fn take(
 ) -> Result<Next, Fault> {
     let mut source = Source::open(context, kind, pace.in_hand(kind), drain).await?;
     tracing::debug!(consumes = %kind);
+    // Cancelled when there are too many in hand: those that were not begun go to others.
+    let shed = CancellationToken::new();
     let mut settling = FuturesUnordered::new();
+    let mut growing = FuturesUnordered::new();
     let mut ended = loop {
         let has_room = settling.len() < usize::from(source.in_hand);
         tokio::select! {
             biased;
             () = drain.cancelled() => break Ok(Next::SameKind),
-            Some(settled) = settling.next() => {
-                pace.note();
-                let wanted = pace.in_hand(kind);
-                let grown = match settled {
-                    Ok(()) if wanted >= 2 * source.in_hand => source.grow(context, wanted, drain).await,
-                    Ok(()) if 4 * wanted <= source.in_hand => break Ok(Next::SameKind),
-                    settled => settled,
-                };
-                if let Err(fault) = grown {
-                    break Err(fault);
+            Some(settled) = settling.next() => match settled {
+                Ok(Settled::Computed) => {
+                    pace.note(Instant::now());
+                    let wanted = pace.in_hand(kind);
+                    if 4 * wanted <= source.in_hand {
+                        shed.cancel();
+                        break Ok(Next::SameKind);
+                    }
+                    if wanted >= 2 * source.in_hand && source.may_grow && growing.is_empty() {
+                        let more = wanted - source.in_hand;
+                        growing.push(consume(context, kind, more, drain).map(move |consumer| (more, consumer)));
+                    }
                 }
-            }
+                Ok(Settled::Dropped) => {}
+                Err(fault) => break Err(fault),
+            },
+            Some((more, consumer)) = growing.next() => source.grown(more, consumer),
             next = timeout(IDLE, source.next()), if has_room => match next {
-                Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain).boxed()),
+                Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain, &shed).boxed()),
                 Ok(Err(error)) => break Err(error.into()),
                 Err(_) if settling.is_empty() && context.settings.kinds.len() > 1 => break Ok(Next::OtherKind),
                 Err(_) => {}
@@ -169,15 +193,28 @@ async fn take(
     };
     // What has come is settled before the slot does anything else. But first the broker is told to send no more: what it
     // sends for an acknowledgement of now would come too late, and go back as from a lost worker.
-    let left = source.stop().await;
+    drop(growing);
+    let stopped = source.stop();
+    tokio::pin!(stopped);
+    let alone = timeout(STOP_ALONE, &mut stopped).await.ok();
+    let left = match alone {
+        Some(left) => left,
+        // A broker that does not answer must not hold up a checkpoint.
+        None => loop {
+            tokio::select! {
+                left = &mut stopped => break left,
+                Some(settled) = settling.next() => ended = ended.and_then(|next| settled.map(|_| next)),
+            }
+        },
+    };
     for delivery in left {
-        settling.push(match drain.is_cancelled() {
+        settling.push(match drain.is_cancelled() || shed.is_cancelled() {
             true => pass_on(context, delivery).boxed(),
-            false => settle(context, warm, delivery, drain).boxed(),
+            false => settle(context, warm, delivery, drain, &shed).boxed(),
         });
     }
     while let Some(settled) = settling.next().await {
-        ended = ended.and_then(|next| settled.map(|()| next));
+        ended = ended.and_then(|next| settled.map(|_| next));
     }
     ended
 }
@@ -198,5 +235,35 @@ async fn consume(
             }
             other => return Ok(other?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace_after(batches: u32, interval: Duration) -> Pace {
+        let mut pace = Pace::default();
+        (0..batches).for_each(|_| pace.note(pace.last + interval));
+        pace
+    }
+
+    #[test]
+    fn short_batches_are_taken_many_at_once_and_long_ones_two() {
+        let of = |pace: &Pace| pace.in_hand(Kind::Batch);
+        assert_eq!(of(&Pace::default()), FEWEST, "slow until it is known better");
+        assert_eq!(of(&pace_after(200, Duration::from_millis(1))), MOST);
+        let about = of(&pace_after(200, Duration::from_millis(50)));
+        assert!((8..=11).contains(&about), "what half a second holds, not {about}");
+        assert_eq!(of(&pace_after(200, Duration::from_secs(30))), FEWEST);
+        assert_eq!(pace_after(200, Duration::from_millis(1)).in_hand(Kind::Trial), 1);
+    }
+
+    #[test]
+    fn one_long_batch_among_short_ones_is_enough_to_shed() {
+        let mut pace = pace_after(200, Duration::from_millis(5));
+        let before = pace.in_hand(Kind::Batch);
+        pace.note(pace.last + Duration::from_secs(60));
+        assert!(4 * pace.in_hand(Kind::Batch) <= before, "{} of {before}", pace.in_hand(Kind::Batch));
     }
 }

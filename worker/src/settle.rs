@@ -12,7 +12,7 @@ use shared::contract::{
 use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
-use shared::store::{StoreError, get_optional_json, layout};
+use shared::store::{StoreError, get_optional, layout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Standing;
@@ -56,7 +56,16 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// The longest.
 const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
 
-/// Takes a delivery to its end.
+/// How a delivery came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Something was computed for it.
+    Computed,
+    /// Nothing was: it was cancelled, done already, no job, or passed on.
+    Dropped,
+}
+
+/// Takes a delivery to its end. A batch that has not begun when `shed` is cancelled is passed on.
 ///
 /// # Errors
 /// It could not be settled here; it will be delivered again, and nothing is lost.
@@ -65,7 +74,8 @@ pub async fn settle(
     warm: &Warm,
     delivery: Delivery,
     drain: &CancellationToken,
-) -> Result<(), Fault> {
+    shed: &CancellationToken,
+) -> Result<Settled, Fault> {
     let Delivery { letter, redelivered, lost, receipt } = delivery;
     let job = match read(&letter) {
         Ok(job) => job,
@@ -73,13 +83,14 @@ pub async fn settle(
             tracing::warn!(kind = %letter.kind, bytes = letter.body.len(), problem, "a message that is no job goes to the dead letters");
             let dead = DeadLetter::of(&letter, "unreadable", vec![problem], &context.settings.name);
             context.queue.bury(&dead).await?;
-            return Ok(receipt.ack().await?);
+            receipt.ack().await?;
+            return Ok(Settled::Dropped);
         }
     };
     let running = context.running(&job);
     let protocol =
         Protocol::new(job.kind(), letter.headers.slice, redelivered, letter.headers.attempts, context.settings.budgets);
-    let stops = Stops { drain: drain.clone(), lost };
+    let stops = Stops { drain: drain.clone(), shed: shed.clone(), lost };
     let mut hands = Hands {
         context,
         job: &job,
@@ -87,6 +98,7 @@ pub async fn settle(
         warm,
         stops,
         preemptions: 0,
+        settled: Settled::Dropped,
         ended: None,
         failure: None,
         result: None,
@@ -95,21 +107,23 @@ pub async fn settle(
     let settled = hands.carry(protocol, receipt).await;
     tracing::trace!(job.id = %job.id, run = %job.run, settled = settled.is_ok());
     drop(running);
-    settled
+    settled.map(|()| hands.settled)
 }
 
 /// Hands a delivery that was never begun to somebody else, since this worker stops.
 ///
 /// # Errors
 /// As [`settle`].
-pub async fn pass_on(context: &Context, delivery: Delivery) -> Result<(), Fault> {
+pub async fn pass_on(context: &Context, delivery: Delivery) -> Result<Settled, Fault> {
     let Delivery { letter, redelivered, receipt, .. } = delivery;
     if redelivered {
         // The mark of a lost worker must not get lost.
-        return Ok(receipt.release().await?);
+        receipt.release().await?;
+    } else {
+        context.queue.publish(&[passed_on(&letter)]).await?;
+        receipt.ack().await?;
     }
-    context.queue.publish(&[passed_on(&letter)]).await?;
-    Ok(receipt.ack().await?)
+    Ok(Settled::Dropped)
 }
 
 /// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a checkpoint
@@ -154,6 +168,7 @@ struct Hands<'a> {
     warm: &'a Warm,
     stops: Stops,
     preemptions: u32,
+    settled: Settled,
     ended: Option<(Ended, step::Spent)>,
     failure: Option<ErrorReport>,
     result: Option<JobResult>,
@@ -334,7 +349,10 @@ impl Hands<'_> {
             spent.costs = sum_costs(spent.costs, record.costs);
         }
         let computed = match &ended {
-            Ended::Finished(_) => Computed::Finished,
+            Ended::Finished(_) => {
+                self.settled = Settled::Computed;
+                Computed::Finished
+            }
             Ended::Paused(_) => Computed::Paused,
             Ended::Stopped => Computed::Stopped,
             Ended::Cancelled => Computed::Cancelled,
@@ -538,9 +556,9 @@ impl Hands<'_> {
             Spent::Error => attempts.errors = attempts.errors.saturating_add(1),
             Spent::Crash => attempts.crashes = attempts.crashes.saturating_add(1),
         }
-        let wait =
-            FIRST_RETRY.saturating_mul(1 << attempts.errors.saturating_add(attempts.crashes).min(8)).min(LAST_RETRY);
-        // Full jitter: jobs that failed together do not come back together.
+        let before = attempts.errors.saturating_add(attempts.crashes).saturating_sub(1);
+        let wait = FIRST_RETRY.saturating_mul(1 << before.min(8)).min(LAST_RETRY);
+        // Full jitter, so that jobs that failed together do not all come back together. A broker's retry queues round it up.
         let delay = wait.mul_f64(rand::rng().random::<f64>());
         self.context.queue.retry(&next, delay).await?;
         Ok(Answer::Done)
@@ -553,11 +571,19 @@ impl Hands<'_> {
             report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
         let store = self.context.store.as_ref();
         let marker = layout::buried(&self.job.run, &self.job.id);
-        if self.patiently(|| get_optional_json::<serde_json::Value>(store, &marker)).await?.is_some() {
+        if self.patiently(|| get_optional(store, &marker)).await?.is_some() {
             return Ok(Answer::Done);
         }
         let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
         dead.attempts.preemptions = self.preemptions;
+        // The one that has just failed, too.
+        match report.as_ref().map(|report| verdict(report.code)) {
+            Some(Computed::Crash) => dead.attempts.crashes = dead.attempts.crashes.saturating_add(1),
+            Some(Computed::Error) if reason == ErrorCode::Failed.as_str() => {
+                dead.attempts.errors = dead.attempts.errors.saturating_add(1);
+            }
+            _ => {}
+        }
         self.context.queue.bury(&dead).await?;
         self.patiently(|| store.create(&marker, bytes::Bytes::from_static(b"{}"))).await?;
         Ok(Answer::Done)

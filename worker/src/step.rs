@@ -9,7 +9,7 @@ use shared::contract::{
     JobResult, Model, Trial, TrialOutcome, Work,
 };
 use shared::names::ObjectRef;
-use shared::store::{MAX_SMALL, StoreError};
+use shared::store::{MAX_SMALL, StoreError, get_optional, layout};
 use shared::strict;
 use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
@@ -25,6 +25,8 @@ use crate::supervisor::Context;
 pub struct Stops {
     /// The worker drains: make a checkpoint, or give the job back.
     pub drain: CancellationToken,
+    /// The slot has too much in hand: what has not begun goes to others.
+    pub shed: CancellationToken,
     /// The delivery has gone to somebody else: drop everything.
     pub lost: CancellationToken,
 }
@@ -289,9 +291,21 @@ impl Step<'_> {
                         tracing::warn!(job.id = %self.job.id, %error, "fetches an object once more");
                         again = true;
                     }
+                    // Whose fault is it: does it refuse us, or this object?
+                    Err(CacheError::Store(error @ StoreError::Refused { .. })) => {
+                        match get_optional(self.context.store.as_ref(), &layout::cancelled(&self.job.run)).await {
+                            Ok(_) => return Err(Ended::Failed(ErrorReport::of(ErrorCode::MissingObject, &error))),
+                            Err(other) if other.is_passing() => self.context.patience.wait(&other).await,
+                            Err(_) => return Err(Ended::Refused(error)),
+                        }
+                    }
                     // An outage, or a full disk: no fault of the job either.
                     Err(error) if error.is_passing() => self.context.patience.wait(&error).await,
-                    other => return other,
+                    Ok(cached) => return Ok(cached),
+                    Err(error @ CacheError::Disk { .. }) => {
+                        return Err(Ended::Disk(ErrorReport::of(error.code(), &error)));
+                    }
+                    Err(error) => return Err(Ended::Failed(ErrorReport::of(error.code(), &error))),
                 }
             }
         };
@@ -301,11 +315,7 @@ impl Step<'_> {
             () = self.over.cancelled() => return Err(Ended::Cancelled),
             () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
         };
-        let cached = fetched.map_err(|error| match error {
-            CacheError::Store(error @ StoreError::Refused { .. }) => Ended::Refused(error),
-            CacheError::Disk { .. } => Ended::Disk(ErrorReport::of(error.code(), &error)),
-            error => Ended::Failed(ErrorReport::of(error.code(), &error)),
-        })?;
+        let cached = fetched?;
         if cached.bytes_fetched > 0 {
             self.spent.durations.fetch_ms += millis(begun.elapsed());
             self.spent.costs.bytes_fetched += cached.bytes_fetched;
@@ -365,6 +375,7 @@ impl Step<'_> {
                 () = self.stops.lost.cancelled() => return Err(Ended::Lost),
                 () = self.over.cancelled() => return Err(Ended::Cancelled),
                 () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+                () = self.stops.shed.cancelled() => return Err(Ended::Stopped),
             };
             let found = warm.executor(&self.context.settings.executor, places == ROOM).await;
             if let Some(executor) = found.map_err(Ended::NoExecutor)? {

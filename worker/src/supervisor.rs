@@ -75,6 +75,7 @@ pub async fn work(
     store: Arc<dyn Store>,
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
+    allow_open_files();
     let cache = Cache::open(&settings.cache, settings.cache_limit)?;
     let scratch = ScratchHome::new(&settings.cache.join("scratch")).context("prepare the scratch folder")?;
     // Found out now, not by the first jobs: whether this machine can run executors at all.
@@ -124,6 +125,20 @@ pub async fn work(
     }
     tracing::info!(worker = %context.settings.name, settled = context.settled.load(Ordering::Relaxed), "has ended");
     fault.map_or(Ok(()), Err)
+}
+
+/// As many open files as the system lets this process have: each picture in hand is one, and shells and service managers
+/// start programs with a limit of 1024.
+fn allow_open_files() {
+    // SAFETY: both calls read or fill the struct they are given; all zeros is a valid one to begin with.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            // Where it is refused the old one stands.
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Waits until every slot has ended. The first that fails drains the others.

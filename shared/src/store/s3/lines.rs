@@ -87,7 +87,7 @@ impl HttpConnector for Line {
         let (number, lines) = (self.number, Arc::clone(&self.lines));
         HttpConnectorFuture::new(async move {
             let answer = answer.await;
-            if answer.as_ref().is_err_and(|error| error.is_timeout()) {
+            if answer.as_ref().is_err_and(aws_sdk_s3::error::ConnectorError::is_timeout) {
                 lines.give_up(number);
             }
             answer
