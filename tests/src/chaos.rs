@@ -4,11 +4,13 @@
 //! same seed means the same faults at the same times (what they hit depends on how far the jobs are). The `audit`
 //! looks at nothing but the store and the broker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 mod audit;
@@ -26,8 +28,10 @@ pub use audit::Verdict;
 pub use report::Report;
 
 use crate::{Amqp, Fleet, LIMIT};
-use crew::{Crew, Story};
-use misbehave::{Done, Stage};
+use audit::Evidence;
+use crew::{Crew, Life};
+use journal::{Entry, What};
+use misbehave::Stage;
 use producer::{Producer, Wave};
 use reconnect::Consumer;
 use work::Work;
@@ -92,17 +96,41 @@ async fn run_on(fleet: &Arc<Fleet>, options: &Options) -> Result<Report> {
     crew.all_consume_since(healed).await;
     crew.end().await;
     let whole = begin.elapsed();
-
-    let amqp = fleet.amqp().await?;
-    let found = evidence::gather(fleet, &amqp, &waves).await?;
+    let found = evidence::gather(fleet, &fleet.amqp().await?, &waves).await?;
     let verdict = audit::audit(&reference.asked(&waves), &found);
-    let (story, done) = (crew.story(), stage.done());
-    let progress = producer.progress();
-    let times = reconnect_times(&story, &done);
+    report(
+        options,
+        &stage,
+        &found,
+        Ended { whole, done_when_healed, attempts: count_attempts(fleet, &waves)?, verdict },
+    )
+}
+
+/// What is known at the end.
+struct Ended {
+    whole: Duration,
+    done_when_healed: usize,
+    attempts: usize,
+    verdict: Verdict,
+}
+
+fn report(options: &Options, stage: &Stage, found: &Evidence, ended: Ended) -> Result<Report> {
+    let Ended { whole, done_when_healed, attempts, verdict } = ended;
+    let (story, done, progress) = (stage.crew.story(), stage.done(), stage.producer.progress());
+    let logs = story.lives.iter().map(|life| Ok((life, read_log(life)?))).collect::<Result<Vec<_>>>()?;
+    let computations = logs.iter().map(|(_, log)| journal::computations(log)).sum();
+    let slices = |result: &Value| result["outcome"]["trial"]["slices"].as_u64().unwrap_or(1) as usize;
+    let needed = found.stored.iter().map(slices).sum();
+    let mut complaints = story.complaints.clone();
+    if computations < needed {
+        complaints.push(
+            "the workers' logs tell of fewer computations than results needed: what is read from them is wrong".into(),
+        );
+    }
+    let consumers: Vec<Consumer> = logs.iter().map(|(life, log)| consumer(life, log)).collect();
+    let times = reconnect::times(&consumers, &done.restarts, &story.obstacles);
     let quantile = |share| reconnect::quantile(&times, share).map(|time| time.as_secs_f64());
-    let jobs: std::collections::BTreeSet<String> =
-        found.told.iter().map(|result| format!("{}/{}", result["run"], result["id"])).collect();
-    let slices = |result: &serde_json::Value| result["outcome"]["trial"]["slices"].as_u64().unwrap_or(1) as usize;
+    let told: BTreeSet<String> = found.told.iter().map(audit::job_of).collect();
     Ok(Report {
         seed: options.seed,
         chaos_s: options.length.as_secs_f64(),
@@ -125,14 +153,24 @@ async fn run_on(fleet: &Arc<Fleet>, options: &Options) -> Result<Report> {
         store_troubles: done.store_troubles,
         killed_producers: progress.killed,
         repeated_producers: progress.repeated,
-        told_again: found.told.len() - jobs.len(),
-        computations: story.lives.iter().map(|life| journal::computations(&log_of(life))).sum(),
-        needed: found.stored.iter().map(slices).sum(),
-        attempts: count_attempts(fleet, &waves)?,
-        good: verdict.is_good() && story.complaints.is_empty(),
-        complaints: story.complaints.clone(),
+        told_again: found.told.len() - told.len(),
+        computations,
+        needed,
+        attempts,
+        good: verdict.is_good() && complaints.is_empty(),
+        complaints,
         verdict,
     })
+}
+
+fn read_log(life: &Life) -> Result<Vec<Entry>> {
+    let text = std::fs::read(&life.log).context("read a worker's log")?;
+    Ok(journal::read(&String::from_utf8_lossy(&text)))
+}
+
+fn consumer(life: &Life, log: &[Entry]) -> Consumer {
+    let consumes = log.iter().filter(|entry| entry.what == What::Consumes).map(|entry| entry.at);
+    Consumer { worker: life.worker, consumes: consumes.collect(), until: life.until }
 }
 
 /// Waits until every job has a result, nothing waits in a queue and nobody has a job in hand, or nothing has moved for
@@ -209,18 +247,6 @@ fn count_attempts(fleet: &Fleet, waves: &[Wave]) -> Result<usize> {
         }
     }
     Ok(count)
-}
-
-fn reconnect_times(story: &Story, done: &Done) -> Vec<Duration> {
-    let consumers = story.lives.iter().map(|life| {
-        let consumes = log_of(life).into_iter().filter(|entry| entry.what == journal::What::Consumes);
-        Consumer { worker: life.worker, consumes: consumes.map(|entry| entry.at).collect(), until: life.until }
-    });
-    reconnect::times(&consumers.collect::<Vec<_>>(), &done.restarts, &story.obstacles)
-}
-
-fn log_of(life: &crew::Life) -> Vec<journal::Entry> {
-    journal::read(&String::from_utf8_lossy(&std::fs::read(&life.log).unwrap_or_default()))
 }
 
 fn say(words: &str) {

@@ -100,7 +100,7 @@ impl Source {
 
     /// What has come and was not taken.
     async fn stop(self) -> Vec<Delivery> {
-        join_all(self.consumers.into_iter().map(|consumer| consumer.stop())).await.into_iter().flatten().collect()
+        join_all(self.consumers.into_iter().map(Deliveries::stop)).await.into_iter().flatten().collect()
     }
 }
 

@@ -87,7 +87,7 @@ async fn measure(fleet: &Fleet, arguments: &Arguments) -> Result<Measured> {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
         let mut note = |contender, values: Vec<f64>| {
             eprintln!("  {contender}: {}", shown(median(&values)));
-            measured.entry(contender).or_insert_with(Vec::new).extend(values);
+            measured.entry(contender).or_default().extend(values);
         };
         for (prefetch, contender, jobs) in [
             (256, "bare lapin, prefetch 256, jobs/s", arguments.jobs),

@@ -122,7 +122,8 @@ fn has_its_network(result: &Value, found: &Evidence) -> bool {
     found.networks.get(key).and_then(|sha256| sha256.as_deref()) == network["sha256"].as_str()
 }
 
-fn job_of(result: &Value) -> String {
+/// `run/id`.
+pub(super) fn job_of(result: &Value) -> String {
     format!("{}/{}", result["run"].as_str().unwrap_or("?"), result["id"].as_str().unwrap_or("?"))
 }
 

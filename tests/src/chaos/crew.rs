@@ -1,6 +1,6 @@
 //! The workers: real processes on lines of their own, killed, drained, paused, and started again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -162,7 +162,7 @@ impl Crew {
             return self.replace_ended(at, &mut process);
         }
         self.story().drains += 1;
-        self.end_life(process.log().to_owned());
+        self.end_life(process.log());
         match process.wait(LIMIT).await {
             Ok(status) if status.success() => {}
             Ok(_) => self.story().drains_cut_short += 1,
@@ -264,13 +264,13 @@ impl Crew {
     }
 
     fn replace(&self, at: usize, process: &mut Process) -> Result<()> {
-        self.end_life(process.log().to_owned());
+        self.end_life(process.log());
         let worker = &self.workers[at];
         *process = start(&self.fleet, &mut self.story(), (at, &worker.name), &worker.lines, &self.slice)?;
         Ok(())
     }
 
-    fn end_life(&self, log: PathBuf) {
+    fn end_life(&self, log: &Path) {
         if let Some(life) = self.story().lives.iter_mut().find(|life| life.log == log) {
             life.until.get_or_insert(Timestamp::now());
         }
@@ -292,7 +292,7 @@ impl Crew {
 /// Starts a process of worker `at`. Every other worker has an empty cache each time, so that objects are fetched.
 fn start(fleet: &Fleet, story: &mut Story, (at, name): (usize, &str), lines: &Lines, slice: &str) -> Result<Process> {
     let number = story.lives.iter().filter(|life| life.worker == at).count();
-    let cache = fleet.path().join(if at % 2 == 0 { "cache".into() } else { format!("cache-{name}-{number}") });
+    let cache = fleet.path().join(if at.is_multiple_of(2) { "cache".into() } else { format!("cache-{name}-{number}") });
     let cache = cache.to_str().context("the folder's name is text")?;
     let more = [
         ("GANNET_CACHE", cache),

@@ -22,10 +22,10 @@ pub(super) async fn gather(fleet: &Fleet, amqp: &Amqp, waves: &[Wave]) -> Result
     for wave in waves {
         found.stored.extend(fleet.results(&wave.run)?);
     }
-    let told = json(amqp.take_all("gannet.v1.results").await?)?;
+    let told = json(&amqp.take_all("gannet.v1.results").await?)?;
     // The quiet run was told to the same queue.
     found.told = told.into_iter().filter(|result| result["run"] != "quiet").collect();
-    found.dead = json(amqp.take_all("gannet.v1.dead").await?)?;
+    found.dead = json(&amqp.take_all("gannet.v1.dead").await?)?;
     let keys = found.stored.iter().filter_map(|result| result["outcome"]["trial"]["checkpoint"]["key"].as_str());
     let digest = |key: &str| (key.to_owned(), fleet.object(key).ok().map(|bytes| Digest::of(&bytes).to_string()));
     found.networks = keys.map(digest).collect();
@@ -44,6 +44,6 @@ pub(super) async fn left(amqp: &Amqp) -> Result<BTreeMap<String, u32>> {
     Ok(left)
 }
 
-fn json(messages: Vec<Vec<u8>>) -> Result<Vec<Value>> {
+fn json(messages: &[Vec<u8>]) -> Result<Vec<Value>> {
     messages.iter().map(|message| serde_json::from_slice(message).context("read a message as JSON")).collect()
 }

@@ -44,6 +44,16 @@ pub(super) struct Progress {
     pub(super) repeated: u32,
 }
 
+impl Progress {
+    /// A command failed or was killed in the middle of a wave, which is repeated.
+    fn interrupted(&mut self, wave: usize) {
+        if self.interrupted.last() != Some(&wave) {
+            self.interrupted.push(wave);
+        }
+        self.repeated += 1;
+    }
+}
+
 impl Producer {
     /// Nothing is enqueued yet.
     ///
@@ -78,12 +88,7 @@ impl Producer {
             sleep_until(begin + wave.at).await;
             self.progress().enqueued += wave.jobs.len();
             while !self.submit(wave).await? {
-                let mut progress = self.progress();
-                if progress.interrupted.last() != Some(&number) {
-                    progress.interrupted.push(number);
-                }
-                progress.repeated += 1;
-                drop(progress);
+                self.progress().interrupted(number);
                 sleep(Duration::from_millis(500)).await;
             }
         }

@@ -149,7 +149,7 @@ enum Sort {
 impl Sort {
     /// The sort of job `number`.
     fn of(number: usize) -> Self {
-        if number % BATCH_EVERY == 0 {
+        if number.is_multiple_of(BATCH_EVERY) {
             Self::Batch(number / BATCH_EVERY % BATCHES)
         } else {
             Self::Trial(number % TRIALS)
@@ -160,7 +160,7 @@ impl Sort {
 /// Puts a picture into the store; returns its reference.
 fn picture(fleet: &Fleet, number: usize) -> Result<Value> {
     let path = fleet.path().join(format!("{number}.bmp"));
-    let colour = if number % 2 == 0 { [250, 10, 10] } else { [10, 10, 250] };
+    let colour = if number.is_multiple_of(2) { [250, 10, 10] } else { [10, 10, 250] };
     write_colour(&path, 300 + 40 * number, colour)?;
     let bytes = std::fs::read(&path).context("read a picture")?;
     let key = format!("pictures/{number}.bmp");

@@ -108,7 +108,7 @@ impl Faults {
         }
         let (rule, fitted) = state.rules.iter_mut().find(|(rule, _)| rule.fits(operation, key))?;
         *fitted += 1;
-        ((*fitted - 1) % rule.every.max(1) == 0).then(|| rule.fault.clone())
+        (*fitted - 1).is_multiple_of(rule.every.max(1)).then(|| rule.fault.clone())
     }
 }
 
