@@ -220,3 +220,76 @@ impl Line {
         self.to_break.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LIMIT, eventually};
+
+    /// A line to a server that says everything again.
+    async fn echo() -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.into_split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        Proxy::start(&address).await.expect("a proxy")
+    }
+
+    async fn say(stream: &mut TcpStream, words: &[u8]) -> std::io::Result<Vec<u8>> {
+        stream.write_all(words).await?;
+        let mut heard = vec![0; words.len()];
+        stream.read_exact(&mut heard).await.map(|_| heard)
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_what_was_said_also_when_it_is_slow_or_held_back() {
+        let proxy = echo().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
+        for trouble in [Trouble::None, Trouble::Slow(Duration::from_millis(1)), Trouble::Narrow(1024)] {
+            proxy.set(trouble);
+            assert_eq!(say(&mut stream, b"words").await.expect("passes"), b"words");
+        }
+        proxy.set(Trouble::Silent);
+        stream.write_all(b"later").await.expect("taken");
+        proxy.set(Trouble::None);
+        let mut heard = [0; 5];
+        stream.read_exact(&mut heard).await.expect("it comes through");
+        assert_eq!(&heard, b"later");
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_connections_and_a_break_ends_one_in_the_middle_of_an_answer() {
+        let proxy = echo().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
+        proxy.break_answers(1);
+        stream.write_all(b"words").await.expect("taken");
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await.expect("it ends");
+        assert_eq!(heard, b"wo");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("connected");
+        assert_eq!(say(&mut stream, b"words").await.expect("passes"), b"words");
+        proxy.set(Trouble::Cut);
+        assert!(say(&mut stream, b"words").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_connection_carries_nothing_and_a_new_one_everything() {
+        let proxy = echo().await;
+        let mut old = TcpStream::connect(proxy.address()).await.expect("connected");
+        say(&mut old, b"words").await.expect("passes");
+        proxy.forget();
+        old.write_all(b"words").await.expect("taken");
+        eventually(LIMIT, "it is spoken into the void", async || Ok((proxy.unheard() == 1).then_some(())))
+            .await
+            .expect("it is");
+        let mut new = TcpStream::connect(proxy.address()).await.expect("connected");
+        assert_eq!(say(&mut new, b"words").await.expect("passes"), b"words");
+        assert!(old.try_read(&mut [0; 5]).is_err(), "no answer on the old one");
+    }
+}
