@@ -26,7 +26,7 @@ pub use fleet::{Fleet, Lines};
 pub use folder::Folder;
 pub use models::write_model;
 pub use pictures::{CLASSES, Pictures, write_colour, write_folder, write_large};
-pub use process::{Process, binary, children_of, json_lines, signal};
+pub use process::{Process, binary, children_of, json_lines, processor_ms, signal};
 pub use proxy::{Proxy, Trouble};
 pub use s3::S3;
 pub use wait::{LIMIT, eventually};

@@ -174,10 +174,25 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     pids.filter(|child| parent_of(*child) == Some(pid)).collect()
 }
 
-/// `pid (name) state parent …`; the name may hold spaces and brackets.
 fn parent_of(pid: u32) -> Option<u32> {
+    u32::try_from(stat(pid, 1)?).ok()
+}
+
+/// What a process has used of the processor so far, in milliseconds, as Linux tells.
+///
+/// # Errors
+/// There is no such process, or the system does not tell.
+pub fn processor_ms(pid: u32) -> Result<f64> {
+    let (user, system) =
+        stat(pid, 11).zip(stat(pid, 12)).with_context(|| format!("read the times of process {pid}"))?;
+    // In hundredths of a second, whatever the kernel's own tick is.
+    Ok((user + system) as f64 * 10.0)
+}
+
+/// A number of `pid (name) state parent …`, counted from the state, 0; the name may hold spaces and brackets.
+fn stat(pid: u32, word: usize) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    stat.rsplit_once(") ")?.1.split(' ').nth(word)?.parse().ok()
 }
 
 /// Sends a signal (`TERM`, `KILL`, …) to a process.

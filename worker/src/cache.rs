@@ -27,7 +27,7 @@ mod index;
 
 use crate::compute::is_full;
 use crate::failpoint;
-use files::{Evicted, Files, Incoming, Pin, Stripe};
+use files::{Evicted, Files, Incoming, Pin, Stripe, lacks_descriptors};
 
 /// How long to wait before looking again for a file that somebody else downloads. Looking costs some
 /// microseconds; a lock that is waited for would hold a thread, and outlive a job that was cancelled.
@@ -100,8 +100,7 @@ impl CacheError {
             Self::Store(error) => error.is_passing(),
             // Somebody makes room.
             Self::Full { .. } => true,
-            // Too many open files: other jobs close theirs.
-            Self::Disk { source, .. } => matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
+            Self::Disk { source, .. } => lacks_descriptors(source),
         }
     }
 }

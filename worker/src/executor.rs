@@ -70,6 +70,12 @@ impl ExecutorSettings {
         }
     }
 
+    /// Gives each this much memory, in bytes, and half of it before another takes its place.
+    pub fn limit_memory(&mut self, memory: Option<u64>) {
+        self.memory = memory;
+        self.recycle_memory = memory.map(|memory| memory / 2);
+    }
+
     /// Default of `stall`: one step of the largest network that is sensible on a CPU, many times over. With the limit of
     /// an order it stays below any broker's consumer timeout (30 min).
     pub const STALL: Duration = Duration::from_secs(10 * 60);

@@ -182,12 +182,12 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
     settings.executor.threads = arguments.threads;
     settings.executor.unsandboxed = arguments.unsandboxed;
     if let Some(mib) = arguments.executor_mib {
-        settings.executor.memory = Some(mib << 20);
-        settings.executor.recycle_memory = Some((mib << 20) / 2);
+        settings.executor.limit_memory(Some(mib << 20));
+    }
+    if let Some(mib) = arguments.recycle_mib {
+        settings.executor.recycle_memory = Some(mib << 20);
     }
     settings.executor.recycle_jobs = arguments.recycle_jobs;
-    settings.executor.recycle_memory =
-        arguments.recycle_mib.map_or(settings.executor.recycle_memory, |mib| Some(mib << 20));
     settings.local_files = places.is_embedded();
     if let Some(name) = &arguments.name {
         settings.name = shared::names::Name::new(name.as_str()).context("read --name")?.to_string();

@@ -55,7 +55,8 @@ impl WorkerSettings {
         let link = PathBuf::from("/proc/self/exe");
         let program = if link.exists() { link } else { std::env::current_exe()? };
         let slots = slots.unwrap_or_else(cores);
-        let executor = ExecutorSettings { memory: memory_each(slots), ..ExecutorSettings::new(program) };
+        let mut executor = ExecutorSettings::new(program);
+        executor.limit_memory(memory_each(slots));
         Ok(Self {
             name: format!("{}-{}", hostname(), std::process::id()),
             slots,
@@ -66,7 +67,7 @@ impl WorkerSettings {
             time_limit: TIME_LIMIT,
             budgets: Budgets::default(),
             local_files: false,
-            executor: ExecutorSettings { recycle_memory: executor.memory.map(|memory| memory / 2), ..executor },
+            executor,
         })
     }
 }

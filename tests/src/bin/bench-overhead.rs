@@ -27,7 +27,7 @@ use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::queue::rabbit::RabbitQueue;
 use shared::queue::{Event, Events, Letter, Queue as _};
 use shared::store::Store;
-use tests::{Broker, Fleet, LIMIT, Process, children_of, write_colour, write_model};
+use tests::{Fleet, LIMIT, Process, children_of, processor_ms, write_colour, write_model};
 
 /// Measures what the protocol costs
 #[derive(Debug, Parser)]
@@ -66,15 +66,9 @@ type Measured = BTreeMap<&'static str, Vec<f64>>;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let broker = Broker::shared().map_err(anyhow::Error::msg)?;
-    drop(broker);
-    let mut measured = Ok(Measured::new());
-    Fleet::run("overhead", async |fleet| {
-        measured = measure(fleet, &arguments).await;
-        Ok(())
-    })
-    .await;
-    print(&measured?, &arguments)
+    let fleet = Fleet::with_own_broker().await.context("start the servers")?;
+    let measured = measure(&fleet, &arguments).await?;
+    print(&measured, &arguments)
 }
 
 async fn measure(fleet: &Fleet, arguments: &Arguments) -> Result<Measured> {
@@ -111,9 +105,9 @@ async fn measure(fleet: &Fleet, arguments: &Arguments) -> Result<Measured> {
         let worker = fleet.worker_with("bench", &[("GANNET_SLOTS", &slots), ("GANNET_LOG", "warn")])?;
         let (rate, latencies) = ours.throughput_and_latency(round, arguments).await?;
         let jobs = (50 + arguments.jobs + arguments.singles) as f64;
-        let executors: Vec<u32> = children_of(worker.pid());
-        note("Gannet, processor ms a job: the worker", vec![processor_ms(&[worker.pid()])? / jobs]);
-        note("Gannet, processor ms a job: its executors", vec![processor_ms(&executors)? / jobs]);
+        let executors: f64 = children_of(worker.pid()).into_iter().map(processor_ms).sum::<Result<_>>()?;
+        note("Gannet, processor ms a job: the worker", vec![processor_ms(worker.pid())? / jobs]);
+        note("Gannet, processor ms a job: its executors", vec![executors / jobs]);
         worker.terminate()?;
         drop(worker);
         note("Gannet, jobs/s", vec![rate]);
@@ -298,19 +292,6 @@ async fn celery(fleet: &Fleet, python: &PathBuf, arguments: &Arguments) -> Resul
     let said: Value = serde_json::from_str(printed.lines().last().unwrap_or_default()).context("Celery's figures")?;
     let latencies = said["latencies_ms"].as_array().context("latencies")?;
     Ok((said["jobs_per_s"].as_f64().context("a rate")?, latencies.iter().filter_map(Value::as_f64).collect()))
-}
-
-/// What these processes have used of the processor so far, from /proc.
-fn processor_ms(pids: &[u32]) -> Result<f64> {
-    let mut ticks = 0;
-    for pid in pids {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // Behind the name, which may hold anything: user and system time are the 12th and 13th words.
-        let words: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        ticks += words.get(11..13).context("times in /proc")?.iter().flat_map(|word| word.parse::<u64>()).sum::<u64>();
-    }
-    // Linux tells hundredths of a second, whatever its own tick is.
-    Ok(ticks as f64 * 10.0)
 }
 
 fn quantile(values: &[f64], share: f64) -> f64 {

@@ -129,9 +129,7 @@ impl Files {
         let Some(_stripe) = self.try_stripe(digest)? else { return Ok(Evicted::InUse) };
         let file = match open(&path) {
             Ok(file) => Some(file),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                return Err(failed(error));
-            }
+            Err(error) if lacks_descriptors(&error) => return Err(failed(error)),
             // What cannot be opened nobody uses.
             Err(_) => None,
         };
@@ -238,6 +236,11 @@ impl Drop for Incoming {
         // Gone already where it was settled; the next start sweeps what stays.
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// Whether this process, or the machine, has too many files open: others close theirs.
+pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Opens a file to read; of anything else that lies there it waits for nothing.
