@@ -14,9 +14,10 @@ use shared::names::{JobId, Name};
 use shared::queue::{Event, Events, Queue, QueueError, topology};
 use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::enqueue::{self, Enqueue, PART, Published};
+use crate::patience::patiently;
 use crate::runs;
 
 /// Jobs published and not yet settled. Enough for the largest fleet's appetite between two results;
@@ -181,16 +182,7 @@ impl Drive<'_> {
     }
 
     async fn watch_again(&self) -> Result<Box<dyn Events>, QueueError> {
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match self.queue.watch(Some(self.run)).await {
-                Err(error) if error.is_passing() => {
-                    sleep(wait).await;
-                    wait = (2 * wait).min(QUIETEST);
-                }
-                other => return other,
-            }
-        }
+        patiently(async || self.queue.watch(Some(self.run)).await, QueueError::is_passing).await
     }
 
     /// Whether it was a result that was wanted.
@@ -221,17 +213,14 @@ impl Drive<'_> {
 
     /// Reads what the store has; whether that brought anything. An outage is waited for: the workers do, too.
     async fn reconcile(&self, state: &mut State<'_>) -> anyhow::Result<bool> {
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match self.look(state).await {
-                Err(error) if is_passing(&error) => {
-                    tracing::warn!(error = format!("{error:#}"), "asks the store again");
-                    sleep(wait).await;
-                    wait = (2 * wait).min(QUIETEST);
-                }
-                other => return other,
+        let told = |error: &anyhow::Error| {
+            let passes = is_passing(error);
+            if passes {
+                tracing::warn!(error = format!("{error:#}"), "asks the store again");
             }
-        }
+            passes
+        };
+        patiently(async || self.look(state).await, told).await
     }
 
     async fn look(&self, state: &mut State<'_>) -> anyhow::Result<bool> {

@@ -5,7 +5,6 @@
 //! connection or a lost confirm costs a wait, never a second letter; and a broker that lost its queues costs no job.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -16,15 +15,13 @@ use shared::digest::Digest;
 use shared::names::{JobId, Name};
 use shared::queue::{Letter, Queue, QueueError, topology};
 use shared::store::{Created, Store, StoreError, get_json, layout, settle_json};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use crate::patience::{ask_store, patiently};
 use crate::workers::{ALL_HEARD, Workers};
 
 /// Jobs a note. So many at most are in doubt after an interruption.
 pub const PART: usize = 500;
-
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// `runs/<run>/enqueued/<sha256>.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -144,16 +141,7 @@ impl Enqueue<'_> {
     /// # Errors
     /// It refuses.
     pub async fn until_it_answers(&self) -> Result<(), QueueError> {
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match self.queue.depths().await {
-                Err(error) if error.is_passing() => {
-                    sleep(wait).await;
-                    wait = (2 * wait).min(LONGEST_PAUSE);
-                }
-                other => return other.map(drop),
-            }
-        }
+        patiently(async || self.queue.depths().await, QueueError::is_passing).await.map(drop)
     }
 
     async fn note(&self, jobs: &[&Job]) -> Result<Created, StoreError> {
@@ -161,19 +149,8 @@ impl Enqueue<'_> {
         let note = Note { at: Timestamp::now(), nonce: uuid::Uuid::new_v4().to_string(), jobs };
         let ids: Vec<&str> = note.jobs.keys().map(JobId::as_str).collect();
         let key = layout::enqueued_part(self.run, Digest::of(ids.join("\n").as_bytes()));
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match settle_json(self.store, &key, note.clone()).await {
-                Ok(stands) if stands.nonce == note.nonce => return Ok(Created::New),
-                Ok(_) => return Ok(Created::Exists),
-                Err(error) if error.is_passing() => {
-                    tracing::warn!(%error, "asks the store again");
-                    sleep(wait).await;
-                    wait = (2 * wait).min(LONGEST_PAUSE);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let stands = ask_store(async || settle_json(self.store, &key, note.clone()).await).await?;
+        Ok(if stands.nonce == note.nonce { Created::New } else { Created::Exists })
     }
 }
 

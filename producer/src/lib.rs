@@ -10,6 +10,7 @@ pub mod gc;
 pub mod images;
 pub mod listings;
 pub mod models;
+mod patience;
 pub mod report;
 pub mod runs;
 pub mod session;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -16,14 +15,13 @@ use tokio::sync::Semaphore;
 
 use crate::bar::Bar;
 use crate::images::{Image, Place};
+use crate::patience::ask_store;
 use crate::session::Session;
 
 /// Uploads at once: enough to hide a store's latency.
 const UPLOADS: usize = 16;
 /// What they may hold in memory together, in MiB; one larger file goes alone.
 const ROOM: u32 = 512;
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A picture that workers find.
 #[derive(Debug)]
@@ -127,31 +125,16 @@ impl Way<'_> {
         let key = layout::image(self.run, sha256);
         let is_there = self.sent.lock().expect("no panic holds it").contains(&key);
         if !is_there {
-            patiently(async || self.store.put(&key, body.clone()).await).await?;
+            ask_store(async || self.store.put(&key, body.clone()).await).await?;
             self.sent.lock().expect("no panic holds it").insert(key.clone());
         }
         Ok(Ok(ObjectRef { key, sha256 }))
     }
 }
 
-/// Asks the store again as long as it cannot be reached.
-async fn patiently<T>(ask: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let mut wait = Duration::from_millis(500);
-    loop {
-        match ask().await {
-            Err(error) if error.is_passing() => {
-                tracing::warn!(%error, "asks the store again");
-                tokio::time::sleep(wait).await;
-                wait = (2 * wait).min(LONGEST_PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
 /// A picture that is in the store already is read once for its digest: workers check what they fetch.
 async fn describe(store: &dyn Store, key: &Key) -> Result<ObjectRef, ImageError> {
-    match patiently(async || store.get(key).await).await {
+    match ask_store(async || store.get(key).await).await {
         Ok(body) => Ok(ObjectRef { key: key.clone(), sha256: Digest::of(&body) }),
         Err(StoreError::NotFound { .. }) => Err(refused("not_found", format!("no object `{key}` in the store"))),
         Err(error @ StoreError::TooLarge { .. }) => Err(refused("too_large", error.to_string())),
