@@ -1,0 +1,12 @@
+//! What computes: functions of slices, each for one example, generic over the instruction set.
+//!
+//! Kernels are made once, for shapes; they trust the shapes that they were made for and check the
+//! lengths of what they are given. An element's bits depend on the shapes and the [`Path`](crate::simd::Path) alone:
+//! never on the batch around an example, or on the number of threads.
+
+pub mod dense;
+mod gradient;
+pub mod packing;
+#[cfg(test)]
+mod tests;
+mod tile;

@@ -1,0 +1,115 @@
+//! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
+
+mod dense;
+mod reference;
+
+use std::ops::RangeInclusive;
+
+use proptest::prelude::*;
+
+use crate::maps::{Halo, Maps};
+use crate::window::Window;
+
+/// Numbers between -1 and 1 that a name stands for.
+pub(super) fn noise(name: &str, count: usize) -> Vec<f32> {
+    // An xorshift is enough: all that is asked is that neighbours differ.
+    let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(17)
+    });
+    let next = move |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(next).collect()
+}
+
+/// A window that fits into `input`, with as many outputs as it gives.
+pub(super) fn window(
+    input: [usize; 2],
+    kernels: RangeInclusive<usize>,
+    dilated: bool,
+) -> impl Strategy<Value = Window> {
+    let along = move |size: usize| {
+        let dilation = if dilated { 1..=3usize } else { 1..=1 };
+        (kernels.clone(), 1..=3usize, dilation, 0..=2usize, 0..=2usize).prop_map(move |drawn| {
+            let (mut kernel, stride, mut dilation, before, after) = drawn;
+            loop {
+                // Padding below and right is what the number of outputs implies.
+                let (before, after) = (before.min(kernel / 2), after.min(kernel / 2));
+                let reach = (kernel - 1) * dilation + 1;
+                if let Some(room) = (size + before + after).checked_sub(reach) {
+                    return (kernel, stride, dilation, before, room / stride + 1);
+                }
+                if dilation > 1 {
+                    dilation -= 1;
+                } else {
+                    kernel -= 1;
+                }
+            }
+        })
+    };
+    (along(input[0]), along(input[1])).prop_map(|(a, b)| Window {
+        kernel: [a.0, b.0],
+        stride: [a.1, b.1],
+        dilation: [a.2, b.2],
+        before: [a.3, b.3],
+        output: [a.4, b.4],
+    })
+}
+
+/// A halo that a plan may choose beside what a kernel needs: other kernels read the same maps.
+pub(super) fn spare() -> impl Strategy<Value = Halo> {
+    [0..=2usize, 0..=2usize, 0..=2usize, 0..=2usize].prop_map(|[a, b, c, d]| Halo { before: [a, b], after: [c, d] })
+}
+
+/// An example in maps whose lanes beyond the last channel hold what padding may hold: anything finite.
+pub(super) fn packed(maps: &Maps, values: &[f32]) -> Vec<f32> {
+    let mut to = vec![0.0; maps.len()];
+    for block in 0..maps.blocks() {
+        for row in 0..maps.size[0] {
+            for column in 0..maps.size[1] {
+                let at = maps.at(block, row as isize, column as isize);
+                to[at..at + maps.lanes].fill(0.25);
+            }
+        }
+    }
+    maps.pack(values, &mut to);
+    to
+}
+
+/// The example in maps, `[C, H, W]`.
+pub(super) fn unpacked(maps: &Maps, from: &[f32]) -> Vec<f32> {
+    let mut values = vec![0.0; maps.channels * maps.size[0] * maps.size[1]];
+    maps.unpack(from, &mut values);
+    values
+}
+
+/// Whether the halo is still zero.
+pub(super) fn halo_is_clean(maps: &Maps, from: &[f32]) -> bool {
+    let mut rest = from[..maps.len()].to_vec();
+    for block in 0..maps.blocks() {
+        for row in 0..maps.size[0] {
+            let start = maps.at(block, row as isize, 0);
+            rest[start..start + maps.size[1] * maps.lanes].fill(0.0);
+        }
+    }
+    rest.iter().all(|value| *value == 0.0)
+}
+
+/// Compares with a reference, relative to the size of what was summed.
+pub(super) fn close(
+    what: &str,
+    found: &[f32],
+    expected: &[f64],
+    scale: f64,
+    tolerance: f64,
+) -> Result<(), TestCaseError> {
+    prop_assert_eq!(found.len(), expected.len());
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(*found) - expected).abs() / scale.max(1.0);
+        prop_assert!(error < tolerance, "{}[{}] is {}, not {}", what, index, found, expected);
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The microkernel of all dense products: a few pixels by one or two blocks of sixteen output channels, with every
+//! sum in a register.
+
+use crate::simd::{LANES, Simd};
+
+/// One tile's work. Pointers are good for what the other fields make of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile {
+    /// The first pixel's source.
+    pub(super) x: *const f32,
+    /// Floats from a pixel's source to the next one's, where the kernel has no step of its own.
+    pub(super) x_step: usize,
+    /// Where each run of inputs lies, from a pixel's source.
+    pub(super) offsets: *const u32,
+    /// How many.
+    pub(super) count: usize,
+    /// Weights: sixteen for each input of each run.
+    pub(super) weights: *const f32,
+    /// From a block's weights to the next one's.
+    pub(super) weights_block: usize,
+    /// Sixteen a block to begin with; null for none.
+    pub(super) bias: *const f32,
+    /// The first pixel's sums.
+    pub(super) y: *mut f32,
+    /// From a block of sums to the next.
+    pub(super) y_block: usize,
+    /// From a pixel's sums to the next one's.
+    pub(super) y_step: usize,
+    /// What becomes of the sums.
+    pub(super) finish: Finish,
+}
+
+/// What a tile does with its sums.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finish {
+    /// Adds them to what stands there.
+    pub add: bool,
+    /// Then keeps them between two numbers: `[0, infinity]` is relu.
+    pub clamp: Option<[f32; 2]>,
+}
+
+impl Finish {
+    /// Nothing.
+    pub const PLAIN: Self = Self { add: false, clamp: None };
+    /// `max(sum, 0)`.
+    pub const RELU: Self = Self { add: false, clamp: Some([0.0, f32::INFINITY]) };
+    /// Adds to what stands there.
+    pub const ADD: Self = Self { add: true, clamp: None };
+}
+
+/// A compiled tile.
+pub(super) type Kernel = unsafe fn(&Tile);
+
+/// Pixels of the largest tile of any instruction set.
+const MOST: usize = 14;
+
+/// All tiles of an instruction set, for a step from pixel to pixel and a run of inputs: by blocks and pixels, each less one.
+pub(super) struct Kernels<S, const STEP: usize, const RUN: usize>(std::marker::PhantomData<S>);
+
+macro_rules! row {
+    ($blocks:literal: $($pixels:literal)*) => { [$(tile::<S, $pixels, $blocks, STEP, RUN> as Kernel),*] };
+}
+
+impl<S: Simd, const STEP: usize, const RUN: usize> Kernels<S, STEP, RUN> {
+    pub(super) const ALL: [[Kernel; MOST]; 2] =
+        [row!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), row!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)];
+}
+
+/// `PIXELS` pixels that are `STEP` floats apart (0: as the tile says), `BLOCKS` blocks, runs of `RUN` inputs.
+unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
+    if PIXELS > S::TILE[BLOCKS - 1] {
+        // Not compiled for this instruction set: its registers would spill. Nobody asks for it.
+        return;
+    }
+    // SAFETY: whoever chose this kernel's instruction set vouches for it; pointers are the caller's.
+    unsafe {
+        S::run(
+            #[inline(always)]
+            || sums::<S, PIXELS, BLOCKS, STEP, RUN>(job),
+        );
+    }
+}
+
+// Loops over indices: with iterators the sums would live in memory.
+#[expect(clippy::needless_range_loop, reason = "see above")]
+#[inline(always)]
+unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let step = if STEP == 0 { job.x_step } else { STEP };
+        let mut sums = [[S::splat(0.0); BLOCKS]; PIXELS];
+        if !job.bias.is_null() {
+            for block in 0..BLOCKS {
+                let bias = S::load(job.bias.add(block * LANES));
+                for pixel in 0..PIXELS {
+                    sums[pixel][block] = bias;
+                }
+            }
+        }
+        let mut weights = job.weights;
+        for index in 0..job.count {
+            let x = job.x.add(*job.offsets.add(index) as usize);
+            for input in 0..RUN {
+                let mut w = [S::splat(0.0); BLOCKS];
+                for block in 0..BLOCKS {
+                    w[block] = S::load(weights.add(block * job.weights_block));
+                }
+                weights = weights.add(LANES);
+                for pixel in 0..PIXELS {
+                    let x = S::splat(*x.add(pixel * step + input));
+                    for block in 0..BLOCKS {
+                        sums[pixel][block] = S::fma(x, w[block], sums[pixel][block]);
+                    }
+                }
+            }
+        }
+        for pixel in 0..PIXELS {
+            for block in 0..BLOCKS {
+                let to = job.y.add(block * job.y_block + pixel * job.y_step);
+                let mut sum = sums[pixel][block];
+                if job.finish.add {
+                    sum = S::add(sum, S::load(to));
+                }
+                if let Some([low, high]) = job.finish.clamp {
+                    // The sum stands second: one that is not a number stays so.
+                    sum = S::min(S::splat(high), S::max(S::splat(low), sum));
+                }
+                S::store(to, sum);
+            }
+        }
+    }
+}

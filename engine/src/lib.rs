@@ -1,0 +1,14 @@
+//! Gannet's engine: networks as graphs, planned once and computed by kernels of our own.
+//!
+//! Knows tensors and networks; knows no jobs, no files, no queue.
+
+mod buffer;
+pub mod kernels;
+pub mod maps;
+pub mod peak;
+mod simd;
+mod window;
+
+pub use buffer::Buffer;
+pub use simd::{LANES, Path};
+pub use window::Window;

@@ -1,0 +1,190 @@
+//! Sixteen floats at a time: the vectors that kernels are written with, once for every machine.
+//!
+//! A kernel is generic over [`Simd`] and enters the instruction set through [`Simd::run`]; everything
+//! inside must be inlined into it. Which one a process uses is its [`Path`].
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+/// Floats of a vector, and channels of a block of maps.
+pub const LANES: usize = 16;
+
+/// An instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// Whatever the compiler makes of plain loops. Products and sums are rounded one by one.
+    Portable,
+}
+
+impl Path {
+    /// Those that this machine can run, best first.
+    pub fn available() -> Vec<Self> {
+        let mut paths = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            macro_rules! has {
+                ($($feature:tt)*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+            }
+            if has!("avx512f" "avx512bw" "avx512dq" "avx512vl") {
+                paths.push(Self::Avx512);
+            }
+            if has!("avx2" "fma") {
+                paths.push(Self::Avx2);
+            }
+        }
+        paths.push(Self::Portable);
+        paths
+    }
+
+    /// The best one.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// Its name, as results carry it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// Calls code that is generic over [`Simd`] with the type of a path.
+///
+/// A path other than [`Path::Portable`] stands only for a machine that has it.
+macro_rules! on_path {
+    ($path:expr, $simd:ident => $body:expr) => {
+        match $path {
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Path::Avx512 => {
+                type $simd = $crate::simd::Avx512;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Path::Avx2 => {
+                type $simd = $crate::simd::Avx2;
+                $body
+            }
+            _ => {
+                type $simd = $crate::simd::Portable;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_path;
+
+/// Vectors of [`LANES`] floats.
+///
+/// # Safety
+/// All functions but [`Simd::run`] may only be reached from inside it, and pointers must be good for
+/// [`LANES`] floats; no alignment is needed.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen floats.
+    type V: Copy;
+
+    /// Pixels of the largest tile of one block and of two blocks of output channels whose sums stay in registers;
+    /// none where two blocks do not fit.
+    const TILE: [usize; 2];
+
+    /// Rows and blocks of a tile of a weight's gradient.
+    const GRADIENT: [usize; 2];
+
+    /// Runs `f`, compiled for this instruction set.
+    ///
+    /// # Safety
+    /// The machine has it.
+    unsafe fn run<R>(f: impl FnOnce() -> R) -> R;
+
+    /// The same number everywhere.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Reads.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// Writes.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// `a * b + c`, rounded once but on the portable path.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; `b` where either is not a number.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is not a number.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// `yes` where `a > b`, else `no`.
+    unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+}
+
+/// Plain loops.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+    const TILE: [usize; 2] = [2, 0];
+    const GRADIENT: [usize; 2] = [2, 1];
+
+    #[inline(always)]
+    unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's pointer is good for sixteen floats.
+        unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: as above.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        each(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        each(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+    }
+}
