@@ -5,8 +5,9 @@
 //! never on the batch around an example, or on the number of threads.
 
 pub mod dense;
+pub mod elementwise;
 mod gradient;
 pub mod packing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tile;

@@ -3,12 +3,17 @@
 //! Knows tensors and networks; knows no jobs, no files, no queue.
 
 mod buffer;
+pub mod graph;
 pub mod kernels;
 pub mod maps;
+mod matrix;
+mod net;
+mod parallel;
 pub mod peak;
 mod simd;
 mod window;
 
 pub use buffer::Buffer;
+pub use net::{Mode, Net, Purpose};
 pub use simd::{LANES, Path};
 pub use window::Window;

@@ -1,7 +1,7 @@
 //! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
 
 mod dense;
-mod reference;
+pub(crate) mod reference;
 
 use std::ops::RangeInclusive;
 
@@ -11,7 +11,7 @@ use crate::maps::{Halo, Maps};
 use crate::window::Window;
 
 /// Numbers between -1 and 1 that a name stands for.
-pub(super) fn noise(name: &str, count: usize) -> Vec<f32> {
+pub(crate) fn noise(name: &str, count: usize) -> Vec<f32> {
     // An xorshift is enough: all that is asked is that neighbours differ.
     let mut state = name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(17)
@@ -26,7 +26,7 @@ pub(super) fn noise(name: &str, count: usize) -> Vec<f32> {
 }
 
 /// A window that fits into `input`, with as many outputs as it gives.
-pub(super) fn window(
+pub(crate) fn window(
     input: [usize; 2],
     kernels: RangeInclusive<usize>,
     dilated: bool,
@@ -60,12 +60,12 @@ pub(super) fn window(
 }
 
 /// A halo that a plan may choose beside what a kernel needs: other kernels read the same maps.
-pub(super) fn spare() -> impl Strategy<Value = Halo> {
+pub(crate) fn spare() -> impl Strategy<Value = Halo> {
     [0..=2usize, 0..=2usize, 0..=2usize, 0..=2usize].prop_map(|[a, b, c, d]| Halo { before: [a, b], after: [c, d] })
 }
 
 /// An example in maps whose lanes beyond the last channel hold what padding may hold: anything finite.
-pub(super) fn packed(maps: &Maps, values: &[f32]) -> Vec<f32> {
+pub(crate) fn packed(maps: &Maps, values: &[f32]) -> Vec<f32> {
     let mut to = vec![0.0; maps.len()];
     for block in 0..maps.blocks() {
         for row in 0..maps.size[0] {
@@ -80,14 +80,14 @@ pub(super) fn packed(maps: &Maps, values: &[f32]) -> Vec<f32> {
 }
 
 /// The example in maps, `[C, H, W]`.
-pub(super) fn unpacked(maps: &Maps, from: &[f32]) -> Vec<f32> {
+pub(crate) fn unpacked(maps: &Maps, from: &[f32]) -> Vec<f32> {
     let mut values = vec![0.0; maps.channels * maps.size[0] * maps.size[1]];
     maps.unpack(from, &mut values);
     values
 }
 
 /// Whether the halo is still zero.
-pub(super) fn halo_is_clean(maps: &Maps, from: &[f32]) -> bool {
+pub(crate) fn halo_is_clean(maps: &Maps, from: &[f32]) -> bool {
     let mut rest = from[..maps.len()].to_vec();
     for block in 0..maps.blocks() {
         for row in 0..maps.size[0] {
@@ -99,7 +99,7 @@ pub(super) fn halo_is_clean(maps: &Maps, from: &[f32]) -> bool {
 }
 
 /// Compares with a reference, relative to the size of what was summed.
-pub(super) fn close(
+pub(crate) fn close(
     what: &str,
     found: &[f32],
     expected: &[f64],

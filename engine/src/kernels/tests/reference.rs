@@ -10,7 +10,7 @@ fn outputs(window: &Window) -> impl Iterator<Item = [usize; 2]> + use<> {
 }
 
 /// The taps of the window at `output` that are inside an input of `size`: (tap, place in the plane).
-pub(super) fn inside(window: &Window, size: [usize; 2], output: [usize; 2]) -> Vec<(usize, usize)> {
+pub(crate) fn inside(window: &Window, size: [usize; 2], output: [usize; 2]) -> Vec<(usize, usize)> {
     let mut all = Vec::new();
     for ky in 0..window.kernel[0] {
         for kx in 0..window.kernel[1] {
@@ -27,14 +27,14 @@ pub(super) fn inside(window: &Window, size: [usize; 2], output: [usize; 2]) -> V
 }
 
 /// A convolution of one example and what its gradients are, given those of its outputs.
-pub(super) struct Convolved {
-    pub(super) y: Vec<f64>,
-    pub(super) dx: Vec<f64>,
-    pub(super) dw: Vec<f64>,
+pub(crate) struct Convolved {
+    pub(crate) y: Vec<f64>,
+    pub(crate) dx: Vec<f64>,
+    pub(crate) dw: Vec<f64>,
 }
 
 /// `x` `[ins, H, W]`, `weights` `[outs, ins / groups, taps]`, `dy` as the outputs.
-pub(super) fn convolve(
+pub(crate) fn convolve(
     shape: &Shape,
     size: [usize; 2],
     x: &[f32],

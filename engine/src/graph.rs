@@ -1,0 +1,351 @@
+//! A network as a graph: operations in the order in which they can run, with the shape of every value.
+//!
+//! All shapes are those of one example; the batch is the first dimension everywhere and is not written. A
+//! graph is built through its methods, each of which checks its inputs and infers its output's shape.
+
+use crate::window::Window;
+
+/// A value: the output of the node with this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(crate) usize);
+
+/// A tensor that the graph owns, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(pub(crate) usize);
+
+impl ParameterId {
+    /// Its place in [`Graph::parameters`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl Value {
+    /// Its place in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A tensor that the graph owns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// Its name in a weights file.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Whether an optimiser changes it.
+    pub trained: bool,
+}
+
+/// Element-wise functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x` above zero, `0.01 x` below.
+    LeakyRelu,
+    /// `x * Phi(x)` with the error function (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * relu6(x + 3) / 6` (Howard et al. 2019).
+    HardSwish,
+    /// The logistic function.
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+}
+
+/// A norm's parameters that are trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine {
+    /// What normalised values are multiplied by.
+    pub weight: ParameterId,
+    /// What is added then.
+    pub bias: ParameterId,
+}
+
+/// What a node does. `C`, `H`, `W` are channels, height and width.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// The network's input.
+    Input,
+    /// Convolution, `[C, H, W]` to `[filters, H', W']`; weight `[filters, C / groups, kernel]`.
+    Conv {
+        /// How it slides.
+        window: Window,
+        /// Groups of channels that do not see each other.
+        groups: usize,
+        /// Its weights.
+        weight: ParameterId,
+        /// Added, `[filters]`.
+        bias: Option<ParameterId>,
+    },
+    /// Fully connected, `[N]` to `[units]`; weight `[units, N]`.
+    Linear {
+        /// Its weights.
+        weight: ParameterId,
+        /// Added, `[units]`.
+        bias: Option<ParameterId>,
+    },
+    /// Batch normalisation (Ioffe and Szegedy 2015) over all but the channels, PyTorch's conventions.
+    BatchNorm {
+        /// Weight of a new batch in the running statistics.
+        momentum: f64,
+        /// Added to the variance.
+        epsilon: f64,
+        /// A number a channel.
+        affine: Affine,
+        /// The running mean.
+        mean: ParameterId,
+        /// The running variance, unbiased.
+        variance: ParameterId,
+    },
+    /// Normalisation of `groups` equal parts of each example: layer norm (Ba et al. 2016) with one group and a weight an element,
+    /// group norm (Wu and He 2018) with a weight a channel.
+    RowNorm {
+        /// Parts.
+        groups: usize,
+        /// Added to the variance.
+        epsilon: f64,
+        /// A number an element, or a channel.
+        affine: Affine,
+    },
+    /// An element-wise function.
+    Activation(Activation),
+    /// The largest of each window; padding counts as minus infinity.
+    MaxPool(Window),
+    /// The mean of each window.
+    AvgPool {
+        /// How it slides.
+        window: Window,
+        /// Whether the zeros around count.
+        count_padding: bool,
+    },
+    /// The mean over height and width, `[C, H, W]` to `[C]`.
+    GlobalAvgPool,
+    /// Zero with probability `rate` while training (Srivastava et al. 2014).
+    Dropout {
+        /// Probability.
+        rate: f64,
+        /// Tells this node's masks from those of others.
+        number: u64,
+    },
+    /// `[C, H, W]` to `[C * H * W]`.
+    Flatten,
+    /// The sum of two values of one shape.
+    Add,
+    /// Values side by side along the channels.
+    Concat,
+}
+
+/// An operation with its inputs and the shape of its output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// To what.
+    pub inputs: Vec<Value>,
+    /// Of its output, for one example.
+    pub shape: Vec<usize>,
+}
+
+/// Why an operation does not fit its inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit(pub String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    parameters: Vec<Parameter>,
+    output: Value,
+}
+
+impl Graph {
+    /// A graph that does nothing yet to an input of this shape: `[C, H, W]` or `[N]`.
+    pub fn new(input: &[usize]) -> Self {
+        let node = Node { op: Op::Input, inputs: Vec::new(), shape: input.to_vec() };
+        Self { nodes: vec![node], parameters: Vec::new(), output: Value(0) }
+    }
+
+    /// The input.
+    pub fn input(&self) -> Value {
+        Value(0)
+    }
+
+    /// The output: the last node that was added, or what [`Graph::set_output`] chose.
+    pub fn output(&self) -> Value {
+        self.output
+    }
+
+    /// Makes `value` the output.
+    pub fn set_output(&mut self, value: Value) {
+        self.output = value;
+    }
+
+    /// All nodes, each after its inputs. The first is the input.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A value's node.
+    pub fn node(&self, value: Value) -> &Node {
+        &self.nodes[value.0]
+    }
+
+    /// A value's shape.
+    pub fn shape(&self, value: Value) -> &[usize] {
+        &self.nodes[value.0].shape
+    }
+
+    /// The tensors that the graph owns.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Those who read each value.
+    pub fn consumers(&self) -> Vec<Vec<Value>> {
+        let mut consumers = vec![Vec::new(); self.nodes.len()];
+        for (index, node) in self.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                consumers[input.0].push(Value(index));
+            }
+        }
+        consumers
+    }
+
+    /// A new parameter.
+    pub fn parameter(&mut self, name: impl Into<String>, shape: &[usize], trained: bool) -> ParameterId {
+        self.parameters.push(Parameter { name: name.into(), shape: shape.to_vec(), trained });
+        ParameterId(self.parameters.len() - 1)
+    }
+
+    /// A parameter's shape.
+    pub fn parameter_shape(&self, parameter: ParameterId) -> &[usize] {
+        &self.parameters[parameter.0].shape
+    }
+
+    /// Adds a node and makes it the output.
+    ///
+    /// # Errors
+    /// The operation does not fit its inputs or its parameters.
+    pub fn add(&mut self, op: Op, inputs: &[Value]) -> Result<Value, Unfit> {
+        let shape = self.infer(&op, inputs)?;
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), shape });
+        self.output = Value(self.nodes.len() - 1);
+        Ok(self.output)
+    }
+
+    fn infer(&self, op: &Op, inputs: &[Value]) -> Result<Vec<usize>, Unfit> {
+        let unfit = |problem: String| Err(Unfit(problem));
+        let one = || match inputs {
+            [input] => Ok(self.shape(*input)),
+            _ => Err(Unfit(format!("it has {} inputs instead of one", inputs.len()))),
+        };
+        let maps = || {
+            let shape = one()?;
+            <[usize; 3]>::try_from(shape)
+                .map_err(|_| Unfit(format!("its input is {shape:?}: [channels, height, width] is needed")))
+        };
+        let owns = |parameter: ParameterId, shape: &[usize]| {
+            let found = self.parameter_shape(parameter);
+            let name = &self.parameters[parameter.0].name;
+            if found == shape { Ok(()) } else { Err(Unfit(format!("`{name}` is {found:?}: {shape:?} is needed"))) }
+        };
+        let pooled = |window: &Window| {
+            let [channels, height, width] = maps()?;
+            reaches([height, width], window)?;
+            Ok(vec![channels, window.output[0], window.output[1]])
+        };
+        match op {
+            Op::Input => unfit("a graph has one input".into()),
+            Op::Conv { window, groups, weight, bias } => {
+                let [channels, height, width] = maps()?;
+                let filters = self.parameter_shape(*weight).first().copied().unwrap_or(0);
+                if *groups == 0 || !channels.is_multiple_of(*groups) || filters == 0 || !filters.is_multiple_of(*groups) {
+                    return unfit(format!("{groups} groups do not divide {channels} channels and {filters} filters"));
+                }
+                owns(*weight, &[filters, channels / groups, window.kernel[0], window.kernel[1]])?;
+                bias.map_or(Ok(()), |bias| owns(bias, &[filters]))?;
+                reaches([height, width], window)?;
+                Ok(vec![filters, window.output[0], window.output[1]])
+            }
+            Op::Linear { weight, bias } => {
+                let shape = one()?;
+                let [inputs] = shape else { return unfit(format!("its input is {shape:?}: a flat one is needed")) };
+                let units = self.parameter_shape(*weight).first().copied().unwrap_or(0);
+                owns(*weight, &[units, *inputs])?;
+                bias.map_or(Ok(()), |bias| owns(bias, &[units]))?;
+                Ok(vec![units])
+            }
+            Op::BatchNorm { affine, mean, variance, .. } => {
+                let shape = one()?;
+                for parameter in [affine.weight, affine.bias, *mean, *variance] {
+                    owns(parameter, &shape[..1])?;
+                }
+                Ok(shape.to_vec())
+            }
+            Op::RowNorm { groups, affine, .. } => {
+                let shape = one()?;
+                if *groups == 0 || !shape[0].is_multiple_of(*groups) {
+                    return unfit(format!("{groups} groups do not divide {} channels", shape[0]));
+                }
+                let weight = self.parameter_shape(affine.weight);
+                owns(affine.bias, weight)?;
+                if weight != shape && weight != &shape[..1] {
+                    return unfit(format!("its weight is {weight:?}: {shape:?} or {:?} is needed", &shape[..1]));
+                }
+                Ok(shape.to_vec())
+            }
+            Op::Activation(_) | Op::Dropout { .. } => Ok(one()?.to_vec()),
+            Op::MaxPool(window) | Op::AvgPool { window, .. } => pooled(window),
+            Op::GlobalAvgPool => Ok(vec![maps()?[0]]),
+            Op::Flatten => Ok(vec![one()?.iter().product()]),
+            Op::Add => match inputs {
+                [a, b] if self.shape(*a) == self.shape(*b) => Ok(self.shape(*a).to_vec()),
+                [a, b] => unfit(format!("{:?} and {:?} cannot be added", self.shape(*a), self.shape(*b))),
+                _ => unfit(format!("it has {} inputs instead of two", inputs.len())),
+            },
+            Op::Concat => {
+                let Some(first) = inputs.first() else { return unfit("it has no inputs".into()) };
+                let mut shape = self.shape(*first).to_vec();
+                for input in &inputs[1..] {
+                    let other = self.shape(*input);
+                    if other.len() != shape.len() || other[1..] != shape[1..] {
+                        return unfit(format!("{other:?} does not fit beside {shape:?}"));
+                    }
+                    shape[0] += other[0];
+                }
+                Ok(shape)
+            }
+        }
+    }
+}
+
+/// Checks that every output of a window meets its input.
+fn reaches(size: [usize; 2], window: &Window) -> Result<(), Unfit> {
+    for axis in 0..2 {
+        let fits = window.kernel[axis] > 0
+            && window.stride[axis] > 0
+            && window.dilation[axis] > 0
+            && window.output[axis] > 0
+            && size[axis] > 0
+            && (window.output[axis] - 1) * window.stride[axis] < size[axis] + window.before[axis];
+        if !fits {
+            return Err(Unfit(format!("{window:?} does not fit {size:?}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! A graph that runs: planned once for a batch, then trained or asked for outputs any number of times.
+//!
+//! Planning lowers the graph to layers ([`lower`]), decides where every value and gradient lies ([`memory`]), and
+//! makes a stage of each layer, which owns its kernels. A step of training is one pass over the stages
+//! forwards and one backwards.
+
+mod linear;
+mod conv;
+mod lower;
+mod memory;
+mod parameters;
+mod wiring;
+
+use crate::graph::{Graph, Unfit};
+use crate::simd::Path;
+
+use lower::{Layer, LayerOp};
+use memory::{Arena, Form, Place};
+use parameters::{Layout, Parameters, Slot};
+use wiring::Wiring;
+
+/// What a network is planned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Gradients: every value is kept until its gradient is known.
+    Train,
+    /// Outputs alone: norms become part of the weights before them, buffers are used again.
+    Infer,
+}
+
+/// What a pass is for.
+pub enum Mode<'a> {
+    /// Outputs: running statistics, no dropout.
+    Infer,
+    /// Gradients. `drop(number, dropped)` says which elements of a dropout node, `[N, shape…]` in order, are dropped; the
+    /// number is the node's.
+    Train {
+        /// See above.
+        drop: &'a (dyn Fn(u64, &mut [bool]) + Sync),
+    },
+}
+
+impl std::fmt::Debug for Mode<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Infer) { "Infer" } else { "Train" })
+    }
+}
+
+/// What a stage works on.
+struct Run<'a> {
+    /// Examples.
+    n: usize,
+    mode: &'a Mode<'a>,
+    arena: &'a mut Arena,
+    parameters: &'a mut Parameters,
+}
+
+/// A layer that runs.
+trait Stage: Send + Sync {
+    /// Derives what it needs from parameters that have changed.
+    fn prepare(&mut self, _parameters: &Parameters) {}
+
+    /// Computes its output.
+    fn forward(&mut self, run: &mut Run<'_>);
+
+    /// Computes the gradients of its inputs and parameters from that of its output, which it may overwrite.
+    fn backward(&mut self, run: &mut Run<'_>);
+}
+
+/// A planned network.
+pub struct Net {
+    path: Path,
+    batch: usize,
+    arena: Arena,
+    parameters: Parameters,
+    stages: Vec<Box<dyn Stage>>,
+    input: Place,
+    output: Place,
+    output_gradient: Option<Place>,
+    /// Whether parameters have changed since the stages were prepared.
+    stale: bool,
+}
+
+impl Net {
+    /// Plans `graph` for batches of at most `batch` examples. Parameters are zero.
+    ///
+    /// # Errors
+    /// The graph holds what cannot be planned.
+    pub fn new(graph: &Graph, batch: usize, purpose: Purpose, path: Path) -> Result<Self, Unfit> {
+        let layers = lower::lower(graph, purpose);
+        let plan = wiring::wire(graph, &layers, batch, purpose, path);
+        let mut layouts = vec![Layout::Plain; graph.parameters().len()];
+        let mut stages: Vec<Box<dyn Stage>> = Vec::with_capacity(layers.len());
+        for (layer, wiring) in layers.iter().zip(plan.wirings) {
+            stages.push(stage(layer, wiring, path, batch, &mut layouts)?);
+        }
+        let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
+        Ok(Self {
+            path,
+            batch,
+            arena: plan.arena,
+            parameters,
+            stages,
+            input: plan.input,
+            output: plan.output,
+            output_gradient: plan.output_gradient,
+            stale: true,
+        })
+    }
+
+    /// The instruction set that it computes with.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// Examples of the largest batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Bytes of all values and gradients.
+    pub fn bytes(&self) -> usize {
+        self.arena.bytes()
+    }
+
+    /// Sets a parameter, in the order of a file.
+    pub fn set_parameter(&mut self, index: usize, values: &[f32]) {
+        self.parameters.slots[index].set(values);
+        self.stale = true;
+    }
+
+    /// A parameter's numbers, in the order of a file.
+    pub fn parameter(&self, index: usize) -> Vec<f32> {
+        let slot = &self.parameters.slots[index];
+        slot.plain(&slot.value)
+    }
+
+    /// A parameter's gradient after [`Net::backward`], in the order of a file; of one that is trained.
+    pub fn gradient(&self, index: usize) -> Vec<f32> {
+        let slot = &self.parameters.slots[index];
+        slot.plain(&slot.gradient)
+    }
+
+    /// Writes an example `[shape…]` into the input.
+    pub fn set_input(&mut self, example: usize, values: &[f32]) {
+        let len = self.input.form.len();
+        let to = &mut self.arena.write(&self.input)[example * len..][..len];
+        match self.input.form {
+            Form::Maps(maps) => maps.pack(values, to),
+            Form::Row(_) => to.copy_from_slice(values),
+        }
+    }
+
+    /// Computes the outputs of the first `n` examples.
+    pub fn forward(&mut self, n: usize, mode: &Mode<'_>) {
+        assert!(n <= self.batch, "a batch of the planned size");
+        if self.stale {
+            self.stages.iter_mut().for_each(|stage| stage.prepare(&self.parameters));
+            self.stale = false;
+        }
+        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        self.stages.iter_mut().for_each(|stage| stage.forward(&mut run));
+    }
+
+    /// The outputs of the first `n` examples, `[n, shape…]`.
+    pub fn outputs(&self, n: usize) -> Vec<f32> {
+        let len = self.output.form.len();
+        let from = &self.arena.read(&self.output)[..n * len];
+        match self.output.form {
+            Form::Row(_) => from.to_vec(),
+            Form::Maps(maps) => {
+                let plain = maps.channels * maps.size[0] * maps.size[1];
+                let mut outputs = vec![0.0; n * plain];
+                for (from, to) in from.chunks_exact(len).zip(outputs.chunks_exact_mut(plain)) {
+                    maps.unpack(from, to);
+                }
+                outputs
+            }
+        }
+    }
+
+    /// Computes the gradients of all parameters from those of the outputs of the first `n` examples, after a pass forwards in
+    /// [`Mode::Train`].
+    pub fn backward(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>) {
+        let place = self.output_gradient.expect("a network that is planned for training");
+        let len = place.form.len();
+        let to = &mut self.arena.write(&place)[..n * len];
+        match place.form {
+            Form::Row(_) => to.copy_from_slice(slopes),
+            Form::Maps(maps) => {
+                let plain = maps.channels * maps.size[0] * maps.size[1];
+                for (from, to) in slopes.chunks_exact(plain).zip(to.chunks_exact_mut(len)) {
+                    to.fill(0.0);
+                    maps.pack(from, to);
+                }
+            }
+        }
+        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        self.stages.iter_mut().rev().for_each(|stage| stage.backward(&mut run));
+    }
+
+    /// Parameters with their gradients and an optimiser's sums, to be changed in place.
+    fn slots(&mut self) -> &mut [Slot] {
+        self.stale = true;
+        &mut self.parameters.slots
+    }
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Net").field("stages", &self.stages.len()).field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+fn stage(
+    layer: &Layer,
+    wiring: Wiring,
+    path: Path,
+    batch: usize,
+    layouts: &mut [Layout],
+) -> Result<Box<dyn Stage>, Unfit> {
+    Ok(match &layer.op {
+        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, path, layouts)),
+        LayerOp::Linear { weight, bias, relu } => Box::new(linear::LinearStage::new(*weight, *bias, *relu, wiring)),
+        other => return Err(Unfit(format!("{other:?} is not there yet"))),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! From a graph to layers: nodes that one kernel computes together.
+
+use crate::graph::{Activation, Affine, Graph, Op, ParameterId, Value};
+use crate::window::Window;
+
+use super::Purpose;
+
+/// Nodes that are computed together.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Layer {
+    pub(crate) op: LayerOp,
+    /// What it reads.
+    pub(crate) inputs: Vec<Value>,
+    /// The value that it leaves: its last node's.
+    pub(crate) output: Value,
+}
+
+/// What a layer does; the names are those of [`Op`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum LayerOp {
+    Conv {
+        window: Window,
+        groups: usize,
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+        /// A batch norm behind it, with its running statistics: it becomes part of weights and bias.
+        norm: Option<Folded>,
+        relu: bool,
+        /// A max-pool of 2x2 behind relu.
+        pooled: bool,
+    },
+    Linear {
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+        relu: bool,
+    },
+    /// With a second input, that is added behind the norm.
+    BatchNorm {
+        momentum: f64,
+        norm: Folded,
+        relu: bool,
+    },
+    RowNorm {
+        groups: usize,
+        epsilon: f64,
+        affine: Affine,
+    },
+    Activation(Activation),
+    MaxPool(Window),
+    AvgPool {
+        window: Window,
+        count_padding: bool,
+    },
+    GlobalAvgPool,
+    Dropout {
+        rate: f64,
+        number: u64,
+    },
+    Flatten,
+    Add {
+        relu: bool,
+    },
+    Concat,
+}
+
+/// A batch norm's parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Folded {
+    pub(crate) epsilon: f64,
+    pub(crate) affine: Affine,
+    pub(crate) mean: ParameterId,
+    pub(crate) variance: ParameterId,
+}
+
+/// The layers of a graph, each after those that it reads.
+pub(crate) fn lower(graph: &Graph, purpose: Purpose) -> Vec<Layer> {
+    let mut chains = Chains { graph, consumers: graph.consumers(), taken: vec![false; graph.nodes().len()] };
+    let mut layers: Vec<Layer> = Vec::new();
+    for index in 1..graph.nodes().len() {
+        if !chains.taken[index] {
+            layers.push(chains.layer(Value(index), purpose));
+        }
+    }
+    // A layer runs where its last node stands: what it adds has been computed by then.
+    layers.sort_by_key(|layer| layer.output);
+    layers
+}
+
+struct Chains<'a> {
+    graph: &'a Graph,
+    consumers: Vec<Vec<Value>>,
+    taken: Vec<bool>,
+}
+
+impl Chains<'_> {
+    /// The only node that reads a value, if `fits` its operation; it is taken then.
+    fn take(&mut self, value: &mut Value, fits: impl Fn(&Op) -> bool) -> Option<Op> {
+        let next = self.next(*value)?;
+        let op = &self.graph.node(next).op;
+        if !fits(op) {
+            return None;
+        }
+        self.taken[next.index()] = true;
+        *value = next;
+        Some(op.clone())
+    }
+
+    fn next(&self, value: Value) -> Option<Value> {
+        match self.consumers[value.index()].as_slice() {
+            [next] if value != self.graph.output() && !self.taken[next.index()] => Some(*next),
+            _ => None,
+        }
+    }
+
+    fn take_relu(&mut self, value: &mut Value) -> bool {
+        self.take(value, |op| *op == Op::Activation(Activation::Relu)).is_some()
+    }
+
+    fn layer(&mut self, first: Value, purpose: Purpose) -> Layer {
+        let node = self.graph.node(first).clone();
+        let mut output = first;
+        let mut inputs = node.inputs;
+        let op = match node.op {
+            Op::Conv { window, groups, weight, bias } => {
+                let is_norm = |op: &Op| purpose == Purpose::Infer && matches!(op, Op::BatchNorm { .. });
+                let norm = self.take(&mut output, is_norm).and_then(|op| folded(&op));
+                let relu = self.take_relu(&mut output);
+                let halves = |op: &Op| matches!(op, Op::MaxPool(window) if is_halving(window));
+                let can = relu && groups == 1 && window.is_plain();
+                let pooled = can && self.take(&mut output, halves).is_some();
+                LayerOp::Conv { window, groups, weight, bias, norm, relu, pooled }
+            }
+            Op::Linear { weight, bias } => LayerOp::Linear { weight, bias, relu: self.take_relu(&mut output) },
+            ref op @ Op::BatchNorm { momentum, .. } => {
+                let norm = folded(op).expect("a norm");
+                let normalised = output;
+                if self.take(&mut output, |op| *op == Op::Add).is_some() {
+                    let other = self.graph.node(output).inputs.iter().copied().find(|input| *input != normalised);
+                    inputs.extend(other);
+                }
+                LayerOp::BatchNorm { momentum, norm, relu: self.take_relu(&mut output) }
+            }
+            Op::RowNorm { groups, epsilon, affine } => LayerOp::RowNorm { groups, epsilon, affine },
+            Op::Activation(function) => LayerOp::Activation(function),
+            Op::MaxPool(window) => LayerOp::MaxPool(window),
+            Op::AvgPool { window, count_padding } => LayerOp::AvgPool { window, count_padding },
+            Op::GlobalAvgPool => LayerOp::GlobalAvgPool,
+            Op::Dropout { rate, number } => LayerOp::Dropout { rate, number },
+            Op::Flatten => LayerOp::Flatten,
+            Op::Add => LayerOp::Add { relu: self.take_relu(&mut output) },
+            Op::Concat => LayerOp::Concat,
+            Op::Input => unreachable!("the input is the first node alone"),
+        };
+        Layer { op, inputs, output }
+    }
+}
+
+fn folded(op: &Op) -> Option<Folded> {
+    match *op {
+        Op::BatchNorm { epsilon, affine, mean, variance, .. } => Some(Folded { epsilon, affine, mean, variance }),
+        _ => None,
+    }
+}
+
+/// Whether a pool takes the largest of each 2x2.
+fn is_halving(window: &Window) -> bool {
+    [window.kernel, window.stride] == [[2, 2]; 2] && window.before == [0, 0] && window.dilation == [1, 1]
+}

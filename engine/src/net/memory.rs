@@ -1,0 +1,106 @@
+//! Where values and gradients lie. Buffers are planned once, and used again by others of the same form
+//! when nobody reads them any more.
+
+use crate::buffer::Buffer;
+use crate::maps::Maps;
+
+/// How one example of a value lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// Maps.
+    Maps(Maps),
+    /// So many floats in a row.
+    Row(usize),
+}
+
+impl Form {
+    /// Floats of one example.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Maps(maps) => maps.len(),
+            Self::Row(len) => *len,
+        }
+    }
+
+    /// The maps, of a value that is known to have some.
+    pub(crate) fn maps(&self) -> Maps {
+        match self {
+            Self::Maps(maps) => *maps,
+            Self::Row(_) => unreachable!("the graph knows which values are maps"),
+        }
+    }
+
+}
+
+/// A value's place: a buffer with the examples one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) buffer: usize,
+    pub(crate) form: Form,
+}
+
+/// Something that needs a buffer from one moment to another, both included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Need {
+    pub(crate) form: Form,
+    pub(crate) from: usize,
+    pub(crate) until: usize,
+}
+
+/// All buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    buffers: Vec<Buffer>,
+    forms: Vec<Form>,
+}
+
+impl Arena {
+    /// Places for `needs`, of `batch` examples each. A buffer is shared by needs of one form that do not overlap: so halos, which
+    /// nobody writes, stay zero.
+    pub(crate) fn place(&mut self, needs: &[Need], batch: usize) -> Vec<Place> {
+        let mut order: Vec<usize> = (0..needs.len()).collect();
+        order.sort_by_key(|index| needs[*index].from);
+        // Buffers of this call, with when they are free again.
+        let mut free: Vec<(usize, usize)> = Vec::new();
+        let mut places = vec![Place { buffer: 0, form: Form::Row(0) }; needs.len()];
+        for index in order {
+            let need = &needs[index];
+            let reusable =
+                free.iter_mut().find(|(buffer, until)| self.forms[*buffer] == need.form && *until < need.from);
+            let buffer = match reusable {
+                Some((buffer, until)) => {
+                    *until = need.until;
+                    *buffer
+                }
+                None => {
+                    self.buffers.push(Buffer::zeros(batch * need.form.len()));
+                    self.forms.push(need.form);
+                    free.push((self.buffers.len() - 1, need.until));
+                    self.buffers.len() - 1
+                }
+            };
+            places[index] = Place { buffer, form: need.form };
+        }
+        places
+    }
+
+    /// A place's floats.
+    pub(crate) fn read(&self, place: &Place) -> &[f32] {
+        &self.buffers[place.buffer]
+    }
+
+    /// A place's floats, to be written.
+    pub(crate) fn write(&mut self, place: &Place) -> &mut [f32] {
+        &mut self.buffers[place.buffer]
+    }
+
+    /// Several places of different buffers at once.
+    pub(crate) fn write_all<const N: usize>(&mut self, places: [&Place; N]) -> [&mut Buffer; N] {
+        self.buffers.get_disjoint_mut(places.map(|place| place.buffer)).expect("places of different buffers")
+    }
+
+    /// Bytes of all buffers.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffers.iter().map(|buffer| buffer.len() * size_of::<f32>()).sum()
+    }
+}
