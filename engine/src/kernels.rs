@@ -10,3 +10,4 @@ pub mod packing;
 #[cfg(test)]
 mod tests;
 mod tile;
+pub mod winograd;
