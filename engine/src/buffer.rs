@@ -31,8 +31,21 @@ impl Buffer {
         Self { start, len }
     }
 
+    /// Makes room for at least `len` floats; a larger buffer is zero.
+    pub fn grow(&mut self, len: usize) {
+        if len > self.len {
+            *self = Self::zeros(len);
+        }
+    }
+
     fn layout(len: usize) -> Layout {
         Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGNMENT)).expect("shapes are bounded")
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::zeros(0)
     }
 }
 

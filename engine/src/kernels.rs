@@ -7,7 +7,9 @@
 pub mod dense;
 pub mod elementwise;
 mod gradient;
+pub mod linear;
 pub mod packing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;
+pub mod winograd;

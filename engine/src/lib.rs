@@ -6,7 +6,6 @@ mod buffer;
 pub mod graph;
 pub mod kernels;
 pub mod maps;
-mod matrix;
 mod net;
 mod parallel;
 pub mod peak;

@@ -4,8 +4,9 @@
 //! makes a stage of each layer, which owns its kernels. A step of training is one pass over the stages
 //! forwards and one backwards.
 
-mod linear;
 mod conv;
+mod convolution;
+mod linear;
 mod lower;
 mod memory;
 mod parameters;
@@ -220,8 +221,10 @@ fn stage(
     layouts: &mut [Layout],
 ) -> Result<Box<dyn Stage>, Unfit> {
     Ok(match &layer.op {
-        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, path, layouts)),
-        LayerOp::Linear { weight, bias, relu } => Box::new(linear::LinearStage::new(*weight, *bias, *relu, wiring)),
+        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, &wiring, path, layouts)),
+        LayerOp::Linear { weight, bias, relu } => {
+            Box::new(linear::LinearStage::new((*weight, *bias), *relu, &wiring, path, layouts))
+        }
         other => return Err(Unfit(format!("{other:?} is not there yet"))),
     })
 }

@@ -15,27 +15,29 @@ pub(crate) fn alone() -> bool {
     rayon::current_num_threads() == 1
 }
 
-/// Calls `f(scratch, example, its floats)` for each of the first `n` examples, which are `stride` floats apart; `scratch` is made once a thread.
-pub(crate) fn examples_with<S>(
+/// Calls `f(scratch, first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart;
+/// `scratch` is made once a thread.
+pub(crate) fn groups_with<S>(
     n: usize,
+    group: usize,
     out: &mut [f32],
     stride: usize,
     scratch: impl Fn() -> S + Sync + Send,
     f: impl Fn(&mut S, usize, &mut [f32]) + Sync + Send,
 ) {
-    let out = &mut out[..n * stride];
+    let (out, size) = (&mut out[..n * stride], group.max(1) * stride);
     if alone() {
         let mut scratch = scratch();
-        out.chunks_exact_mut(stride).enumerate().for_each(|(index, out)| f(&mut scratch, index, out));
+        out.chunks_mut(size).enumerate().for_each(|(index, out)| f(&mut scratch, index * group, out));
     } else {
-        let chunks = out.par_chunks_exact_mut(stride).enumerate();
-        chunks.for_each_init(scratch, |scratch, (index, out)| f(scratch, index, out));
+        let chunks = out.par_chunks_mut(size).enumerate();
+        chunks.for_each_init(scratch, |scratch, (index, out)| f(scratch, index * group, out));
     }
 }
 
-/// As [`examples_with`] without scratch.
+/// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
 pub(crate) fn examples(n: usize, out: &mut [f32], stride: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    examples_with(n, out, stride, || (), |(), index, out| f(index, out));
+    groups_with(n, 1, out, stride, || (), |(), index, out| f(index, out));
 }
 
 /// The examples of each part of a batch of `n`.

@@ -377,6 +377,7 @@ impl WeightGradient {
             x_step: [window.stride[0] * self.x.row(), window.stride[1] * self.x.lanes],
             dy_row: self.dy.row(),
             dy_block: self.dy.block(),
+            fresh: false,
         };
         let first = self.dy.at(0, 0, 0);
         for panel in &self.sums {

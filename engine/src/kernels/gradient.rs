@@ -1,6 +1,8 @@
 //! The microkernel of weights' gradients: a few weights by one or two blocks of sixteen output channels, summed over
 //! all outputs of an example.
 
+use std::sync::Arc;
+
 use crate::simd::{LANES, Simd};
 
 /// Blocks of outputs that are summed together.
@@ -9,7 +11,7 @@ pub(super) struct Panel {
     pub(super) block: usize,
     pub(super) blocks: usize,
     /// For each row of sixteen weights: where its input is for the first output.
-    pub(super) rows: Vec<usize>,
+    pub(super) rows: Arc<[usize]>,
 }
 
 /// How outputs and their inputs follow each other.
@@ -23,6 +25,8 @@ pub(super) struct Walk {
     pub(super) dy_row: usize,
     /// Floats from a block of gradients to the next.
     pub(super) dy_block: usize,
+    /// Whether the sums begin at zero, not at what stands there.
+    pub(super) fresh: bool,
 }
 
 /// Adds an example's gradient to the panel's sums, whose blocks are `dw_block` floats apart.
@@ -69,9 +73,11 @@ unsafe fn sum<S: Simd, const ROWS: usize, const BLOCKS: usize>(
             #[inline(always)]
             || {
                 let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    for (block, sum) in sum.iter_mut().enumerate() {
-                        *sum = S::load(dw.add(block * dw_block + row * LANES));
+                if !walk.fresh {
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        for (block, sum) in sum.iter_mut().enumerate() {
+                            *sum = S::load(dw.add(block * dw_block + row * LANES));
+                        }
                     }
                 }
                 for row in 0..walk.count[0] {

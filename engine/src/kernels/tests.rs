@@ -1,13 +1,16 @@
 //! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
 
 mod dense;
+mod linear;
 pub(crate) mod reference;
+mod winograd;
 
 use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
 use crate::maps::{Halo, Maps};
+use crate::simd::LANES;
 use crate::window::Window;
 
 /// Numbers between -1 and 1 that a name stands for.
@@ -77,6 +80,13 @@ pub(crate) fn packed(maps: &Maps, values: &[f32]) -> Vec<f32> {
     }
     maps.pack(values, &mut to);
     to
+}
+
+/// A bias for every lane of every block.
+pub(super) fn padded(bias: &[f32]) -> Vec<f32> {
+    let mut bias = bias.to_vec();
+    bias.resize(bias.len().next_multiple_of(LANES), 0.0);
+    bias
 }
 
 /// The example in maps, `[C, H, W]`.

@@ -46,6 +46,25 @@ impl Finish {
     pub const RELU: Self = Self { add: false, clamp: Some([0.0, f32::INFINITY]) };
     /// Adds to what stands there.
     pub const ADD: Self = Self { add: true, clamp: None };
+
+    /// What is to stand at `to` for a sum.
+    ///
+    /// # Safety
+    /// As for [`Simd`]; `to` is good for sixteen floats.
+    #[inline(always)]
+    pub(super) unsafe fn apply<S: Simd>(self, mut sum: S::V, to: *const f32) -> S::V {
+        // SAFETY: the caller's.
+        unsafe {
+            if self.add {
+                sum = S::add(sum, S::load(to));
+            }
+            if let Some([low, high]) = self.clamp {
+                // The sum stands second: one that is not a number stays so.
+                sum = S::min(S::splat(high), S::max(S::splat(low), sum));
+            }
+            sum
+        }
+    }
 }
 
 /// A compiled tile.
@@ -117,15 +136,7 @@ unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
         for pixel in 0..PIXELS {
             for block in 0..BLOCKS {
                 let to = job.y.add(block * job.y_block + pixel * job.y_step);
-                let mut sum = sums[pixel][block];
-                if job.finish.add {
-                    sum = S::add(sum, S::load(to));
-                }
-                if let Some([low, high]) = job.finish.clamp {
-                    // The sum stands second: one that is not a number stays so.
-                    sum = S::min(S::splat(high), S::max(S::splat(low), sum));
-                }
-                S::store(to, sum);
+                S::store(to, job.finish.apply::<S>(sums[pixel][block], to));
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Convolutions.
 
-use crate::buffer::Buffer;
 use crate::graph::ParameterId;
-use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
+use crate::kernels::dense::{Finish, Shape, WeightGradient};
 use crate::kernels::elementwise;
 use crate::parallel;
 use crate::simd::Path;
 
+use super::convolution::{Convolution, packing};
 use super::lower::LayerOp;
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
@@ -20,35 +20,40 @@ pub(super) struct ConvStage {
     relu: bool,
     x: Place,
     y: Place,
-    dy: Option<Place>,
-    into: Into,
-    forward: Forward,
-    weight_gradient: Option<WeightGradient>,
-    input_gradient: Option<InputGradient>,
-    transposed: Buffer,
+    forward: Convolution,
+    backward: Option<Backward>,
     sums: Vec<Vec<f32>>,
 }
 
+/// What training needs besides.
+struct Backward {
+    dy: Place,
+    weights: WeightGradient,
+    /// The gradient of the input, where somebody asks for it.
+    input: Option<(Convolution, Place, Finish)>,
+}
+
 impl ConvStage {
-    pub(super) fn new(op: &LayerOp, wiring: Wiring, path: Path, layouts: &mut [Layout]) -> Self {
+    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, layouts: &mut [Layout]) -> Self {
         let LayerOp::Conv { weight, bias, relu, .. } = op else { unreachable!("a convolution") };
         let (x, y) = (wiring.inputs[0], wiring.output);
-        let shape: Shape = conv_shape(op, x.form.maps().channels, y.form.maps().channels);
-        let forward = Forward::new(path, &shape, x.form.maps(), y.form.maps());
-        let dy = wiring.gradient;
-        let weight_gradient = dy.map(|dy| WeightGradient::new(path, &shape, x.form.maps(), dy.form.maps()));
-        let into = wiring.into[0];
-        let input_gradient = match (into, dy) {
-            (Into::Write(dx) | Into::Add(dx), Some(dy)) => {
-                Some(InputGradient::new(path, &shape, dx.form.maps(), dy.form.maps()))
-            }
-            _ => None,
-        };
-        layouts[weight.index()] = Layout::Packed(forward.packing().clone());
+        let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
+        let shape: Shape = conv_shape(op, x_maps.channels, y_maps.channels);
+        layouts[weight.index()] = Layout::Packed(packing(&shape, &x_maps));
         if let Some(bias) = bias {
             layouts[bias.index()] = Layout::Lanes;
         }
-        let transposed = Buffer::zeros(input_gradient.as_ref().map_or(0, InputGradient::len));
+        let backward = wiring.gradient.map(|dy| {
+            let input = match wiring.into[0] {
+                Into::Write(dx) => Some((dx, Finish::PLAIN)),
+                Into::Add(dx) => Some((dx, Finish::ADD)),
+                Into::Nowhere | Into::Place => None,
+            };
+            let input = input.map(|(dx, finish)| {
+                (Convolution::gradient(path, &shape, dx.form.maps(), dy.form.maps()), dx, finish)
+            });
+            Backward { dy, weights: WeightGradient::new(path, &shape, x_maps, dy.form.maps()), input }
+        });
         Self {
             path,
             weight: *weight,
@@ -56,12 +61,8 @@ impl ConvStage {
             relu: *relu,
             x,
             y,
-            dy,
-            into,
-            forward,
-            weight_gradient,
-            input_gradient,
-            transposed,
+            forward: Convolution::forward(path, &shape, x_maps, y_maps),
+            backward,
             sums: Vec::new(),
         }
     }
@@ -69,8 +70,10 @@ impl ConvStage {
 
 impl Stage for ConvStage {
     fn prepare(&mut self, parameters: &Parameters) {
-        if let Some(gradient) = &self.input_gradient {
-            gradient.transpose(parameters.value(self.weight), &mut self.transposed);
+        let weights = parameters.value(self.weight);
+        self.forward.prepare(weights);
+        if let Some(Backward { input: Some((gradient, ..)), .. }) = &mut self.backward {
+            gradient.prepare(weights);
         }
     }
 
@@ -78,15 +81,13 @@ impl Stage for ConvStage {
         let weights = run.parameters.value(self.weight);
         let bias = self.bias.map(|bias| run.parameters.value(bias));
         let finish = if self.relu { Finish::RELU } else { Finish::PLAIN };
-        let stride = self.x.form.len();
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        parallel::examples(run.n, y, self.y.form.len(), |example, y| {
-            self.forward.run(weights, bias, &x[example * stride..][..stride], y, finish);
-        });
+        self.forward.run(run.n, weights, bias, x, y, finish);
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {
-        let (Some(dy_place), Some(gradient)) = (self.dy, &self.weight_gradient) else { return };
+        let Some(backward) = &self.backward else { return };
+        let dy_place = backward.dy;
         let (x_len, y_len, dy_len) = (self.x.form.len(), self.y.form.len(), dy_place.form.len());
         if self.relu {
             let [y, dy] = run.arena.write_all([&self.y, &dy_place]);
@@ -109,20 +110,13 @@ impl Stage for ConvStage {
         let (_, dw) = run.parameters.with_gradient(self.weight);
         parallel::sum(run.n, dw, &mut self.sums, |examples, sum| {
             for example in examples {
-                gradient.add(&x[example * x_len..][..x_len], &dy[example * dy_len..][..dy_len], sum);
+                backward.weights.add(&x[example * x_len..][..x_len], &dy[example * dy_len..][..dy_len], sum);
             }
         });
-        gradient.packing().clear_padding(dw);
-        let (dx_place, finish) = match self.into {
-            Into::Write(place) => (place, Finish::PLAIN),
-            Into::Add(place) => (place, Finish::ADD),
-            _ => return,
-        };
-        if let Some(gradient) = &self.input_gradient {
-            let [dy, dx] = run.arena.write_all([&dy_place, &dx_place]);
-            parallel::examples(run.n, dx, dx_place.form.len(), |example, dx| {
-                gradient.run(&self.transposed, &dy[example * dy_len..][..dy_len], dx, finish);
-            });
+        backward.weights.packing().clear_padding(dw);
+        if let Some((gradient, dx_place, finish)) = &backward.input {
+            let [dy, dx] = run.arena.write_all([&dy_place, dx_place]);
+            gradient.run(run.n, run.parameters.value(self.weight), None, dy, dx, *finish);
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Fully connected layers.
 
 use crate::graph::ParameterId;
+use crate::kernels::dense::Finish;
 use crate::kernels::elementwise;
-use crate::matrix::{Matrix, multiply};
-use crate::parallel;
+use crate::kernels::linear::{Linear, Scratch};
+use crate::simd::Path;
 
 use super::memory::Place;
+use super::parameters::Layout;
 use super::wiring::{Into, Wiring};
 use super::{Run, Stage};
-
-/// Examples or units that are worth a product of their own.
-const LEAST: usize = 16;
 
 pub(super) struct LinearStage {
     weight: ParameterId,
@@ -20,35 +19,41 @@ pub(super) struct LinearStage {
     y: Place,
     dy: Option<Place>,
     into: Into,
+    kernel: Linear,
+    scratch: Scratch,
 }
 
 impl LinearStage {
-    pub(super) fn new(weight: ParameterId, bias: Option<ParameterId>, relu: bool, wiring: Wiring) -> Self {
+    pub(super) fn new(
+        (weight, bias): (ParameterId, Option<ParameterId>),
+        relu: bool,
+        wiring: &Wiring,
+        path: Path,
+        layouts: &mut [Layout],
+    ) -> Self {
         let (x, y) = (wiring.inputs[0], wiring.output);
-        Self { weight, bias, relu, x, y, dy: wiring.gradient, into: wiring.into[0] }
+        let kernel = Linear::new(path, x.form.len(), y.form.len());
+        layouts[weight.index()] = Layout::Packed(kernel.packing().clone());
+        if let Some(bias) = bias {
+            layouts[bias.index()] = Layout::Lanes;
+        }
+        let (dy, into) = (wiring.gradient, wiring.into[0]);
+        Self { weight, bias, relu, x, y, dy, into, kernel, scratch: Scratch::default() }
     }
 }
 
 impl Stage for LinearStage {
     fn forward(&mut self, run: &mut Run<'_>) {
-        let (inputs, units) = (self.x.form.len(), self.y.form.len());
-        let weights = Matrix::new(run.parameters.value(self.weight), units, inputs);
+        let weights = run.parameters.value(self.weight);
         let bias = self.bias.map(|bias| run.parameters.value(bias));
+        let finish = if self.relu { Finish::RELU } else { Finish::PLAIN };
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        let x = Matrix::new(&x[..run.n * inputs], run.n, inputs).transposed();
-        let relu = self.relu;
-        parallel::columns(&mut y[..run.n * units], units, LEAST, |first, y| {
-            let examples = first..first + y.len() / units;
-            multiply(y, units, false, 1.0, weights, x.columns(examples));
-            for y in y.chunks_exact_mut(units) {
-                elementwise::finish_row(y, bias, relu);
-            }
-        });
+        self.kernel.forward(run.n, weights, bias, x, y, finish, &mut self.scratch);
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {
         let Some(dy_place) = self.dy else { return };
-        let (n, inputs, units) = (run.n, self.x.form.len(), self.y.form.len());
+        let (n, units) = (run.n, self.y.form.len());
         {
             let [y, dy] = run.arena.write_all([&self.y, &dy_place]);
             if self.relu {
@@ -60,24 +65,15 @@ impl Stage for LinearStage {
                 dy[..n * units].chunks_exact(units).for_each(|dy| elementwise::add(dy, db));
             }
         }
-        let dy = Matrix::new(&run.arena.read(&dy_place)[..n * units], n, units);
-        let x = Matrix::new(&run.arena.read(&self.x)[..n * inputs], n, inputs);
+        let (x, dy) = (run.arena.read(&self.x), run.arena.read(&dy_place));
         let (_, dw) = run.parameters.with_gradient(self.weight);
-        parallel::columns(dw, inputs, LEAST, |first, dw| {
-            let columns = first..first + dw.len() / inputs;
-            multiply(dw, inputs, false, 1.0, x.transposed(), dy.columns(columns));
-        });
-        let (dx_place, add) = match self.into {
+        self.kernel.weight_gradient(n, x, dy, dw, &mut self.scratch);
+        let (dx, add) = match self.into {
             Into::Write(place) => (place, false),
             Into::Add(place) => (place, true),
-            _ => return,
+            Into::Nowhere | Into::Place => return,
         };
-        let weights = Matrix::new(run.parameters.value(self.weight), units, inputs).transposed();
-        let [dy, dx] = run.arena.write_all([&dy_place, &dx_place]);
-        let dy = Matrix::new(&dy[..n * units], n, units).transposed();
-        parallel::columns(&mut dx[..n * inputs], inputs, LEAST, |first, dx| {
-            let examples = first..first + dx.len() / inputs;
-            multiply(dx, inputs, add, 1.0, weights, dy.columns(examples));
-        });
+        let [dy, dx] = run.arena.write_all([&dy_place, &dx]);
+        self.kernel.input_gradient(n, run.parameters.value(self.weight), dy, dx, add, &mut self.scratch);
     }
 }

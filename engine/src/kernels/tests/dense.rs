@@ -1,20 +1,14 @@
 use proptest::prelude::*;
 
 use super::reference::convolve;
-use super::{close, halo_is_clean, noise, packed, spare, unpacked, window};
+use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
 use crate::maps::{Halo, Maps};
-use crate::simd::{LANES, Path};
+use crate::simd::Path;
 
 /// Mostly small maps, some so wide that a row takes several tiles.
 fn size() -> impl Strategy<Value = [usize; 2]> {
     prop_oneof![4 => [1..=9usize, 1..=9usize], 1 => [1..=20usize, 20..=44usize]]
-}
-
-fn padded(bias: &[f32]) -> Vec<f32> {
-    let mut bias = bias.to_vec();
-    bias.resize(bias.len().next_multiple_of(LANES), 0.0);
-    bias
 }
 
 fn check(

@@ -1,0 +1,251 @@
+//! Fully connected layers and their gradients, by the microkernels of convolutions: examples are pixels.
+//!
+//! The gradient of the input has its roles exchanged: the weights, as they lie, are the pixels, and sixteen examples at once
+//! the output channels. So weights have one order for all three products, and none is transposed.
+
+use std::sync::Arc;
+
+use super::gradient;
+use super::packing::{Packing, RUN};
+use super::tile::{Finish, Kernels, Tile};
+use crate::buffer::Buffer;
+use crate::parallel;
+use crate::simd::{LANES, Path, Simd, on_path};
+
+/// A fully connected layer, `[inputs]` to `[units]`.
+#[derive(Debug)]
+pub struct Linear {
+    path: Path,
+    inputs: usize,
+    units: usize,
+    packing: Packing,
+    /// Where each run of inputs begins.
+    offsets: Vec<u32>,
+    /// Where each run of units begins in the weights, from an input's.
+    turned: Vec<u32>,
+    /// The inputs' numbers, as rows of the gradient of the weights.
+    rows: Arc<[usize]>,
+}
+
+/// What [`Linear`]'s products work in.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    a: Buffer,
+    b: Buffer,
+}
+
+impl Linear {
+    /// A layer of this size.
+    pub fn new(path: Path, inputs: usize, units: usize) -> Self {
+        let packing = Packing::new(units, inputs, 1, 1, LANES);
+        let depth = inputs.next_multiple_of(RUN);
+        let place = |at: usize| u32::try_from(at).expect("a layer's weights are fewer than 4 Gi");
+        let offsets = (0..depth).step_by(RUN).map(place).collect();
+        let blocks = (0..packing.blocks()).map(|block| packing.start(block));
+        let turned = blocks.flat_map(|start| [place(start), place(start + RUN)]).collect();
+        Self { path, inputs, units, packing, offsets, turned, rows: (0..inputs).collect() }
+    }
+
+    /// The order of its weights.
+    pub fn packing(&self) -> &Packing {
+        &self.packing
+    }
+
+    /// Inputs in whole runs.
+    fn depth(&self) -> usize {
+        self.offsets.len() * RUN
+    }
+
+    /// `y = finish(x weights^T + bias)` for `n` examples, `x` `[n, inputs]`, `y` `[n, units]`. A bias has a number for every lane of every block.
+    #[expect(clippy::too_many_arguments, reason = "operands of a product")]
+    pub fn forward(
+        &self,
+        n: usize,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish,
+        scratch: &mut Scratch,
+    ) {
+        assert!(x.len() >= n * self.inputs && y.len() >= n * self.units, "rows of the planned size");
+        assert!(weights.len() >= self.packing.len(), "weights of the planned size");
+        assert!(bias.is_none_or(|bias| bias.len() >= self.packing.blocks() * LANES), "a bias for every lane");
+        let depth = self.depth();
+        let x = if depth == self.inputs {
+            x
+        } else {
+            // The last run must not read the next example: it may hold what is not a number.
+            scratch.a.grow(n * depth);
+            for (to, from) in scratch.a.chunks_exact_mut(depth).zip(x.chunks_exact(self.inputs)).take(n) {
+                to[..self.inputs].copy_from_slice(from);
+            }
+            &scratch.a
+        };
+        let y = &mut y[..n * self.units];
+        parallel::columns(y, self.units, 4 * LANES, |first, y| {
+            on_path!(self.path, S => self.rows_of::<S>(weights, bias, &x[first * depth..], y, finish));
+        });
+    }
+
+    fn rows_of<S: Simd>(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+        let (n, depth) = (y.len() / self.units, self.depth());
+        let mut block = 0;
+        while block < self.packing.blocks() {
+            let blocks = panel::<S>(self.packing.blocks() - block);
+            let lanes = (self.units - block * LANES).min(blocks * LANES);
+            let most = S::TILE[blocks - 1];
+            let tiles = n.div_ceil(most);
+            for tile in 0..tiles {
+                let (start, end) = (n * tile / tiles, n * (tile + 1) / tiles);
+                // A last block that is not full goes through a copy: its lanes would reach into the next example.
+                let mut part = [0.0; 2 * LANES * 14];
+                let whole = lanes == blocks * LANES;
+                if !whole && finish.add {
+                    for (part, y) in part.chunks_exact_mut(blocks * LANES).zip(y[start * self.units..].chunks(self.units)) {
+                        part[..lanes].copy_from_slice(&y[block * LANES..][..lanes]);
+                    }
+                }
+                let (to, y_step) = if whole {
+                    // SAFETY: inside `y`.
+                    (unsafe { y.as_mut_ptr().add(start * self.units + block * LANES) }, self.units)
+                } else {
+                    (part.as_mut_ptr(), blocks * LANES)
+                };
+                // SAFETY: every example has `depth` floats and every block its weights, by the assertions of the callers; the kernels'
+                // instruction set is the path's.
+                unsafe {
+                    Kernels::<S, 0, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
+                        x: x.as_ptr().add(start * depth),
+                        x_step: depth,
+                        offsets: self.offsets.as_ptr(),
+                        count: self.offsets.len(),
+                        weights: weights.as_ptr().add(self.packing.start(block)),
+                        weights_block: depth * LANES,
+                        bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(block * LANES)),
+                        y: to,
+                        y_block: LANES,
+                        y_step,
+                        finish,
+                    });
+                }
+                if !whole {
+                    for (part, y) in part.chunks_exact(blocks * LANES).zip(y[start * self.units..end * self.units].chunks_mut(self.units)) {
+                        y[block * LANES..][..lanes].copy_from_slice(&part[..lanes]);
+                    }
+                }
+            }
+            block += blocks;
+        }
+    }
+
+    /// The gradient of the input, `dx = dy weights` `[n, inputs]`, added to what stands there with `add`.
+    pub fn input_gradient(&self, n: usize, weights: &[f32], dy: &[f32], dx: &mut [f32], add: bool, scratch: &mut Scratch) {
+        assert!(dx.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
+        assert!(weights.len() >= self.packing.len(), "weights of the planned size");
+        let (units, depth) = (self.packing.blocks() * LANES, self.depth());
+        let blocks = n.div_ceil(LANES);
+        scratch.a.grow(blocks * units * LANES);
+        scratch.b.grow(blocks * depth * LANES);
+        turn(dy, n, self.units, &mut scratch.a, units);
+        let slopes = &scratch.a;
+        let sums = &mut scratch.b[..blocks * depth * LANES];
+        let most_blocks = on_path!(self.path, S => panel::<S>(2));
+        parallel::columns(sums, depth * LANES, most_blocks, |first, sums| {
+            on_path!(self.path, S => self.turned_rows::<S>(weights, &slopes[first * units * LANES..], sums));
+        });
+        let sums = &scratch.b;
+        parallel::examples(n, dx, self.inputs, |example, dx| {
+            let column = &sums[example / LANES * depth * LANES + example % LANES..];
+            for (index, dx) in dx.iter_mut().enumerate() {
+                let sum = column[index * LANES];
+                *dx = if add { *dx + sum } else { sum };
+            }
+        });
+    }
+
+    /// `sums` `[blocks of examples][inputs][16]` from `slopes` `[blocks of examples][units][16]`.
+    fn turned_rows<S: Simd>(&self, weights: &[f32], slopes: &[f32], sums: &mut [f32]) {
+        let (units, depth) = (self.packing.blocks() * LANES, self.depth());
+        let all = sums.len() / (depth * LANES);
+        let mut block = 0;
+        while block < all {
+            let blocks = panel::<S>(all - block);
+            let most = S::TILE[blocks - 1];
+            let tiles = depth.div_ceil(most);
+            for tile in 0..tiles {
+                let (start, end) = (depth * tile / tiles, depth * (tile + 1) / tiles);
+                // SAFETY: an input's weights are sixteen floats in every block; `slopes` and `sums` hold all their blocks; the kernels'
+                // instruction set is the path's.
+                unsafe {
+                    Kernels::<S, 16, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
+                        x: weights.as_ptr().add(start * LANES),
+                        x_step: LANES,
+                        offsets: self.turned.as_ptr(),
+                        count: self.turned.len(),
+                        weights: slopes.as_ptr().add(block * units * LANES),
+                        weights_block: units * LANES,
+                        bias: std::ptr::null(),
+                        y: sums.as_mut_ptr().add((block * depth + start) * LANES),
+                        y_block: depth * LANES,
+                        y_step: LANES,
+                        finish: Finish::PLAIN,
+                    });
+                }
+            }
+            block += blocks;
+        }
+    }
+
+    /// The gradient of the weights, `dw = dy^T x`, in their order.
+    pub fn weight_gradient(&self, n: usize, x: &[f32], dy: &[f32], dw: &mut [f32], scratch: &mut Scratch) {
+        assert!(x.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
+        assert!(dw.len() >= self.packing.len(), "sums of the planned size");
+        // Slopes by blocks of units, `[units / 16][n][16]`.
+        scratch.a.grow(self.packing.blocks() * n * LANES);
+        for (block, to) in scratch.a.chunks_exact_mut(n * LANES).take(self.packing.blocks()).enumerate() {
+            let lanes = (self.units - block * LANES).min(LANES);
+            for (to, from) in to.chunks_exact_mut(LANES).zip(dy.chunks_exact(self.units)) {
+                to[..lanes].copy_from_slice(&from[block * LANES..][..lanes]);
+                to[lanes..].fill(0.0);
+            }
+        }
+        let slopes = &scratch.a;
+        let walk = gradient::Walk { count: [1, n], x_step: [0, self.inputs], dy_row: 0, dy_block: n * LANES, fresh: true };
+        let (size, depth) = (self.depth() * LANES, self.depth());
+        let dw = &mut dw[..self.packing.len()];
+        let most = on_path!(self.path, S => S::GRADIENT[1]);
+        parallel::columns(dw, size, most, |first, dw| {
+            let all = dw.len() / size;
+            for block in (0..all).step_by(most) {
+                let panel = gradient::Panel { block, blocks: most.min(all - block), rows: self.rows.clone() };
+                let dy = &slopes[(first + block) * n * LANES..];
+                // SAFETY: every row is an input of every example.
+                on_path!(self.path, S => unsafe {
+                    gradient::add::<S>(&panel, &walk, x, dy, &mut dw[block * size..], size);
+                });
+            }
+            if depth > self.inputs {
+                dw.chunks_exact_mut(size).for_each(|block| block[self.inputs * LANES..].fill(0.0));
+            }
+        });
+    }
+}
+
+/// Blocks of the next panel, where so many are left.
+fn panel<S: Simd>(left: usize) -> usize {
+    if left > 1 && S::TILE[1] > 0 { 2 } else { 1 }
+}
+
+/// `[n, count]` as `[n / 16][rows][16]`, with zeros for what is not there.
+fn turn(from: &[f32], n: usize, count: usize, to: &mut [f32], rows: usize) {
+    for (block, to) in to.chunks_exact_mut(rows * LANES).take(n.div_ceil(LANES)).enumerate() {
+        let lanes = (n - block * LANES).min(LANES);
+        to[count * LANES..].fill(0.0);
+        for (index, to) in to.chunks_exact_mut(LANES).take(count).enumerate() {
+            for (lane, to) in to.iter_mut().enumerate() {
+                *to = if lane < lanes { from[(block * LANES + lane) * count + index] } else { 0.0 };
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Winograd's convolution (Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks") for kernels of 3x3 and 5x5
+//! of stride one, and the gradient of its input, which is such a convolution as well.
+//!
+//! Tiles of the maps are transformed, multiplied position by position with transformed weights, and transformed
+//! back: `F(4x4, 3x3)` takes 36 products for 16 outputs instead of 144, `F(2x2, 5x5)` 36 for 4 instead of 100, `F(2x2, 3x3)` 16 for 4 instead of 36.
+//! The products are matrices of tiles by channels, so that several examples together fill them where
+//! maps are small; a tile's sums are taken one after the other, whatever stands beside it.
+
+mod passes;
+mod transform;
+
+use super::dense::{Finish, Shape};
+use super::packing::{Packing, RUN};
+use crate::maps::Maps;
+use crate::simd::{LANES, Path, on_path};
+
+/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache.
+const CHUNK: usize = 640 << 10;
+
+/// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`].
+const LEAST: usize = 28;
+
+/// Outputs and taps of a tile along one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F4x3,
+    F2x3,
+    F2x5,
+}
+
+/// Calls generic code with a kind's tile, kernel and outputs along one axis.
+macro_rules! on_kind {
+    ($kind:expr, $tile:ident $kernel:ident $out:ident => $body:expr) => {
+        match $kind {
+            Kind::F4x3 => {
+                const $tile: usize = 6;
+                const $kernel: usize = 3;
+                const $out: usize = 4;
+                $body
+            }
+            Kind::F2x3 => {
+                const $tile: usize = 4;
+                const $kernel: usize = 3;
+                const $out: usize = 2;
+                $body
+            }
+            Kind::F2x5 => {
+                const $tile: usize = 6;
+                const $kernel: usize = 5;
+                const $out: usize = 2;
+                $body
+            }
+        }
+    };
+}
+
+impl Kind {
+    /// What suits a kernel and its outputs; `None` where nothing does.
+    fn of(shape: &Shape, outputs: [usize; 2]) -> Option<Self> {
+        if shape.groups != 1 || !shape.window.is_plain() || outputs.contains(&0) {
+            return None;
+        }
+        match shape.window.kernel {
+            // The fewer products.
+            [3, 3] if Self::F2x3.products(outputs) < Self::F4x3.products(outputs) => Some(Self::F2x3),
+            [3, 3] => Some(Self::F4x3),
+            [5, 5] => Some(Self::F2x5),
+            _ => None,
+        }
+    }
+
+    /// Products for all outputs of a channel.
+    fn products(self, outputs: [usize; 2]) -> usize {
+        let [rows, columns] = self.tiles(outputs);
+        rows * columns * self.positions()
+    }
+
+    fn tiles(self, outputs: [usize; 2]) -> [usize; 2] {
+        on_kind!(self, _T _K OUT => outputs.map(|size| size.div_ceil(OUT)))
+    }
+
+    fn positions(self) -> usize {
+        on_kind!(self, TILE _K _O => TILE * TILE)
+    }
+}
+
+/// A convolution, or the gradient of its input, on maps of one kind.
+#[derive(Debug)]
+pub struct Winograd {
+    path: Path,
+    kind: Kind,
+    /// The order of the convolution's weights.
+    packing: Packing,
+    /// Whether this is the gradient of the convolution's input.
+    turned: bool,
+    x: Maps,
+    y: Maps,
+    /// Zeros before the first row and column; fewer than none where the first ones are not read.
+    before: [isize; 2],
+    tiles: [usize; 2],
+    /// Tiles of a chunk at most.
+    chunk: usize,
+    /// Where each run of inputs lies in a chunk.
+    offsets: Vec<u32>,
+}
+
+/// An odd number of cache lines: positions that are so far apart share no sets.
+fn odd(lines: usize) -> usize {
+    (lines | 1) * LANES
+}
+
+impl Winograd {
+    /// The convolution of inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`.
+    ///
+    /// `None` where the window's kernel is neither 3x3 nor 5x5, its stride or dilation or the number of groups is not one, or `x` is planar.
+    pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
+        let before = shape.window.before.map(|before| before as isize);
+        Self::build(path, shape, false, before, x, y)
+    }
+
+    /// The gradient of inputs like `dx` from gradients of outputs like `dy`, whose halo holds
+    /// [`Shape::gradient_halo`]: the convolution with turned and transposed weights. `None` as for [`Winograd::new`].
+    pub fn gradient(path: Path, shape: &Shape, dx: Maps, dy: Maps) -> Option<Self> {
+        let before = [0, 1].map(|axis| shape.window.kernel[axis] as isize - 1 - shape.window.before[axis] as isize);
+        Self::build(path, shape, true, before, dy, dx)
+    }
+
+    fn build(path: Path, shape: &Shape, turned: bool, before: [isize; 2], x: Maps, y: Maps) -> Option<Self> {
+        let kind = Kind::of(shape, y.size)?;
+        if [x.lanes, y.lanes] != [LANES; 2] {
+            return None;
+        }
+        let packing = Packing::new(shape.outs, shape.ins, 1, shape.window.taps(), LANES);
+        let bytes = kind.positions() * 4 * LANES * (x.blocks() + y.blocks());
+        let chunk = (CHUNK / bytes).max(LEAST);
+        let tiles = kind.tiles(y.size);
+        let made = Self { path, kind, packing, turned, x, y, before, tiles, chunk, offsets: Vec::new() };
+        Some(made.in_chunks(chunk))
+    }
+
+    /// The same with other chunks.
+    pub(super) fn in_chunks(mut self, chunk: usize) -> Self {
+        self.chunk = chunk;
+        let place = |channel: usize| channel / LANES * self.block() + channel % LANES;
+        self.offsets = (0..self.depth()).step_by(RUN).map(|channel| place(channel) as u32).collect();
+        self
+    }
+
+    /// Input channels, in whole runs.
+    fn depth(&self) -> usize {
+        self.x.channels.next_multiple_of(RUN)
+    }
+
+    /// Floats from a block of channels of a chunk to the next.
+    fn block(&self) -> usize {
+        odd(self.chunk)
+    }
+
+    /// Floats from a position to the next one: of a chunk's inputs, of its outputs, and of the weights.
+    fn steps(&self) -> [usize; 3] {
+        let lines = |floats: usize| odd(floats / LANES);
+        [
+            lines(self.x.blocks() * self.block()),
+            lines(self.y.blocks() * self.block()),
+            lines(self.y.blocks() * self.depth() * LANES),
+        ]
+    }
+
+    /// The order of the convolution's weights, also for the gradient: that of [`Forward`](super::dense::Forward).
+    pub fn packing(&self) -> &Packing {
+        &self.packing
+    }
+
+    /// Floats of the transformed weights.
+    pub fn len(&self) -> usize {
+        self.kind.positions() * self.steps()[2]
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Floats that [`Winograd::run`] works in. Their values do not matter.
+    pub fn scratch_len(&self) -> usize {
+        let [inputs, outputs, _] = self.steps();
+        self.kind.positions() * (inputs + outputs)
+    }
+
+    /// Transforms the convolution's weights, packed as [`Winograd::packing`] says, for this direction.
+    pub fn transform(&self, weights: &[f32], to: &mut [f32]) {
+        assert!(weights.len() >= self.packing.len() && to.len() >= self.len(), "weights of the planned size");
+        on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL _O => self.weights::<S, KERNEL, TILE>(weights, to)));
+    }
+
+    /// As many examples as `x` holds, one after the other: `y = finish(x * weights + bias)`. A bias has a number for every lane of every block.
+    /// An example's bits do not depend on the others.
+    pub fn run(
+        &self,
+        transformed: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish,
+        scratch: &mut [f32],
+    ) {
+        let examples = x.len() / self.x.len();
+        assert!(x.len() == examples * self.x.len() && y.len() == examples * self.y.len(), "maps of the planned size");
+        assert!(transformed.len() >= self.len(), "weights of the planned size");
+        assert!(scratch.len() >= self.scratch_len(), "scratch of the planned size");
+        assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
+        let [inputs_step, ..] = self.steps();
+        let (inputs, outputs) = scratch.split_at_mut(self.kind.positions() * inputs_step);
+        let all = examples * self.tiles[0] * self.tiles[1];
+        // Even chunks: a last one of few tiles would read all weights for little.
+        let chunk = all.div_ceil(all.div_ceil(self.chunk).max(1)).max(1);
+        for first in (0..all).step_by(chunk) {
+            let tiles = first..all.min(first + chunk);
+            on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL OUT => {
+                self.inputs::<S, TILE, OUT>(x, tiles.clone(), inputs);
+                self.products::<S>(transformed, tiles.len(), inputs, outputs);
+                self.outputs::<S, TILE, OUT>(outputs, tiles, bias, y, finish);
+                const { assert!(TILE + 1 == KERNEL + OUT) };
+            }));
+        }
+    }
+}
+
+/// Whether it is faster than the dense kernel.
+pub fn pays(_shape: &Shape) -> bool {
+    true
+}
