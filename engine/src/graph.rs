@@ -232,6 +232,11 @@ impl Graph {
         ParameterId(self.parameters.len() - 1)
     }
 
+    /// The parameter with this number, if there is one.
+    pub fn parameter_id(&self, number: usize) -> Option<ParameterId> {
+        (number < self.parameters.len()).then_some(ParameterId(number))
+    }
+
     /// A parameter's shape.
     pub fn parameter_shape(&self, parameter: ParameterId) -> &[usize] {
         &self.parameters[parameter.0].shape
