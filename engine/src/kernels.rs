@@ -5,6 +5,7 @@
 //! never on the batch around an example, or on the number of threads.
 
 pub mod dense;
+pub mod depthwise;
 mod gradient;
 pub mod packing;
 #[cfg(test)]
