@@ -6,6 +6,7 @@
 
 pub mod dense;
 pub mod elementwise;
+pub mod depthwise;
 mod gradient;
 pub mod linear;
 pub mod packing;

@@ -52,18 +52,33 @@ impl Shape {
 
 /// Outputs that are a stride apart and sum over the same taps.
 #[derive(Debug, Clone)]
-struct Phase {
+pub(super) struct Phase {
     /// How many, and the first.
-    count: [usize; 2],
-    first: [usize; 2],
+    pub(super) count: [usize; 2],
+    pub(super) first: [usize; 2],
     /// From one to the next, in the output and in the source.
-    step: [usize; 2],
-    source_step: [usize; 2],
+    pub(super) step: [usize; 2],
+    pub(super) source_step: [usize; 2],
     /// The taps and where they are in the source, from the first output's.
-    taps: Vec<(usize, [isize; 2])>,
+    pub(super) taps: Vec<(usize, [isize; 2])>,
 }
 
 impl Phase {
+    /// All outputs of a convolution.
+    pub(super) fn forward(window: &Window) -> Self {
+        let place = |tap: usize| {
+            let tap = [tap / window.kernel[1], tap % window.kernel[1]];
+            [0, 1].map(|axis| (tap[axis] * window.dilation[axis]) as isize - window.before[axis] as isize)
+        };
+        Self {
+            count: window.output,
+            first: [0, 0],
+            step: [1, 1],
+            source_step: window.stride,
+            taps: (0..window.taps()).map(|tap| (tap, place(tap))).collect(),
+        }
+    }
+
     /// The zeros that it reads around a source of this size.
     fn halo(&self, source: [usize; 2]) -> Halo {
         let mut halo = Halo::default();
@@ -81,7 +96,7 @@ impl Phase {
 
 /// The gradient of an input of `size`: input (row) `i` meets tap `k` in output `(i + before - k * dilation) / stride`, where
 /// that is whole.
-fn phases(window: &Window, size: [usize; 2]) -> Vec<Phase> {
+pub(super) fn phases(window: &Window, size: [usize; 2]) -> Vec<Phase> {
     let along = |axis: usize| {
         let stride = window.stride[axis];
         (0..stride.min(size[axis])).map(move |first| {
@@ -246,19 +261,8 @@ pub struct Forward {
 impl Forward {
     /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Self {
-        let window = &shape.window;
-        let place = |tap: usize| {
-            let tap = [tap / window.kernel[1], tap % window.kernel[1]];
-            [0, 1].map(|axis| (tap[axis] * window.dilation[axis]) as isize - window.before[axis] as isize)
-        };
-        let phase = Phase {
-            count: window.output,
-            first: [0, 0],
-            step: [1, 1],
-            source_step: window.stride,
-            taps: (0..window.taps()).map(|tap| (tap, place(tap))).collect(),
-        };
-        let packing = Packing::new(shape.outs, shape.ins, shape.groups, window.taps(), x.lanes);
+        let phase = Phase::forward(&shape.window);
+        let packing = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes);
         let most = on_path!(path, S => S::TILE.iter().filter(|pixels| **pixels > 0).count());
         Self { path, gather: Gather::new(phase, packing, x, y, most) }
     }

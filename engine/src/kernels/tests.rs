@@ -2,6 +2,7 @@
 
 mod dense;
 mod linear;
+mod depthwise;
 pub(crate) mod reference;
 mod winograd;
 

@@ -90,7 +90,10 @@ fn check(
         prop_assert!(halo_is_clean(&x_maps, dx), "the halo was written");
         if !shape.ins.is_multiple_of(LANES) {
             let at = x_maps.at(x_maps.blocks() - 1, 0, 0);
-            prop_assert!(dx[at + shape.ins % LANES..at + LANES].iter().all(|lane| *lane == 0.0), "spare lanes of a gradient");
+            prop_assert!(
+                dx[at + shape.ins % LANES..at + LANES].iter().all(|lane| *lane == 0.0),
+                "spare lanes of a gradient"
+            );
         }
     }
 
@@ -130,7 +133,8 @@ fn what_does_not_suit_is_left_to_others() {
     let maps = Maps::new(16, [8, 8]).with_halo(plain.input_halo([8, 8]));
     let applies = |shape: &Shape, x: Maps| {
         let y = Maps::new(shape.outs, shape.window.output);
-        Winograd::new(Path::Portable, shape, x, y).is_some() && Winograd::gradient(Path::Portable, shape, x, y).is_some()
+        Winograd::new(Path::Portable, shape, x, y).is_some()
+            && Winograd::gradient(Path::Portable, shape, x, y).is_some()
     };
     assert!(applies(&plain, maps));
     assert!(!applies(&plain, maps.planar()));
@@ -163,8 +167,11 @@ fn errors_stay_small() {
             let y = run(&winograd, &stored, None, &packed(&x_maps, &x), &vec![0.0; y_maps.len()], Finish::PLAIN);
             // Products of numbers between -1 and 1 have a mean square of 1 / 9.
             let scale = (expected.y.iter().map(|y| y * y).sum::<f64>() / expected.y.len() as f64).sqrt();
-            let errors: Vec<f64> =
-                unpacked(&y_maps, &y).iter().zip(&expected.y).map(|(y, sum)| (f64::from(*y) - sum).abs() / scale).collect();
+            let errors: Vec<f64> = unpacked(&y_maps, &y)
+                .iter()
+                .zip(&expected.y)
+                .map(|(y, sum)| (f64::from(*y) - sum).abs() / scale)
+                .collect();
             let mean = (errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt();
             let largest = errors.iter().copied().fold(0.0, f64::max);
             eprintln!("{} {kernel}x{kernel} {ins} channels: rms {mean:.1e}, largest {largest:.1e}", path.name());

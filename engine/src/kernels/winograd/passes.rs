@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::transform::{both, input, output, weights};
 use super::Winograd;
+use super::transform::{both, input, output, weights};
 use crate::kernels::dense::Finish;
 use crate::kernels::packing::RUN;
 use crate::kernels::tile::{Kernels, Tile};
@@ -28,7 +28,11 @@ impl Winograd {
         if column + 1 < self.tiles[1] {
             return Place { column: column + 1, ..place };
         }
-        if row + 1 < self.tiles[0] { Place { row: row + 1, column: 0, ..place } } else { self.place((example + 1) * self.tiles[0] * self.tiles[1]) }
+        if row + 1 < self.tiles[0] {
+            Place { row: row + 1, column: 0, ..place }
+        } else {
+            self.place((example + 1) * self.tiles[0] * self.tiles[1])
+        }
     }
 
     /// Weights at every position, `[positions][blocks of 16 outputs][inputs][16]`.
@@ -115,7 +119,8 @@ impl Winograd {
                             let tile = if axis == 0 { place.row } else { place.column };
                             maps.halo.before[axis] as isize + (tile * OUT) as isize - self.before[axis]
                         });
-                        let is_inside = (0..2).all(|axis| first[axis] >= 0 && first[axis] + TILE as isize <= stored[axis]);
+                        let is_inside =
+                            (0..2).all(|axis| first[axis] >= 0 && first[axis] + TILE as isize <= stored[axis]);
                         for block in 0..maps.blocks() {
                             let mut copy = [0.0; 36 * LANES];
                             let (from, row_step) = if is_inside {
@@ -229,7 +234,13 @@ impl Winograd {
 }
 
 /// Copies a tile that begins at `first` (which may be outside) of what is stored of a block; zeros stay where nothing is.
-fn cut<const TILE: usize>(x: &[f32], row_step: usize, first: [isize; 2], stored: [isize; 2], to: &mut [f32; 36 * LANES]) {
+fn cut<const TILE: usize>(
+    x: &[f32],
+    row_step: usize,
+    first: [isize; 2],
+    stored: [isize; 2],
+    to: &mut [f32; 36 * LANES],
+) {
     let inside = |axis: usize| {
         let clamp = |at: isize| at.clamp(0, TILE as isize) as usize;
         clamp(-first[axis])..clamp(stored[axis] - first[axis])

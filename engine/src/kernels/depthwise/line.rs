@@ -1,0 +1,114 @@
+//! A row of outputs of a depthwise convolution.
+
+use crate::kernels::dense::Finish;
+use crate::simd::{LANES, Simd};
+
+/// Taps side by side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line {
+    /// Where the first one's source is for the first output.
+    pub(super) x: usize,
+    /// Where its weights are.
+    pub(super) weights: usize,
+}
+
+/// A row's work. Pointers are good for what the other fields make of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) lines: &'a [Line],
+    pub(super) x: *const f32,
+    /// Floats from an output's source to the next one's, where the kernel has no step of its own.
+    pub(super) x_step: usize,
+    pub(super) weights: *const f32,
+    /// Sixteen to begin with; null for none.
+    pub(super) bias: *const f32,
+    pub(super) y: *mut f32,
+    /// Floats from an output to the next.
+    pub(super) y_step: usize,
+    /// Outputs.
+    pub(super) count: usize,
+    pub(super) finish: Finish,
+}
+
+/// A compiled row.
+pub(super) type Kernel = unsafe fn(&Row<'_>);
+
+/// What computes lines of `width` taps, and the width that it wants them cut into: all of it or one.
+///
+/// `step` is from an output's source to the next one's, in pixels.
+pub(super) fn kernel<S: Simd>(width: usize, step: usize) -> (Kernel, usize) {
+    match (width, step) {
+        (2, 1) => (row::<S, 2, 1>, 2),
+        (3, 1) => (row::<S, 3, 1>, 3),
+        (5, 1) => (row::<S, 5, 1>, 5),
+        (3, 2) => (row::<S, 3, 2>, 3),
+        (5, 2) => (row::<S, 5, 2>, 5),
+        _ => (row::<S, 1, 0>, 1),
+    }
+}
+
+/// Lines of `WIDTH` taps, `STEP` pixels from an output's source to the next one's (0: as the row says).
+unsafe fn row<S: Simd, const WIDTH: usize, const STEP: usize>(job: &Row<'_>) {
+    // SAFETY: whoever chose this kernel's instruction set vouches for it; pointers are the caller's.
+    unsafe {
+        S::run(
+            #[inline(always)]
+            || {
+                let mut done = 0;
+                // As many sums as keep the units busy and leave registers to the weights.
+                while S::TILE[0] >= 14 && done + 8 <= job.count {
+                    outputs::<S, WIDTH, STEP, 8>(job, done);
+                    done += 8;
+                }
+                while S::TILE[0] >= 6 && done + 4 <= job.count {
+                    outputs::<S, WIDTH, STEP, 4>(job, done);
+                    done += 4;
+                }
+                while done + 2 <= job.count {
+                    outputs::<S, WIDTH, STEP, 2>(job, done);
+                    done += 2;
+                }
+                if done < job.count {
+                    outputs::<S, WIDTH, STEP, 1>(job, done);
+                }
+            },
+        );
+    }
+}
+
+// Loops over indices: with iterators the sums would live in memory.
+#[expect(clippy::needless_range_loop, reason = "see above")]
+#[inline(always)]
+unsafe fn outputs<S: Simd, const WIDTH: usize, const STEP: usize, const COUNT: usize>(job: &Row<'_>, first: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        let step = if STEP == 0 { job.x_step } else { STEP * LANES };
+        let mut sums = [if job.bias.is_null() { S::splat(0.0) } else { S::load(job.bias) }; COUNT];
+        for line in job.lines {
+            let x = job.x.add(line.x + first * step);
+            let mut weights = [S::splat(0.0); WIDTH];
+            for tap in 0..WIDTH {
+                weights[tap] = S::load(job.weights.add(line.weights + tap * LANES));
+            }
+            if STEP == 0 {
+                for output in 0..COUNT {
+                    sums[output] = S::fma(S::load(x.add(output * step)), weights[0], sums[output]);
+                }
+                continue;
+            }
+            // Each pixel once, for all outputs that see it.
+            for pixel in 0..(COUNT - 1) * STEP + WIDTH {
+                let x = S::load(x.add(pixel * LANES));
+                for output in 0..COUNT {
+                    if pixel >= output * STEP && pixel - output * STEP < WIDTH {
+                        sums[output] = S::fma(x, weights[pixel - output * STEP], sums[output]);
+                    }
+                }
+            }
+        }
+        for output in 0..COUNT {
+            let to = job.y.add((first + output) * job.y_step);
+            S::store(to, job.finish.apply::<S>(sums[output], to));
+        }
+    }
+}
