@@ -7,6 +7,7 @@
 pub mod dense;
 mod gradient;
 pub mod packing;
+pub mod pooled;
 #[cfg(test)]
 mod tests;
 mod tile;

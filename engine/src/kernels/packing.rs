@@ -99,7 +99,7 @@ impl Packing {
     }
 
     /// Where the weights of a block of outputs for an input channel and a tap begin: sixteen, one an output. `None` where it reads no such channel.
-    fn row(&self, block: usize, channel: usize, tap: usize) -> Option<usize> {
+    pub(super) fn row(&self, block: usize, channel: usize, tap: usize) -> Option<usize> {
         let blocks = self.in_blocks(block);
         let in_block = channel / self.lanes;
         if !blocks.contains(&in_block) {

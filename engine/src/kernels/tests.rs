@@ -1,6 +1,7 @@
 //! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
 
 mod dense;
+mod pooled;
 mod reference;
 
 use std::ops::RangeInclusive;
