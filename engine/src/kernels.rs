@@ -10,6 +10,7 @@ pub mod depthwise;
 mod gradient;
 pub mod linear;
 pub mod packing;
+pub mod pooled;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;

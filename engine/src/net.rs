@@ -10,6 +10,7 @@ mod linear;
 mod lower;
 mod memory;
 mod parameters;
+mod pooled;
 mod wiring;
 
 use crate::graph::{Graph, Unfit};
@@ -221,6 +222,10 @@ fn stage(
     layouts: &mut [Layout],
 ) -> Result<Box<dyn Stage>, Unfit> {
     Ok(match &layer.op {
+        LayerOp::Conv { pooled: true, .. } => {
+            let stage = pooled::PooledStage::new(&layer.op, &wiring, path, batch, layouts);
+            Box::new(stage.ok_or_else(|| Unfit("a pooled convolution that no kernel suits".into()))?)
+        }
         LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, &wiring, path, layouts)),
         LayerOp::Linear { weight, bias, relu } => {
             Box::new(linear::LinearStage::new((*weight, *bias), *relu, &wiring, path, layouts))

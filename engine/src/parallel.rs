@@ -35,6 +35,27 @@ pub(crate) fn groups_with<S>(
     }
 }
 
+/// As [`groups_with`], over two slices at once.
+pub(crate) fn groups2_with<S, T: Send>(
+    n: usize,
+    group: usize,
+    (a, a_stride): (&mut [f32], usize),
+    (b, b_stride): (&mut [T], usize),
+    scratch: impl Fn() -> S + Sync + Send,
+    f: impl Fn(&mut S, usize, &mut [f32], &mut [T]) + Sync + Send,
+) {
+    let (a, b) = (&mut a[..n * a_stride], &mut b[..n * b_stride]);
+    let (a_size, b_size) = (group.max(1) * a_stride, group.max(1) * b_stride);
+    if alone() {
+        let mut scratch = scratch();
+        let groups = a.chunks_mut(a_size).zip(b.chunks_mut(b_size)).enumerate();
+        groups.for_each(|(index, (a, b))| f(&mut scratch, index * group, a, b));
+    } else {
+        let groups = a.par_chunks_mut(a_size).zip(b.par_chunks_mut(b_size)).enumerate();
+        groups.for_each_init(scratch, |scratch, (index, (a, b))| f(scratch, index * group, a, b));
+    }
+}
+
 /// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
 pub(crate) fn examples(n: usize, out: &mut [f32], stride: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
     groups_with(n, 1, out, stride, || (), |(), index, out| f(index, out));
@@ -46,35 +67,54 @@ pub(crate) fn parts(n: usize) -> Vec<Range<usize>> {
     (0..count).map(|part| n * part / count..n * (part + 1) / count).collect()
 }
 
-/// Sets `total` to the sum over the parts of a batch of `n`, added in their order. `f(examples, sum)` adds onto zeros; `sums` holds
-/// space for [`PARTS`] sums on several threads, for one on one.
-pub(crate) fn sum(n: usize, total: &mut [f32], sums: &mut Vec<Vec<f32>>, f: impl Fn(Range<usize>, &mut [f32]) + Sync + Send) {
+/// What a part of a batch is summed in.
+#[derive(Debug, Default)]
+pub(crate) struct Space<T> {
+    sum: Vec<f32>,
+    scratch: T,
+}
+
+/// Sets `total` to the sum over the parts of a batch of `n`, added in their order. `f(examples, sum, their floats of out, scratch)` adds onto zeros;
+/// `out` has `stride` floats an example. `spaces` are kept from call to call: one, or on several threads one a part.
+pub(crate) fn sum<T: Default + Send>(
+    n: usize,
+    total: &mut [f32],
+    (out, stride): (&mut [f32], usize),
+    spaces: &mut Vec<Space<T>>,
+    f: impl Fn(Range<usize>, &mut [f32], &mut [f32], &mut T) + Sync + Send,
+) {
     let parts = parts(n);
-    let spaces = if alone() { 1 } else { parts.len() };
-    sums.resize_with(spaces.max(sums.len()), Vec::new);
-    sums.iter_mut().take(spaces).for_each(|sum| sum.resize(total.len(), 0.0));
-    let add = |total: &mut [f32], sum: &[f32], first: bool| {
+    let wanted = if alone() { 1 } else { parts.len() };
+    spaces.resize_with(wanted.max(spaces.len()), Space::default);
+    let length = total.len();
+    let mut rest = out;
+    let mut work = Vec::with_capacity(parts.len());
+    for part in parts {
+        let (own, others) = std::mem::take(&mut rest).split_at_mut(part.len() * stride);
+        rest = others;
+        work.push((part, own));
+    }
+    let one = |(part, out): (Range<usize>, &mut [f32]), space: &mut Space<T>| {
+        space.sum.clear();
+        space.sum.resize(length, 0.0);
+        f(part, &mut space.sum, out, &mut space.scratch);
+    };
+    let mut add = |space: &Space<T>, first: bool| {
         if first {
-            total.copy_from_slice(sum);
+            total.copy_from_slice(&space.sum);
         } else {
-            total.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum);
+            total.iter_mut().zip(&space.sum).for_each(|(total, sum)| *total += sum);
         }
     };
     if alone() {
-        for (index, part) in parts.into_iter().enumerate() {
-            let sum = &mut sums[0][..total.len()];
-            sum.fill(0.0);
-            f(part, sum);
-            add(total, sum, index == 0);
+        for (index, part) in work.into_iter().enumerate() {
+            one(part, &mut spaces[0]);
+            add(&spaces[0], index == 0);
         }
     } else {
-        let length = total.len();
-        let work = parts.into_par_iter().zip(&mut sums[..spaces]);
-        work.for_each(|(part, sum)| {
-            sum[..length].fill(0.0);
-            f(part, &mut sum[..length]);
-        });
-        sums[..spaces].iter().enumerate().for_each(|(index, sum)| add(total, &sum[..length], index == 0));
+        let count = work.len();
+        work.into_par_iter().zip(&mut spaces[..count]).for_each(|(part, space)| one(part, space));
+        spaces[..count].iter().enumerate().for_each(|(index, space)| add(space, index == 0));
     }
 }
 

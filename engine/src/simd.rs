@@ -32,7 +32,7 @@ impl Path {
             macro_rules! has {
                 ($($feature:tt)*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
             }
-            if has!("avx512f" "avx512bw" "avx512dq" "avx512vl") {
+            if has!("avx512f" "avx512bw" "avx512dq" "avx512vl" "popcnt") {
                 paths.push(Self::Avx512);
             }
             if has!("avx2" "fma") {
@@ -91,6 +91,8 @@ pub(crate) use on_path;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen floats.
     type V: Copy;
+    /// For each lane a place in the first eight floats of one of two vectors.
+    type Places: Copy;
 
     /// Pixels of the largest tile of one block and of two blocks of output channels whose sums stay in registers;
     /// none where two blocks do not fit.
@@ -98,6 +100,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Rows and blocks of a tile of a weight's gradient.
     const GRADIENT: [usize; 2];
+
+    /// Registers of a vector.
+    const REGISTERS: usize;
+
+    /// Sums that stay in registers where one factor of each product is in memory.
+    const SUMS: usize;
 
     /// Runs `f`, compiled for this instruction set.
     ///
@@ -125,6 +133,47 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `yes` where `a > b`, else `no`.
     unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// `yes` where `a <= b`, else `no`.
+    unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Not a number where `a` or `b` is none, else `v`.
+    unsafe fn spoil(v: Self::V, a: Self::V, b: Self::V) -> Self::V;
+
+    /// Reads sixteen bytes as numbers.
+    unsafe fn load_bytes(from: *const u8) -> Self::V;
+    /// Writes numbers from 0 to 255, whole ones, as bytes.
+    unsafe fn store_bytes(to: *mut u8, v: Self::V);
+
+    /// Sixteen winners of windows of two by two (0 to 3, row by row), as places in the window's upper and lower row.
+    unsafe fn places(winners: *const u8) -> Self::Places;
+    /// The same so many columns to the right, less than seven.
+    unsafe fn beside(places: Self::Places, columns: i32) -> Self::Places;
+    /// What is at the places of two rows.
+    unsafe fn pick(upper: Self::V, lower: Self::V, places: Self::Places) -> Self::V;
+
+    /// Of the lanes whose byte is `which`: appends the value to `values` and `first + lane * step` to `places`, and says how many.
+    /// Sixteen of each may be overwritten.
+    #[inline(always)]
+    unsafe fn select(
+        bytes: *const u8,
+        which: u8,
+        from: Self::V,
+        [first, step]: [u32; 2],
+        places: *mut u32,
+        values: *mut f32,
+    ) -> usize {
+        let mut all = [0.0; LANES];
+        let mut count = 0;
+        // SAFETY: the caller's; `count` stays below sixteen until the last lane.
+        unsafe {
+            Self::store(all.as_mut_ptr(), from);
+            for (lane, value) in all.into_iter().enumerate() {
+                values.add(count).write(value);
+                places.add(count).write(first + lane as u32 * step);
+                count += usize::from(*bytes.add(lane) == which);
+            }
+        }
+        count
+    }
 }
 
 /// Plain loops.
@@ -138,8 +187,13 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    /// The column, and 8 for the lower row.
+    type Places = [usize; LANES];
     const TILE: [usize; 2] = [2, 0];
     const GRADIENT: [usize; 2] = [2, 1];
+    const REGISTERS: usize = 4;
+    // More than stay in registers: one row of taps is the least that a pass can do.
+    const SUMS: usize = 7;
 
     #[inline(always)]
     unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
@@ -186,5 +240,38 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         each(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        each(|i| if a[i] <= b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    unsafe fn spoil(v: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        each(|i| if a[i].is_nan() || b[i].is_nan() { a[i] + b[i] } else { v[i] })
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::V {
+        // SAFETY: the caller's pointer is good for sixteen bytes.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        each(|i| f32::from(bytes[i]))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
+        // SAFETY: as above.
+        unsafe { to.cast::<[u8; LANES]>().write_unaligned(v.map(|x| x as u8)) }
+    }
+    #[inline(always)]
+    unsafe fn places(winners: *const u8) -> Self::Places {
+        // SAFETY: as above.
+        let winners = unsafe { winners.cast::<[u8; LANES]>().read_unaligned() };
+        winners.map(|winner| usize::from((winner & 1) | ((winner & 2) << 2)))
+    }
+    #[inline(always)]
+    unsafe fn beside(places: Self::Places, columns: i32) -> Self::Places {
+        places.map(|place| place + columns as usize)
+    }
+    #[inline(always)]
+    unsafe fn pick(upper: Self::V, lower: Self::V, places: Self::Places) -> Self::V {
+        each(|i| if places[i] < 8 { upper[places[i]] } else { lower[places[i] % 8] })
     }
 }

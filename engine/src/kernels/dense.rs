@@ -4,6 +4,8 @@
 //! in `tile` and `gradient`, which read the maps as they lie. The gradient of an input of a strided convolution is one convolution
 //! for each phase of the stride.
 
+use std::ops::Range;
+
 use super::gradient;
 use super::packing::{Packing, RUN, Slot};
 use super::tile::{Kernel, Kernels, Tile};
@@ -167,41 +169,54 @@ impl Gather {
         Self { phase, packing, panels, x, y, source }
     }
 
-    /// Adds up one example.
-    fn run<S: Simd>(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+    /// Adds up some rows of one example; the first of them is the first row of `y`.
+    fn run<S: Simd>(
+        &self,
+        wanted: Range<usize>,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish,
+    ) {
+        if wanted.is_empty() {
+            return;
+        }
+        let last = self.phase.first[0] + (wanted.len() - 1) * self.phase.step[0];
+        assert!(wanted.end <= self.phase.count[0] && last < self.y.size[0], "rows of the maps");
         assert!(x.len() >= self.x.len() && y.len() >= self.y.len(), "maps of the planned size");
         assert!(weights.len() >= self.packing.len(), "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.packing.blocks() * LANES), "a bias for every lane");
         let phase = &self.phase;
         let kernels = self.kernels::<S>();
         let x_step = phase.source_step[1] * self.x.lanes;
-        let [mut rows, mut columns] = phase.count;
-        if self.is_one_row() {
-            (rows, columns) = (1, rows * columns);
+        let (mut rows, mut columns) = (wanted.clone(), phase.count[1]);
+        if self.is_one_row() && rows.len() == phase.count[0] {
+            (rows, columns) = (0..1, rows.len() * columns);
         }
         // Rows whose sources stay in the cache while all weights pass.
         let row_bytes = phase.source_step[0] * self.x.row() * 4 * self.x.blocks();
-        let (chunk_rows, chunk_columns) = if rows == 1 {
+        let (chunk_rows, chunk_columns) = if rows.len() == 1 {
             (1, (CHUNK / (4 * x_step * self.x.blocks())).max(4 * S::TILE[0]).min(columns))
         } else {
-            ((CHUNK / row_bytes).clamp(1, rows), columns)
+            ((CHUNK / row_bytes).clamp(1, rows.len()), columns)
         };
         let y_first = self.y.at(0, phase.first[0] as isize, phase.first[1] as isize);
-        for first_row in (0..rows).step_by(chunk_rows) {
+        for first_row in rows.clone().step_by(chunk_rows) {
             for first_column in (0..columns).step_by(chunk_columns) {
                 let width = chunk_columns.min(columns - first_column);
                 for panel in &self.panels {
                     let most = S::TILE[panel.blocks - 1];
                     let tiles = width.div_ceil(most);
                     let kernels = &kernels[panel.blocks - 1];
-                    for row in first_row..rows.min(first_row + chunk_rows) {
+                    for row in first_row..rows.end.min(first_row + chunk_rows) {
                         for tile in 0..tiles {
                             let (start, end) = (width * tile / tiles, width * (tile + 1) / tiles);
                             let column = first_column + start;
                             let from = self.source + row * phase.source_step[0] * self.x.row() + column * x_step;
                             let to = y_first
                                 + panel.block * self.y.block()
-                                + row * phase.step[0] * self.y.row()
+                                + (row - rows.start) * phase.step[0] * self.y.row()
                                 + column * phase.step[1] * LANES;
                             // SAFETY: `Gather::new` was given halos that hold every place of every output, and the
                             // assertions above hold the maps; the kernels' instruction set is the path's.
@@ -274,7 +289,20 @@ impl Forward {
 
     /// One example: `y = finish(x * weights + bias)`. A bias has a number for every lane of every block.
     pub fn run(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
-        on_path!(self.path, S => self.gather.run::<S>(weights, bias, x, y, finish));
+        self.run_rows(0..self.gather.phase.count[0], weights, bias, x, y, finish);
+    }
+
+    /// Some rows of one example's outputs, into maps `y` that begin with the first of them and may have fewer rows than the outputs.
+    pub fn run_rows(
+        &self,
+        rows: Range<usize>,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish,
+    ) {
+        on_path!(self.path, S => self.gather.run::<S>(rows, weights, bias, x, y, finish));
     }
 }
 
@@ -325,7 +353,8 @@ impl InputGradient {
     /// One example.
     pub fn run(&self, transposed: &[f32], dy: &[f32], dx: &mut [f32], finish: Finish) {
         for (gather, start) in &self.gathers {
-            on_path!(self.path, S => gather.run::<S>(&transposed[*start..], None, dy, dx, finish));
+            let rows = 0..gather.phase.count[0];
+            on_path!(self.path, S => gather.run::<S>(rows, &transposed[*start..], None, dy, dx, finish));
         }
     }
 }

@@ -5,6 +5,7 @@ mod linear;
 mod depthwise;
 pub(crate) mod reference;
 mod winograd;
+mod pooled;
 
 use std::ops::RangeInclusive;
 

@@ -22,7 +22,7 @@ pub(super) struct ConvStage {
     y: Place,
     forward: Convolution,
     backward: Option<Backward>,
-    sums: Vec<Vec<f32>>,
+    spaces: Vec<parallel::Space<()>>,
 }
 
 /// What training needs besides.
@@ -63,7 +63,7 @@ impl ConvStage {
             y,
             forward: Convolution::forward(path, &shape, x_maps, y_maps),
             backward,
-            sums: Vec::new(),
+            spaces: Vec::new(),
         }
     }
 }
@@ -100,7 +100,7 @@ impl Stage for ConvStage {
         if let Some(bias) = self.bias {
             let maps = dy_place.form.maps();
             let (_, db) = run.parameters.with_gradient(bias);
-            parallel::sum(run.n, db, &mut self.sums, |examples, sum| {
+            parallel::sum(run.n, db, (&mut [], 0), &mut self.spaces, |examples, sum, _, ()| {
                 for example in examples {
                     elementwise::add_channel_sums(self.path, &maps, &dy[example * dy_len..][..dy_len], sum);
                 }
@@ -108,7 +108,7 @@ impl Stage for ConvStage {
         }
         let x = run.arena.read(&self.x);
         let (_, dw) = run.parameters.with_gradient(self.weight);
-        parallel::sum(run.n, dw, &mut self.sums, |examples, sum| {
+        parallel::sum(run.n, dw, (&mut [], 0), &mut self.spaces, |examples, sum, _, ()| {
             for example in examples {
                 backward.weights.add(&x[example * x_len..][..x_len], &dy[example * dy_len..][..dy_len], sum);
             }

@@ -1,6 +1,7 @@
 //! From a graph to layers: nodes that one kernel computes together.
 
 use crate::graph::{Activation, Affine, Graph, Op, ParameterId, Value};
+use crate::kernels::pooled;
 use crate::window::Window;
 
 use super::Purpose;
@@ -126,7 +127,7 @@ impl Chains<'_> {
                 let norm = self.take(&mut output, is_norm).and_then(|op| folded(&op));
                 let relu = self.take_relu(&mut output);
                 let halves = |op: &Op| matches!(op, Op::MaxPool(window) if is_halving(window));
-                let can = relu && groups == 1 && window.is_plain();
+                let can = relu && norm.is_none() && pooled::suits(&window, groups);
                 let pooled = can && self.take(&mut output, halves).is_some();
                 LayerOp::Conv { window, groups, weight, bias, norm, relu, pooled }
             }

@@ -171,16 +171,33 @@ pub(super) fn check(what: &str, graph: &Graph, n: usize) {
 }
 
 #[test]
-fn convolutions_and_linear_layers() {
+fn convolutions() {
     let mut b = Builder::new(&[3, 9, 8]);
     let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);
     let x = b.relu(x);
     let x = b.conv(x, 18, 3, 2, 2, false);
-    let x = b.conv(x, 5, 1, 1, 1, true);
+    b.conv(x, 5, 1, 1, 1, true);
     check("convolutions", &b.graph, 3);
-    let x = b.add(Op::Flatten, &[x]);
-    let x = b.linear(x, 30);
+}
+
+#[test]
+fn pooled_convolutions() {
+    let mut b = Builder::new(&[1, 13, 12]);
+    let x = b.conv(b.graph.input(), 20, 5, 1, 1, true);
     let x = b.relu(x);
+    let x = b.max_pool(x, 2, 2, 0);
+    let x = b.conv(x, 18, 3, 1, 1, true);
+    let x = b.relu(x);
+    b.max_pool(x, 2, 2, 0);
+    check("pooled convolutions", &b.graph, 9);
+}
+
+#[test]
+fn linear_layers() {
+    let mut b = Builder::new(&[13]);
+    let x = b.linear(b.graph.input(), 40);
+    let x = b.relu(x);
+    let x = b.linear(x, 20);
     b.linear(x, 7);
-    check("convolutions and linear layers", &b.graph, 3);
+    check("linear layers", &b.graph, 20);
 }

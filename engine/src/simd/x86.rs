@@ -13,13 +13,17 @@ pub(crate) struct Avx512;
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
 impl Simd for Avx512 {
     type V = __m512;
+    // As the two-source permutation wants them.
+    type Places = __m512i;
     // 28 of 32 registers are sums; two hold weights.
     const TILE: [usize; 2] = [14, 14];
     const GRADIENT: [usize; 2] = [8, 2];
+    const REGISTERS: usize = 1;
+    const SUMS: usize = 28;
 
     #[inline(always)]
     unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
         fn inside<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
@@ -65,6 +69,58 @@ impl Simd for Avx512 {
     unsafe fn if_greater(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
         unsafe { _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), yes) }
     }
+    #[inline(always)]
+    unsafe fn if_at_most(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        unsafe { _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), yes) }
+    }
+    #[inline(always)]
+    unsafe fn spoil(v: __m512, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mask_add_ps(v, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b), a, b) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: __m512) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn places(winners: *const u8) -> __m512i {
+        unsafe {
+            let winners = _mm512_cvtepu8_epi32(_mm_loadu_si128(winners.cast()));
+            let lower = _mm512_slli_epi32::<3>(_mm512_and_epi32(winners, _mm512_set1_epi32(2)));
+            _mm512_or_epi32(_mm512_and_epi32(winners, _mm512_set1_epi32(1)), lower)
+        }
+    }
+    #[inline(always)]
+    unsafe fn beside(places: __m512i, columns: i32) -> __m512i {
+        unsafe { _mm512_add_epi32(places, _mm512_set1_epi32(columns)) }
+    }
+    #[inline(always)]
+    unsafe fn pick(upper: __m512, lower: __m512, places: __m512i) -> __m512 {
+        unsafe { _mm512_permutex2var_ps(upper, places, lower) }
+    }
+    #[inline(always)]
+    unsafe fn select(
+        bytes: *const u8,
+        which: u8,
+        from: __m512,
+        [first, step]: [u32; 2],
+        places: *mut u32,
+        values: *mut f32,
+    ) -> usize {
+        unsafe {
+            let chosen = _mm_cmpeq_epi8_mask(_mm_loadu_si128(bytes.cast()), _mm_set1_epi8(which as i8));
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let all = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(step as i32));
+            let all = _mm512_add_epi32(all, _mm512_set1_epi32(first as i32));
+            // Compressed in a register: the instruction that compresses into memory is slow on some processors.
+            _mm512_storeu_si512(places.cast(), _mm512_maskz_compress_epi32(chosen, all));
+            _mm512_storeu_ps(values, _mm512_maskz_compress_ps(chosen, from));
+            chosen.count_ones() as usize
+        }
+    }
 }
 
 /// Two registers a vector.
@@ -79,9 +135,13 @@ fn both(f: impl Fn(usize) -> __m256) -> [__m256; 2] {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
 impl Simd for Avx2 {
     type V = [__m256; 2];
+    /// The column, and the sign for the lower row.
+    type Places = [__m256i; 2];
     // 12 of 16 registers are sums; two hold weights.
     const TILE: [usize; 2] = [6, 0];
     const GRADIENT: [usize; 2] = [6, 1];
+    const REGISTERS: usize = 2;
+    const SUMS: usize = 7;
 
     #[inline(always)]
     unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
@@ -159,6 +219,66 @@ impl Simd for Avx2 {
         both(
             #[inline(always)]
             |i| unsafe { _mm256_blendv_ps(no[i], yes[i], _mm256_cmp_ps::<_CMP_GT_OQ>(a[i], b[i])) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_blendv_ps(no[i], yes[i], _mm256_cmp_ps::<_CMP_LE_OQ>(a[i], b[i])) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn spoil(v: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_blendv_ps(v[i], _mm256_add_ps(a[i], b[i]), _mm256_cmp_ps::<_CMP_UNORD_Q>(a[i], b[i])) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8 * i).cast()))) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
+        unsafe {
+            let pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn places(winners: *const u8) -> Self::Places {
+        unsafe {
+            let mut places = [_mm256_setzero_si256(); 2];
+            for (half, places) in places.iter_mut().enumerate() {
+                let winners = _mm256_cvtepu8_epi32(_mm_loadl_epi64(winners.add(8 * half).cast()));
+                let lower = _mm256_slli_epi32::<30>(_mm256_and_si256(winners, _mm256_set1_epi32(2)));
+                *places = _mm256_or_si256(_mm256_and_si256(winners, _mm256_set1_epi32(1)), lower);
+            }
+            places
+        }
+    }
+    #[inline(always)]
+    unsafe fn beside(places: Self::Places, columns: i32) -> Self::Places {
+        unsafe {
+            let columns = _mm256_set1_epi32(columns);
+            [_mm256_add_epi32(places[0], columns), _mm256_add_epi32(places[1], columns)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn pick(upper: Self::V, lower: Self::V, places: Self::Places) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe {
+                let upper = _mm256_permutevar8x32_ps(upper[0], places[i]);
+                let lower = _mm256_permutevar8x32_ps(lower[0], places[i]);
+                _mm256_blendv_ps(upper, lower, _mm256_castsi256_ps(places[i]))
+            },
         )
     }
 }
