@@ -5,7 +5,7 @@
 //! never on the batch around an example, or on the number of threads.
 
 pub mod dense;
-pub mod elementwise;
+pub mod slopes;
 pub mod depthwise;
 mod gradient;
 pub mod linear;

@@ -2,7 +2,7 @@
 
 use crate::graph::ParameterId;
 use crate::kernels::dense::{Finish, Shape, WeightGradient};
-use crate::kernels::elementwise;
+use crate::kernels::slopes;
 use crate::parallel;
 use crate::simd::Path;
 
@@ -93,7 +93,7 @@ impl Stage for ConvStage {
             let [y, dy] = run.arena.write_all([&self.y, &dy_place]);
             let (y_maps, dy_maps) = (self.y.form.maps(), dy_place.form.maps());
             parallel::examples(run.n, dy, dy_len, |example, dy| {
-                elementwise::mask_maps(self.path, &y_maps, &y[example * y_len..][..y_len], &dy_maps, dy);
+                slopes::mask_maps(self.path, &y_maps, &y[example * y_len..][..y_len], &dy_maps, dy);
             });
         }
         let dy = run.arena.read(&dy_place);
@@ -102,7 +102,7 @@ impl Stage for ConvStage {
             let (_, db) = run.parameters.with_gradient(bias);
             parallel::sum(run.n, db, (&mut [], 0), &mut self.spaces, |examples, sum, _, ()| {
                 for example in examples {
-                    elementwise::add_channel_sums(self.path, &maps, &dy[example * dy_len..][..dy_len], sum);
+                    slopes::add_channel_sums(self.path, &maps, &dy[example * dy_len..][..dy_len], sum);
                 }
             });
         }

@@ -2,7 +2,7 @@
 
 use crate::graph::ParameterId;
 use crate::kernels::dense::Finish;
-use crate::kernels::elementwise;
+use crate::kernels::slopes;
 use crate::kernels::linear::{Linear, Scratch};
 use crate::simd::Path;
 
@@ -57,12 +57,12 @@ impl Stage for LinearStage {
         {
             let [y, dy] = run.arena.write_all([&self.y, &dy_place]);
             if self.relu {
-                elementwise::mask(&y[..n * units], &mut dy[..n * units]);
+                slopes::mask(&y[..n * units], &mut dy[..n * units]);
             }
             if let Some(bias) = self.bias {
                 let (_, db) = run.parameters.with_gradient(bias);
                 db.fill(0.0);
-                dy[..n * units].chunks_exact(units).for_each(|dy| elementwise::add(dy, db));
+                dy[..n * units].chunks_exact(units).for_each(|dy| slopes::add(dy, db));
             }
         }
         let (x, dy) = (run.arena.read(&self.x), run.arena.read(&dy_place));

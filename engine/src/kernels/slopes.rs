@@ -1,4 +1,4 @@
-//! Passes over elements: relu's mask, biases and their gradients.
+//! What happens to slopes before they reach a product: relu's mask, and the gradients of biases.
 
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
@@ -66,16 +66,6 @@ pub fn add_channel_sums(path: Path, maps: &Maps, x: &[f32], sums: &mut [f32]) {
             },
         );
     });
-}
-
-/// Adds a bias to a row, then takes its positive part with `relu`.
-pub fn finish_row(row: &mut [f32], bias: Option<&[f32]>, relu: bool) {
-    if let Some(bias) = bias {
-        add(bias, row);
-    }
-    if relu {
-        row.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
-    }
 }
 
 /// Adds `from` to `to`.
