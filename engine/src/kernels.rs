@@ -4,9 +4,19 @@
 //! lengths of what they are given. An element's bits depend on the shapes and the [`Path`](crate::simd::Path) alone:
 //! never on the batch around an example, or on the number of threads.
 
+pub mod activation;
+pub mod copy;
 pub mod dense;
+pub mod dropout;
+pub mod elementwise;
 mod gradient;
+mod math;
+pub mod norm;
+pub mod optimizer;
 pub mod packing;
+pub mod pool;
+pub mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
+pub mod view;
