@@ -1,8 +1,8 @@
 //! Fully connected layers beside the machine's limit.
-use std::time::Instant;
-use engine::kernels::linear::{Linear, Scratch};
-use engine::kernels::dense::Finish;
 use engine::Path;
+use engine::kernels::dense::Finish;
+use engine::kernels::linear::{Linear, Scratch};
+use std::time::Instant;
 
 fn time(mut f: impl FnMut()) -> f64 {
     f();
@@ -10,7 +10,10 @@ fn time(mut f: impl FnMut()) -> f64 {
     for _ in 0..7 {
         let begun = Instant::now();
         let mut n = 0;
-        while begun.elapsed().as_secs_f64() < 0.03 { f(); n += 1; }
+        while begun.elapsed().as_secs_f64() < 0.03 {
+            f();
+            n += 1;
+        }
         best = best.min(begun.elapsed().as_secs_f64() / f64::from(n));
     }
     best

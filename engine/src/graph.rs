@@ -279,7 +279,8 @@ impl Graph {
             Op::Conv { window, groups, weight, bias } => {
                 let [channels, height, width] = maps()?;
                 let filters = self.parameter_shape(*weight).first().copied().unwrap_or(0);
-                if *groups == 0 || !channels.is_multiple_of(*groups) || filters == 0 || !filters.is_multiple_of(*groups) {
+                if *groups == 0 || !channels.is_multiple_of(*groups) || filters == 0 || !filters.is_multiple_of(*groups)
+                {
                     return unfit(format!("{groups} groups do not divide {channels} channels and {filters} filters"));
                 }
                 owns(*weight, &[filters, channels / groups, window.kernel[0], window.kernel[1]])?;

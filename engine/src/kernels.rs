@@ -4,14 +4,24 @@
 //! lengths of what they are given. An element's bits depend on the shapes and the [`Path`](crate::simd::Path) alone:
 //! never on the batch around an example, or on the number of threads.
 
+pub mod activation;
+pub mod copy;
 pub mod dense;
-pub mod slopes;
 pub mod depthwise;
+pub mod dropout;
+pub mod elementwise;
 mod gradient;
 pub mod linear;
+mod math;
+pub mod norm;
+pub mod optimizer;
 pub mod packing;
+pub mod pool;
 pub mod pooled;
+pub mod slopes;
+pub mod softmax;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;
+pub mod view;
 pub mod winograd;

@@ -94,6 +94,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// For each lane a place in the first eight floats of one of two vectors.
     type Places: Copy;
 
+    /// For each of sixteen floats whether something holds.
+    type M: Copy;
+
     /// Pixels of the largest tile of one block and of two blocks of output channels whose sums stay in registers;
     /// none where two blocks do not fit.
     const TILE: [usize; 2];
@@ -133,6 +136,45 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `yes` where `a > b`, else `no`.
     unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// `a / b`.
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// Where `a > b`.
+    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M;
+    /// Where `a` is not a number.
+    unsafe fn is_nan(a: Self::V) -> Self::M;
+    /// Where either holds.
+    unsafe fn or(a: Self::M, b: Self::M) -> Self::M;
+    /// `yes` where it holds, else `no`.
+    unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V;
+    /// Lane `i` by bit `i`.
+    unsafe fn mask(bits: u16) -> Self::M;
+    /// `2^n` for whole numbers from -126 to 127.
+    unsafe fn power_of_two(n: Self::V) -> Self::V;
+    /// `a * 2^n`, rounded once, for whole numbers from -250 to 250 and `a` near one.
+    #[inline(always)]
+    unsafe fn scale(a: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: the caller's. In two steps, so that neither power overflows.
+        unsafe {
+            let half = Self::round(Self::mul(n, Self::splat(0.5)));
+            Self::mul(Self::mul(a, Self::power_of_two(half)), Self::power_of_two(Self::sub(n, half)))
+        }
+    }
+    /// The nearest whole number, for numbers below 2^22.
+    #[inline(always)]
+    unsafe fn round(a: Self::V) -> Self::V {
+        // SAFETY: the caller's. The sum has no bits for a fraction.
+        unsafe { Self::sub(Self::add(a, Self::splat(ROUNDER)), Self::splat(ROUNDER)) }
+    }
+    /// Reads only the first `count` floats, at most sixteen; the others are zero.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self::V;
+    /// Writes only the first `count` floats, at most sixteen.
+    unsafe fn store_first(to: *mut f32, v: Self::V, count: usize);
+    /// `a` and `b` by turns: first their first halves, then their second ones.
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// Writes sixteen whole numbers below 256 as bytes.
+    unsafe fn store_bytes(to: *mut u8, v: Self::V);
+    /// Which of sixteen bytes are `byte`.
+    unsafe fn equal_bytes(from: *const u8, byte: u8) -> Self::M;
     /// `yes` where `a <= b`, else `no`.
     unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// Not a number where `a` or `b` is none, else `v`.
@@ -140,8 +182,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Reads sixteen bytes as numbers.
     unsafe fn load_bytes(from: *const u8) -> Self::V;
-    /// Writes numbers from 0 to 255, whole ones, as bytes.
-    unsafe fn store_bytes(to: *mut u8, v: Self::V);
 
     /// Sixteen winners of windows of two by two (0 to 3, row by row), as places in the window's upper and lower row.
     unsafe fn places(winners: *const u8) -> Self::Places;
@@ -153,7 +193,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Of the lanes whose byte is `which`: appends the value to `values` and `first + lane * step` to `places`, and says how many.
     /// Sixteen of each may be overwritten.
     #[inline(always)]
-    unsafe fn select(
+    unsafe fn compress(
         bytes: *const u8,
         which: u8,
         from: Self::V,
@@ -176,6 +216,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
+/// Added to a number it leaves whole numbers in the lowest bits.
+const ROUNDER: f32 = 12_582_912.0;
+/// The same for a float's exponent, which counts from -127.
+const EXPONENT: f32 = ROUNDER + 127.0;
+
 /// Plain loops.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
@@ -187,6 +232,8 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    // All bits or none.
+    type M = [u32; LANES];
     /// The column, and 8 for the lower row.
     type Places = [usize; LANES];
     const TILE: [usize; 2] = [2, 0];
@@ -242,6 +289,62 @@ impl Simd for Portable {
         each(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M {
+        std::array::from_fn(|i| if a[i] > b[i] { u32::MAX } else { 0 })
+    }
+    #[inline(always)]
+    unsafe fn is_nan(a: Self::V) -> Self::M {
+        std::array::from_fn(|i| if a[i].is_nan() { u32::MAX } else { 0 })
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::M, b: Self::M) -> Self::M {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V {
+        each(|i| f32::from_bits((mask[i] & yes[i].to_bits()) | (!mask[i] & no[i].to_bits())))
+    }
+    #[inline(always)]
+    unsafe fn mask(bits: u16) -> Self::M {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { u32::MAX } else { 0 })
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(n: Self::V) -> Self::V {
+        each(|i| f32::from_bits((n[i] + EXPONENT).to_bits() << 23))
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self::V {
+        // SAFETY: as above, for `count` floats.
+        each(|i| if i < count { unsafe { *from.add(i) } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, v: Self::V, count: usize) {
+        for (i, v) in v.iter().enumerate().take(count) {
+            // SAFETY: as above, for `count` floats.
+            unsafe { *to.add(i) = *v }
+        }
+    }
+    #[inline(always)]
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let of = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+        [each(of), each(|i| of(LANES + i))]
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
+        // SAFETY: the caller's pointer is good for sixteen bytes. The lowest byte of the sum is the number.
+        unsafe { to.cast::<[u8; LANES]>().write_unaligned(v.map(|v| (v + ROUNDER).to_bits() as u8)) }
+    }
+    #[inline(always)]
+    unsafe fn equal_bytes(from: *const u8, byte: u8) -> Self::M {
+        // SAFETY: as above.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        std::array::from_fn(|i| if bytes[i] == byte { u32::MAX } else { 0 })
+    }
+    #[inline(always)]
     unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         each(|i| if a[i] <= b[i] { yes[i] } else { no[i] })
     }
@@ -254,11 +357,6 @@ impl Simd for Portable {
         // SAFETY: the caller's pointer is good for sixteen bytes.
         let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
         each(|i| f32::from(bytes[i]))
-    }
-    #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
-        // SAFETY: as above.
-        unsafe { to.cast::<[u8; LANES]>().write_unaligned(v.map(|x| x as u8)) }
     }
     #[inline(always)]
     unsafe fn places(winners: *const u8) -> Self::Places {

@@ -102,7 +102,9 @@ impl Linear {
                 let mut part = [0.0; 2 * LANES * 14];
                 let whole = lanes == blocks * LANES;
                 if !whole && finish.add {
-                    for (part, y) in part.chunks_exact_mut(blocks * LANES).zip(y[start * self.units..].chunks(self.units)) {
+                    for (part, y) in
+                        part.chunks_exact_mut(blocks * LANES).zip(y[start * self.units..].chunks(self.units))
+                    {
                         part[..lanes].copy_from_slice(&y[block * LANES..][..lanes]);
                     }
                 }
@@ -130,7 +132,10 @@ impl Linear {
                     });
                 }
                 if !whole {
-                    for (part, y) in part.chunks_exact(blocks * LANES).zip(y[start * self.units..end * self.units].chunks_mut(self.units)) {
+                    for (part, y) in part
+                        .chunks_exact(blocks * LANES)
+                        .zip(y[start * self.units..end * self.units].chunks_mut(self.units))
+                    {
                         y[block * LANES..][..lanes].copy_from_slice(&part[..lanes]);
                     }
                 }
@@ -140,7 +145,15 @@ impl Linear {
     }
 
     /// The gradient of the input, `dx = dy weights` `[n, inputs]`, added to what stands there with `add`.
-    pub fn input_gradient(&self, n: usize, weights: &[f32], dy: &[f32], dx: &mut [f32], add: bool, scratch: &mut Scratch) {
+    pub fn input_gradient(
+        &self,
+        n: usize,
+        weights: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        add: bool,
+        scratch: &mut Scratch,
+    ) {
         assert!(dx.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
         assert!(weights.len() >= self.packing.len(), "weights of the planned size");
         let (units, depth) = (self.packing.blocks() * LANES, self.depth());
@@ -211,7 +224,8 @@ impl Linear {
             }
         }
         let slopes = &scratch.a;
-        let walk = gradient::Walk { count: [1, n], x_step: [0, self.inputs], dy_row: 0, dy_block: n * LANES, fresh: true };
+        let walk =
+            gradient::Walk { count: [1, n], x_step: [0, self.inputs], dy_row: 0, dy_block: n * LANES, fresh: true };
         let (size, depth) = (self.depth() * LANES, self.depth());
         let dw = &mut dw[..self.packing.len()];
         let most = on_path!(self.path, S => S::GRADIENT[1]);

@@ -42,7 +42,10 @@ fn seen(shape: &Shape) -> Option<Shape> {
 
 /// Whether both passes have kernels for a convolution with this window and these groups.
 pub fn suits(window: &Window, groups: usize) -> bool {
-    window.is_plain() && groups == 1 && window.output.iter().all(|outputs| *outputs > 1) && [1, 3, 5, 7].contains(&window.kernel[1])
+    window.is_plain()
+        && groups == 1
+        && window.output.iter().all(|outputs| *outputs > 1)
+        && [1, 3, 5, 7].contains(&window.kernel[1])
 }
 
 /// The forward pass on maps of one kind.

@@ -36,7 +36,10 @@ pub fn mask(y: &[f32], dy: &mut [f32]) {
 
 /// Adds the sums over one example's maps to `sums`, a float a channel up to a full block.
 pub fn add_channel_sums(path: Path, maps: &Maps, x: &[f32], sums: &mut [f32]) {
-    assert!(x.len() >= maps.len() && sums.len() >= maps.blocks() * LANES && maps.lanes == LANES, "maps of the planned size");
+    assert!(
+        x.len() >= maps.len() && sums.len() >= maps.blocks() * LANES && maps.lanes == LANES,
+        "maps of the planned size"
+    );
     // SAFETY: the path is one of the machine's; every pixel is inside `x`, every block inside `sums`.
     on_path!(path, S => unsafe {
         S::run(

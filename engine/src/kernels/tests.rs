@@ -1,11 +1,17 @@
 //! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
 
+mod activation;
+mod copy;
 mod dense;
-mod linear;
 mod depthwise;
-pub(crate) mod reference;
-mod winograd;
+mod linear;
+mod norm;
+mod optimizer;
+mod pool;
 mod pooled;
+pub(crate) mod reference;
+mod softmax;
+mod winograd;
 
 use std::ops::RangeInclusive;
 
@@ -124,4 +130,48 @@ pub(crate) fn close(
         prop_assert!(error < tolerance, "{}[{}] is {}, not {}", what, index, found, expected);
     }
     Ok(())
+}
+
+/// An example's gradients in maps: zero in lanes beyond the last channel.
+pub(super) fn packed_gradient(maps: &Maps, values: &[f32]) -> Vec<f32> {
+    let mut to = vec![0.0; maps.len()];
+    maps.pack(values, &mut to);
+    to
+}
+
+/// Whether lanes beyond the last channel and the halo are zero, as in every gradient.
+pub(super) fn padding_is_zero(maps: &Maps, from: &[f32]) -> bool {
+    packed_gradient(maps, &unpacked(maps, from)) == from
+}
+
+/// Checks a reference's gradients: those of `sum(f(x) * dy)` by `x` are `dx`, as finite differences tell. `x` stays away from
+/// where `f` has a kink.
+pub(super) fn differences(x: &[f64], dx: &[f64], mut f: impl FnMut(&[f64]) -> f64) -> Result<(), TestCaseError> {
+    let step = 1e-5;
+    for index in 0..x.len() {
+        let mut at = |step: f64| {
+            let mut x = x.to_vec();
+            x[index] += step;
+            f(&x)
+        };
+        let slope = (at(step) - at(-step)) / (2.0 * step);
+        let error = (slope - dx[index]).abs() / dx[index].abs().max(1.0);
+        prop_assert!(error < 1e-6, "the reference's gradient [{}] is {}, by differences {}", index, dx[index], slope);
+    }
+    Ok(())
+}
+
+/// The same numbers in `f64`.
+pub(super) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(*value)).collect()
+}
+
+/// The sum of products.
+pub(super) fn product(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Numbers between 0 and 1 that a name stands for.
+pub(super) fn shares(name: &str, count: usize) -> Vec<f32> {
+    noise(name, count).into_iter().map(|value| value.abs()).collect()
 }

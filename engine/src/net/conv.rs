@@ -49,9 +49,8 @@ impl ConvStage {
                 Into::Add(dx) => Some((dx, Finish::ADD)),
                 Into::Nowhere | Into::Place => None,
             };
-            let input = input.map(|(dx, finish)| {
-                (Convolution::gradient(path, &shape, dx.form.maps(), dy.form.maps()), dx, finish)
-            });
+            let input = input
+                .map(|(dx, finish)| (Convolution::gradient(path, &shape, dx.form.maps(), dy.form.maps()), dx, finish));
             Backward { dy, weights: WeightGradient::new(path, &shape, x_maps, dy.form.maps()), input }
         });
         Self {

@@ -2,8 +2,8 @@
 
 use crate::graph::ParameterId;
 use crate::kernels::dense::Finish;
-use crate::kernels::slopes;
 use crate::kernels::linear::{Linear, Scratch};
+use crate::kernels::slopes;
 use crate::simd::Path;
 
 use super::memory::Place;

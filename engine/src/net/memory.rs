@@ -29,7 +29,6 @@ impl Form {
             Self::Row(_) => unreachable!("the graph knows which values are maps"),
         }
     }
-
 }
 
 /// A value's place: a buffer with the examples one after the other.

@@ -45,13 +45,7 @@ enum Algorithm {
 
 impl PooledStage {
     /// `None` where the kernels of this layer do not suit it.
-    pub(super) fn new(
-        op: &LayerOp,
-        wiring: &Wiring,
-        path: Path,
-        batch: usize,
-        layouts: &mut [Layout],
-    ) -> Option<Self> {
+    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, batch: usize, layouts: &mut [Layout]) -> Option<Self> {
         let LayerOp::Conv { weight, bias, .. } = op else { return None };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
@@ -117,9 +111,16 @@ impl Stage for PooledStage {
         let (y, winners) = ((&mut **y, y_len), (self.winners.as_mut_slice(), winners_len));
         match &self.forward {
             Algorithm::Rows(forward) => {
-                parallel::groups2_with(run.n, 1, y, winners, || forward.scratch(), |scratch, example, y, winners| {
-                    forward.run(packed, bias, &x[example * x_len..][..x_len], y, winners, scratch);
-                });
+                parallel::groups2_with(
+                    run.n,
+                    1,
+                    y,
+                    winners,
+                    || forward.scratch(),
+                    |scratch, example, y, winners| {
+                        forward.run(packed, bias, &x[example * x_len..][..x_len], y, winners, scratch);
+                    },
+                );
             }
             Algorithm::Winograd { kernel, maps, weights } => {
                 let scratch = || (Buffer::zeros(kernel.scratch_len()), Buffer::zeros(GROUP * maps.len()));

@@ -30,7 +30,15 @@ impl Builder {
         self.graph.add(op, inputs).expect("it fits")
     }
 
-    pub(super) fn conv(&mut self, x: Value, filters: usize, kernel: usize, stride: usize, groups: usize, bias: bool) -> Value {
+    pub(super) fn conv(
+        &mut self,
+        x: Value,
+        filters: usize,
+        kernel: usize,
+        stride: usize,
+        groups: usize,
+        bias: bool,
+    ) -> Value {
         let &[channels, height, width] = self.graph.shape(x) else { panic!("maps") };
         let before = [(kernel - 1) / 2; 2];
         let output = [height, width].map(|size| (size - 1) / stride + 1);
@@ -154,7 +162,12 @@ pub(super) fn check(what: &str, graph: &Graph, n: usize) {
                     let expected: Vec<f64> = gradients[index].iter().map(|(_, slope)| *slope).collect();
                     close(&format!("{what}: gradient {name}, round {round}"), &found, &expected, 1e-4);
                 } else {
-                    close(&format!("{what}: statistics {name}"), &net.parameter(index), &trained.parameters[index], 1e-5);
+                    close(
+                        &format!("{what}: statistics {name}"),
+                        &net.parameter(index),
+                        &trained.parameters[index],
+                        1e-5,
+                    );
                 }
             }
         }

@@ -165,7 +165,8 @@ impl<'a> Plan<'a> {
         let count = self.graph.nodes().len();
         let mut asked = vec![false; count];
         for layer in self.layers {
-            asked[layer.output.index()] = has_weights(&layer.op) || layer.inputs.iter().any(|input| asked[input.index()]);
+            asked[layer.output.index()] =
+                has_weights(&layer.op) || layer.inputs.iter().any(|input| asked[input.index()]);
         }
         // Each value's group, by the value that leads it.
         let mut leader: Vec<usize> = (0..count).collect();
@@ -226,10 +227,7 @@ impl<'a> Plan<'a> {
 
 /// Whether a layer has parameters of its own.
 fn has_weights(op: &LayerOp) -> bool {
-    matches!(
-        op,
-        LayerOp::Conv { .. } | LayerOp::Linear { .. } | LayerOp::BatchNorm { .. } | LayerOp::RowNorm { .. }
-    )
+    matches!(op, LayerOp::Conv { .. } | LayerOp::Linear { .. } | LayerOp::BatchNorm { .. } | LayerOp::RowNorm { .. })
 }
 
 fn widen(form: &mut Form, halo: Halo) {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{EXPONENT, Simd};
 
 /// One register a vector.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,7 @@ pub(crate) struct Avx512;
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
 impl Simd for Avx512 {
     type V = __m512;
+    type M = __mmask16;
     // As the two-source permutation wants them.
     type Places = __m512i;
     // 28 of 32 registers are sums; two hold weights.
@@ -70,6 +71,62 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), yes) }
     }
     #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn greater(a: __m512, b: __m512) -> __mmask16 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn is_nan(a: __m512) -> __mmask16 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __mmask16, b: __mmask16) -> __mmask16 {
+        a | b
+    }
+    #[inline(always)]
+    unsafe fn select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
+        unsafe { _mm512_mask_mov_ps(no, mask, yes) }
+    }
+    #[inline(always)]
+    unsafe fn mask(bits: u16) -> __mmask16 {
+        bits
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), n) }
+    }
+    #[inline(always)]
+    unsafe fn scale(a: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(first(count), from) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, v: __m512, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, first(count), v) }
+    }
+    #[inline(always)]
+    unsafe fn interleave(a: __m512, b: __m512) -> [__m512; 2] {
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: __m512) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn equal_bytes(from: *const u8, byte: u8) -> __mmask16 {
+        unsafe { _mm_cmpeq_epi8_mask(_mm_loadu_si128(from.cast()), _mm_set1_epi8(byte.cast_signed())) }
+    }
+    #[inline(always)]
     unsafe fn if_at_most(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
         unsafe { _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), yes) }
     }
@@ -80,10 +137,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, v: __m512) {
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
     #[inline(always)]
     unsafe fn places(winners: *const u8) -> __m512i {
@@ -102,7 +155,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_permutex2var_ps(upper, places, lower) }
     }
     #[inline(always)]
-    unsafe fn select(
+    unsafe fn compress(
         bytes: *const u8,
         which: u8,
         from: __m512,
@@ -123,6 +176,12 @@ impl Simd for Avx512 {
     }
 }
 
+/// A mask of the first lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    ((1_u32 << count) - 1) as __mmask16
+}
+
 /// Two registers a vector.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx2;
@@ -135,6 +194,8 @@ fn both(f: impl Fn(usize) -> __m256) -> [__m256; 2] {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
 impl Simd for Avx2 {
     type V = [__m256; 2];
+    // All bits of a lane, or none.
+    type M = [__m256; 2];
     /// The column, and the sign for the lower row.
     type Places = [__m256i; 2];
     // 12 of 16 registers are sums; two hold weights.
@@ -222,6 +283,106 @@ impl Simd for Avx2 {
         )
     }
     #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_div_ps(a[i], b[i]) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a[i], b[i]) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn is_nan(a: Self::V) -> Self::M {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(a[i], a[i]) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::M, b: Self::M) -> Self::M {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_or_ps(a[i], b[i]) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_blendv_ps(no[i], yes[i], mask[i]) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn mask(bits: u16) -> Self::M {
+        both(
+            #[inline(always)]
+            |i| unsafe {
+                let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let bits = _mm256_set1_epi32(i32::from(bits >> (8 * i)));
+                _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, lanes), lanes))
+            },
+        )
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(n: Self::V) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe {
+                let bits = _mm256_castps_si256(_mm256_add_ps(n[i], _mm256_set1_ps(EXPONENT)));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(bits))
+            },
+        )
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self::V {
+        both(
+            #[inline(always)]
+            |i| unsafe { _mm256_maskload_ps(from.wrapping_add(8 * i), half_first(count, i)) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, v: Self::V, count: usize) {
+        unsafe {
+            _mm256_maskstore_ps(to, half_first(count, 0), v[0]);
+            _mm256_maskstore_ps(to.wrapping_add(8), half_first(count, 1), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        [0, 1].map(
+            #[inline(always)]
+            |i| unsafe {
+                let (low, high) = (_mm256_unpacklo_ps(a[i], b[i]), _mm256_unpackhi_ps(a[i], b[i]));
+                [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+            },
+        )
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn equal_bytes(from: *const u8, byte: u8) -> Self::M {
+        unsafe {
+            let equal = _mm_cmpeq_epi8(_mm_loadu_si128(from.cast()), _mm_set1_epi8(byte.cast_signed()));
+            let halves = [equal, _mm_srli_si128::<8>(equal)];
+            both(
+                #[inline(always)]
+                |i| _mm256_castsi256_ps(_mm256_cvtepi8_epi32(halves[i])),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn if_at_most(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         both(
             #[inline(always)]
@@ -241,15 +402,6 @@ impl Simd for Avx2 {
             #[inline(always)]
             |i| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8 * i).cast()))) },
         )
-    }
-    #[inline(always)]
-    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
-        unsafe {
-            let pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
-            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(to.cast(), bytes);
-        }
     }
     #[inline(always)]
     unsafe fn places(winners: *const u8) -> Self::Places {
@@ -280,5 +432,15 @@ impl Simd for Avx2 {
                 _mm256_blendv_ps(upper, lower, _mm256_castsi256_ps(places[i]))
             },
         )
+    }
+}
+
+/// A mask of the first lanes that are in half number `half`.
+#[inline(always)]
+unsafe fn half_first(count: usize, half: usize) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32 - 8 * half as i32), lanes)
     }
 }

@@ -207,7 +207,7 @@ impl Lists {
                         let pixel = first + (2 * index + winner / 2) * 2 * width + 2 * column + winner % 2;
                         let count = self.pixels.counts.as_mut_ptr().add(pixel);
                         let end = pixel * self.pixels.room + *count as usize;
-                        *count += S::select(
+                        *count += S::compress(
                             winners.add(column * LANES),
                             winner as u8,
                             slopes,

@@ -29,11 +29,13 @@ fn check(path: Path, n: usize, inputs: usize, units: usize, finish: Finish) -> R
     close("y", &y, &expected, (inputs as f64).sqrt(), 1e-5)?;
 
     let mut dx = noise("dx", n * inputs);
-    let expected: Vec<f64> = (0..n * inputs).map(|at| {
-        let (example, k) = (at / inputs, at % inputs);
-        let products = (0..units).map(|unit| wide(dy[example * units + unit]) * wide(weights[unit * inputs + k]));
-        products.sum::<f64>() + if finish.add { wide(dx[at]) } else { 0.0 }
-    }).collect();
+    let expected: Vec<f64> = (0..n * inputs)
+        .map(|at| {
+            let (example, k) = (at / inputs, at % inputs);
+            let products = (0..units).map(|unit| wide(dy[example * units + unit]) * wide(weights[unit * inputs + k]));
+            products.sum::<f64>() + if finish.add { wide(dx[at]) } else { 0.0 }
+        })
+        .collect();
     linear.input_gradient(n, &packed, &dy, &mut dx, finish.add, &mut scratch);
     close("dx", &dx, &expected, (units as f64).sqrt(), 1e-5)?;
 
@@ -41,10 +43,12 @@ fn check(path: Path, n: usize, inputs: usize, units: usize, finish: Finish) -> R
     linear.weight_gradient(n, &x, &dy, &mut dw, &mut scratch);
     let mut plain = vec![0.0; weights.len()];
     linear.packing().unpack(&dw, &mut plain);
-    let expected: Vec<f64> = (0..units * inputs).map(|at| {
-        let (unit, k) = (at / inputs, at % inputs);
-        (0..n).map(|example| wide(dy[example * units + unit]) * wide(x[example * inputs + k])).sum()
-    }).collect();
+    let expected: Vec<f64> = (0..units * inputs)
+        .map(|at| {
+            let (unit, k) = (at / inputs, at % inputs);
+            (0..n).map(|example| wide(dy[example * units + unit]) * wide(x[example * inputs + k])).sum()
+        })
+        .collect();
     close("dw", &plain, &expected, (n as f64).sqrt(), 1e-5)?;
     let mut again = vec![0.0; dw.len()];
     linear.packing().pack(&plain, &mut again);

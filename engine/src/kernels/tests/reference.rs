@@ -4,7 +4,7 @@ use crate::kernels::dense::Shape;
 use crate::window::Window;
 
 /// The outputs of a window.
-fn outputs(window: &Window) -> impl Iterator<Item = [usize; 2]> + use<> {
+pub(super) fn outputs(window: &Window) -> impl Iterator<Item = [usize; 2]> + use<> {
     let [height, width] = window.output;
     (0..height).flat_map(move |row| (0..width).map(move |column| [row, column]))
 }

@@ -35,7 +35,8 @@ impl<'a> Reference<'a> {
         for (index, parameter) in self.graph.parameters().iter().enumerate() {
             let mut gradient = Vec::new();
             // As many as a test has time for, spread by a step that no layout has.
-            let places = (0..if parameter.trained { SAMPLES } else { 0 }).map(|sample| sample * 1009 % parameters[index].len());
+            let places =
+                (0..if parameter.trained { SAMPLES } else { 0 }).map(|sample| sample * 1009 % parameters[index].len());
             for place in places {
                 let mut at = |value: f64| {
                     moved[index][place] = value;
@@ -131,16 +132,22 @@ impl<'a> Reference<'a> {
                     if train && *rate > 0.0 {
                         let mut dropped = vec![false; y.len()];
                         super::drop(*number, &mut dropped);
-                        y.iter_mut().zip(dropped).for_each(|(y, dropped)| *y *= if dropped { 0.0 } else { 1.0 / (1.0 - rate) });
+                        y.iter_mut()
+                            .zip(dropped)
+                            .for_each(|(y, dropped)| *y *= if dropped { 0.0 } else { 1.0 / (1.0 - rate) });
                     }
                     y
                 }
                 Op::Flatten => input(0).to_vec(),
                 Op::Add => input(0).iter().zip(input(1)).map(|(a, b)| a + b).collect(),
                 Op::Concat => {
-                    let lengths: Vec<usize> = node.inputs.iter().map(|input| self.graph.shape(*input).iter().product()).collect();
+                    let lengths: Vec<usize> =
+                        node.inputs.iter().map(|input| self.graph.shape(*input).iter().product()).collect();
                     let example = |example: usize| {
-                        lengths.iter().enumerate().flat_map(move |(index, len)| input(index)[example * len..][..*len].to_vec())
+                        lengths
+                            .iter()
+                            .enumerate()
+                            .flat_map(move |(index, len)| input(index)[example * len..][..*len].to_vec())
                     };
                     (0..self.n).flat_map(example).collect()
                 }
@@ -151,7 +158,16 @@ impl<'a> Reference<'a> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a definition with all that it needs")]
-    fn conv(&self, window: &Window, groups: usize, shape: &[usize], filters: usize, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    fn conv(
+        &self,
+        window: &Window,
+        groups: usize,
+        shape: &[usize],
+        filters: usize,
+        x: &[f64],
+        w: &[f64],
+        b: &[f64],
+    ) -> Vec<f64> {
         let (size, plane, taps) = ([shape[1], shape[2]], shape[1] * shape[2], window.taps());
         let (ins, outs) = (shape[0] / groups, filters / groups);
         let mut y = Vec::new();
@@ -193,7 +209,13 @@ fn activation(function: Activation, x: f64) -> f64 {
     match function {
         Activation::Relu => x.max(0.0),
         Activation::Relu6 => x.clamp(0.0, 6.0),
-        Activation::LeakyRelu => if x > 0.0 { x } else { 0.01 * x },
+        Activation::LeakyRelu => {
+            if x > 0.0 {
+                x
+            } else {
+                0.01 * x
+            }
+        }
         Activation::Gelu => x * 0.5 * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
         Activation::Silu => x * sigmoid(x),
         Activation::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,

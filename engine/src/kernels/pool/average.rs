@@ -1,0 +1,215 @@
+//! The mean of each window.
+
+use super::Places;
+use crate::kernels::view::{View, get, put};
+use crate::maps::Maps;
+use crate::simd::{LANES, Path, Simd, on_path};
+use crate::window::Window;
+
+/// Outputs of a row that are summed side by side.
+const SIDE: usize = 4;
+
+/// The mean of each window.
+#[derive(Debug)]
+pub struct AvgPool {
+    path: Path,
+    places: Places,
+    /// What each output's sum is multiplied by, `[H'][W']`.
+    shares: Vec<f32>,
+}
+
+impl AvgPool {
+    /// From maps like `x` to maps like `y`; gradients lie like these. With `count_padding` every sum is divided by all taps, else
+    /// by those inside the maps.
+    pub fn new(path: Path, window: &Window, count_padding: bool, x: Maps, y: Maps) -> Self {
+        let places = Places::new(window, x, y);
+        let share = |rows: usize, columns: usize| {
+            let taps = if count_padding { window.taps() } else { rows * columns };
+            (1.0 / taps as f64) as f32
+        };
+        let [rows, columns] = &places.taps;
+        let shares = rows.iter().flat_map(|row| columns.iter().map(|column| share(row.len(), column.len())));
+        // A window that holds nothing has the mean zero.
+        let shares = shares.map(|share| if share.is_finite() { share } else { 0.0 }).collect();
+        Self { path, places, shares }
+    }
+
+    /// One example.
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
+        assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
+        let (x, y) = (x.as_ptr(), y.as_mut_ptr());
+        // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
+        on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.sums::<S>(x, y)) });
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd>(&self, x: *const f32, y: *mut f32) {
+        let Places { window, x: x_maps, y: y_maps, taps, inner, .. } = &self.places;
+        for block in 0..y_maps.blocks() {
+            for (line, rows) in taps[0].iter().enumerate() {
+                let shares = &self.shares[line * window.output[1]..][..window.output[1]];
+                let top = if rows.is_empty() { 0 } else { self.places.source_row(line, rows.start) };
+                // SAFETY: the caller's.
+                unsafe {
+                    let x = x.add(block * x_maps.block() + top);
+                    let y = y.add(y_maps.at(block, line as isize, 0));
+                    let steps = [window.dilation[0] * x_maps.row(), window.dilation[1] * LANES];
+                    let mut column = 0;
+                    while column < window.output[1] {
+                        let columns = &taps[1][column];
+                        let start =
+                            if columns.is_empty() { 0 } else { self.places.source_column(column, columns.start) };
+                        let x = x.add(start * LANES);
+                        let y = y.add(column * LANES);
+                        let count = [rows.len(), columns.len()];
+                        let step = window.stride[1] * LANES;
+                        let shares = &shares[column..];
+                        if inner.contains(&column) && column + SIDE <= inner.end {
+                            match window.kernel[1] {
+                                2 => mean::<S, SIDE, 2>(count, steps, step, shares, x, y),
+                                3 => mean::<S, SIDE, 3>(count, steps, step, shares, x, y),
+                                _ => mean::<S, SIDE, 0>(count, steps, step, shares, x, y),
+                            }
+                            column += SIDE;
+                        } else {
+                            mean::<S, 1, 0>(count, steps, step, shares, x, y);
+                            column += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One example's gradient of `x`, from those of `y`: it overwrites what stands there, or is added to it.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32], add: bool) {
+        assert!(dx.len() >= self.places.x.len() && dy.len() >= self.places.y.len(), "maps of the planned size");
+        let (dy, dx) = (dy.as_ptr(), dx.as_mut_ptr());
+        // SAFETY: as in `forward`.
+        on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.gather::<S>(dy, dx, add)) });
+    }
+
+    #[inline(always)]
+    unsafe fn gather<S: Simd>(&self, dy: *const f32, dx: *mut f32, add: bool) {
+        let Places { window, x: x_maps, y: y_maps, uses, .. } = &self.places;
+        for block in 0..x_maps.blocks() {
+            for (row, rows) in uses[0].iter().enumerate() {
+                for (column, columns) in uses[1].iter().enumerate() {
+                    // SAFETY: the caller's.
+                    unsafe {
+                        let dx = dx.add(x_maps.at(block, row as isize, 0) + column * LANES);
+                        let mut sum = if add { S::load(dx) } else { S::splat(0.0) };
+                        for (line, _) in rows {
+                            let dy = dy.add(y_maps.at(block, *line as isize, 0));
+                            let shares = self.shares.as_ptr().add(line * window.output[1]);
+                            for (output, _) in columns {
+                                let share = S::splat(*shares.add(*output));
+                                sum = S::fma(S::load(dy.add(output * LANES)), share, sum);
+                            }
+                        }
+                        S::store(dx, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The means of `OUTPUTS` outputs that are `step` floats apart, of `count` rows and columns of taps; `COLUMNS` as far as known.
+#[expect(clippy::needless_range_loop, reason = "with iterators the sums would live in memory")]
+#[inline(always)]
+unsafe fn mean<S: Simd, const OUTPUTS: usize, const COLUMNS: usize>(
+    count: [usize; 2],
+    steps: [usize; 2],
+    step: usize,
+    shares: &[f32],
+    x: *const f32,
+    y: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let columns = if COLUMNS > 0 { COLUMNS } else { count[1] };
+        let mut sums = [S::splat(0.0); OUTPUTS];
+        for row in 0..count[0] {
+            for column in 0..columns {
+                let x = x.add(row * steps[0] + column * steps[1]);
+                for output in 0..OUTPUTS {
+                    sums[output] = S::add(sums[output], S::load(x.add(output * step)));
+                }
+            }
+        }
+        for output in 0..OUTPUTS {
+            S::store(y.add(output * LANES), S::mul(sums[output], S::splat(shares[output])));
+        }
+    }
+}
+
+/// The mean of each map: from maps to a row of as many numbers as there are channels.
+#[derive(Debug)]
+pub struct GlobalAvgPool {
+    path: Path,
+    x: View,
+}
+
+impl GlobalAvgPool {
+    /// From maps like `x`; gradients lie like these.
+    pub fn new(path: Path, x: &Maps) -> Self {
+        Self { path, x: View::maps(x) }
+    }
+
+    fn share(&self) -> f32 {
+        (1.0 / self.x.count() as f64) as f32
+    }
+
+    /// One example.
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
+        let view = &self.x;
+        assert!(x.len() >= view.len() && y.len() >= view.channels, "operands of the planned size");
+        // SAFETY: the lengths are checked; the path is the machine's.
+        on_path!(self.path, S => unsafe {
+            S::run(#[inline(always)] || {
+                for block in 0..view.blocks() {
+                    // A sum a row, so that large maps lose no digits.
+                    let mut sum = S::splat(0.0);
+                    for row in 0..view.rows {
+                        let x = x.as_ptr().add(view.at(block) + row * view.row);
+                        let mut line = [S::splat(0.0); 2];
+                        for pair in 0..view.pixels / 2 {
+                            line[0] = S::add(line[0], S::load(x.add(2 * pair * LANES)));
+                            line[1] = S::add(line[1], S::load(x.add((2 * pair + 1) * LANES)));
+                        }
+                        if view.pixels % 2 == 1 {
+                            line[0] = S::add(line[0], S::load(x.add((view.pixels - 1) * LANES)));
+                        }
+                        sum = S::add(sum, S::add(line[0], line[1]));
+                    }
+                    let lanes = (view.channels - block * LANES).min(LANES);
+                    put::<S>(y.as_mut_ptr().add(block * LANES), S::mul(sum, S::splat(self.share())), lanes);
+                }
+            });
+        });
+    }
+
+    /// One example's gradient of `x`, from that of the row: it overwrites what stands there, or is added to it.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32], add: bool) {
+        let view = &self.x;
+        assert!(dx.len() >= view.len() && dy.len() >= view.channels, "operands of the planned size");
+        // SAFETY: as in `forward`.
+        on_path!(self.path, S => unsafe {
+            S::run(#[inline(always)] || {
+                for block in 0..view.blocks() {
+                    // Lanes beyond the last channel get zeros.
+                    let lanes = (view.channels - block * LANES).min(LANES);
+                    let slope = S::mul(get::<S>(dy.as_ptr().add(block * LANES), lanes), S::splat(self.share()));
+                    for row in 0..view.rows {
+                        let dx = dx.as_mut_ptr().add(view.at(block) + row * view.row);
+                        for pixel in 0..view.pixels {
+                            let dx = dx.add(pixel * LANES);
+                            S::store(dx, if add { S::add(slope, S::load(dx)) } else { slope });
+                        }
+                    }
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! The largest of each window.
+
+use super::Places;
+use crate::maps::Maps;
+use crate::simd::{LANES, Path, Simd, on_path};
+use crate::window::Window;
+
+/// Outputs of a row that are computed side by side: enough to hide a comparison's latency.
+const SIDE: usize = 4;
+
+/// Taps that a byte can name.
+const BYTE: usize = 256;
+
+/// The largest element of each window. Of equal ones the first in the order of rows gets the gradient; one that is
+/// not a number wins and stays.
+#[derive(Debug)]
+pub struct MaxPool {
+    path: Path,
+    places: Places,
+}
+
+/// The taps of one output, or of some side by side.
+struct Taps {
+    rows: usize,
+    columns: usize,
+    /// Floats from a tap to the next row's and column's, and from an output to the next one's.
+    row: usize,
+    column: usize,
+    output: usize,
+    /// The first tap's number, and from a row to the next.
+    first: usize,
+    line: usize,
+}
+
+impl MaxPool {
+    /// From maps like `x` to maps like `y`. Gradients lie like these.
+    pub fn new(path: Path, window: &Window, x: Maps, y: Maps) -> Self {
+        assert!(window.taps() <= usize::from(u16::MAX) + 1, "taps that two bytes can name");
+        Self { path, places: Places::new(window, x, y) }
+    }
+
+    /// Bytes that an example's winning taps take, for the gradient.
+    pub fn kept(&self) -> usize {
+        self.places.window.outputs() * self.places.y.blocks() * LANES * self.bytes()
+    }
+
+    /// Bytes of a tap's number.
+    fn bytes(&self) -> usize {
+        if self.places.window.taps() <= BYTE { 1 } else { 2 }
+    }
+
+    /// One example, with the taps that won if a gradient is to follow.
+    pub fn forward(&self, x: &[f32], y: &mut [f32], kept: Option<&mut [u8]>) {
+        assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
+        assert!(kept.as_ref().is_none_or(|kept| kept.len() >= self.kept()), "a place for every tap");
+        let (x, y, bytes) = (x.as_ptr(), y.as_mut_ptr(), self.bytes());
+        // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
+        on_path!(self.path, S => unsafe {
+            S::run(#[inline(always)] || match kept {
+                None => self.scan::<S, 0>(x, y, std::ptr::null_mut()),
+                Some(kept) if bytes == 1 => self.scan::<S, 1>(x, y, kept.as_mut_ptr()),
+                Some(kept) => self.scan::<S, 2>(x, y, kept.as_mut_ptr()),
+            });
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn scan<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, mut kept: *mut u8) {
+        let Places { window, x: x_maps, y: y_maps, taps, inner, .. } = &self.places;
+        for block in 0..y_maps.blocks() {
+            for (line, rows) in taps[0].iter().enumerate() {
+                let top = if rows.is_empty() { 0 } else { self.places.source_row(line, rows.start) };
+                // SAFETY: the caller's.
+                unsafe {
+                    let x = x.add(block * x_maps.block() + top);
+                    let y = y.add(y_maps.at(block, line as isize, 0));
+                    let mut of = Taps {
+                        rows: rows.len(),
+                        columns: 0,
+                        row: window.dilation[0] * x_maps.row(),
+                        column: window.dilation[1] * LANES,
+                        output: window.stride[1] * LANES,
+                        first: 0,
+                        line: window.kernel[1],
+                    };
+                    let mut column = 0;
+                    while column < window.output[1] {
+                        let columns = &taps[1][column];
+                        of.columns = columns.len();
+                        of.first = rows.start * window.kernel[1] + columns.start;
+                        let start =
+                            if columns.is_empty() { 0 } else { self.places.source_column(column, columns.start) };
+                        let x = x.add(start * LANES);
+                        let y = y.add(column * LANES);
+                        if inner.contains(&column) && column + SIDE <= inner.end {
+                            match window.kernel[1] {
+                                2 => largest::<S, KEEP, SIDE, 2>(&of, x, y, kept),
+                                3 => largest::<S, KEEP, SIDE, 3>(&of, x, y, kept),
+                                _ => largest::<S, KEEP, SIDE, 0>(&of, x, y, kept),
+                            }
+                            kept = kept.wrapping_add(SIDE * LANES * KEEP);
+                            column += SIDE;
+                        } else {
+                            largest::<S, KEEP, 1, 0>(&of, x, y, kept);
+                            kept = kept.wrapping_add(LANES * KEEP);
+                            column += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One example's gradient of `x`, from those of `y`: it overwrites what stands there, or is added to it.
+    pub fn backward(&self, kept: &[u8], dy: &[f32], dx: &mut [f32], add: bool) {
+        assert!(dx.len() >= self.places.x.len() && dy.len() >= self.places.y.len(), "maps of the planned size");
+        assert!(kept.len() >= self.kept(), "a place for every tap");
+        let (kept, dy, dx, bytes) = (kept.as_ptr(), dy.as_ptr(), dx.as_mut_ptr(), self.bytes());
+        // SAFETY: as in `forward`.
+        on_path!(self.path, S => unsafe {
+            S::run(#[inline(always)] || match bytes {
+                1 => self.gather::<S, 1>(kept, dy, dx, add),
+                _ => self.gather::<S, 2>(kept, dy, dx, add),
+            });
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn gather<S: Simd, const KEEP: usize>(&self, kept: *const u8, dy: *const f32, dx: *mut f32, add: bool) {
+        let Places { window, x: x_maps, y: y_maps, uses, .. } = &self.places;
+        for block in 0..x_maps.blocks() {
+            // SAFETY: the caller's.
+            unsafe {
+                let kept = kept.add(block * window.outputs() * LANES * KEEP);
+                for (row, rows) in uses[0].iter().enumerate() {
+                    let dx = dx.add(x_maps.at(block, row as isize, 0));
+                    for (column, columns) in uses[1].iter().enumerate() {
+                        let dx = dx.add(column * LANES);
+                        let mut sum = if add { S::load(dx) } else { S::splat(0.0) };
+                        for (line, ky) in rows {
+                            let dy = dy.add(y_maps.at(block, *line as isize, 0));
+                            for (output, kx) in columns {
+                                let tap = ky * window.kernel[1] + kx;
+                                let kept = kept.add((line * window.output[1] + output) * LANES * KEEP);
+                                let won = if KEEP == 1 {
+                                    S::equal_bytes(kept, tap as u8)
+                                } else {
+                                    equal_pairs::<S>(kept, tap as u16)
+                                };
+                                let slope = S::load(dy.add(output * LANES));
+                                sum = S::add(sum, S::select(won, slope, S::splat(0.0)));
+                            }
+                        }
+                        S::store(dx, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The largest of the taps of `OUTPUTS` outputs side by side; `COLUMNS` taps a row, 0 for any number. `KEEP` bytes are kept of a
+/// winning tap's number.
+// Loops over indices: with iterators the vectors would live in memory.
+#[expect(clippy::needless_range_loop, reason = "see above")]
+#[inline(always)]
+unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: usize>(
+    taps: &Taps,
+    x: *const f32,
+    y: *mut f32,
+    kept: *mut u8,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let columns = if COLUMNS > 0 { COLUMNS } else { taps.columns };
+        let mut best = [S::splat(f32::NEG_INFINITY); OUTPUTS];
+        // A window of nothing but minus infinity takes its first element.
+        let mut place = [S::splat(taps.first as f32); OUTPUTS];
+        for row in 0..taps.rows {
+            let mut number = S::splat((taps.first + row * taps.line) as f32);
+            for column in 0..columns {
+                let x = x.add(row * taps.row + column * taps.column);
+                for output in 0..OUTPUTS {
+                    let x = S::load(x.add(output * taps.output));
+                    let wins = S::or(S::greater(x, best[output]), S::is_nan(x));
+                    best[output] = S::select(wins, x, best[output]);
+                    if KEEP > 0 {
+                        place[output] = S::select(wins, number, place[output]);
+                    }
+                }
+                number = S::add(number, S::splat(1.0));
+            }
+        }
+        for output in 0..OUTPUTS {
+            S::store(y.add(output * LANES), best[output]);
+            match KEEP {
+                0 => {}
+                1 => S::store_bytes(kept.add(output * LANES), place[output]),
+                _ => store_pairs::<S>(kept.add(output * LANES * 2), place[output]),
+            }
+        }
+    }
+}
+
+/// Writes sixteen whole numbers as two bytes each. Windows so large are rare: no care is taken.
+#[inline(always)]
+unsafe fn store_pairs<S: Simd>(to: *mut u8, v: S::V) {
+    let mut numbers = [0.0; LANES];
+    // SAFETY: the caller's.
+    unsafe {
+        S::store(numbers.as_mut_ptr(), v);
+        to.cast::<[[u8; 2]; LANES]>().write_unaligned(numbers.map(|number| (number as u16).to_ne_bytes()));
+    }
+}
+
+/// Which of sixteen numbers of two bytes are `number`.
+#[inline(always)]
+unsafe fn equal_pairs<S: Simd>(from: *const u8, number: u16) -> S::M {
+    // SAFETY: the caller's.
+    unsafe {
+        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
+        let equal = |lane: usize| u16::from(u16::from_ne_bytes(pairs[lane]) == number) << lane;
+        S::mask((0..LANES).fold(0, |bits, lane| bits | equal(lane)))
+    }
+}
