@@ -253,6 +253,24 @@ impl Graph {
         Ok(self.output)
     }
 
+    /// The same graph without dropout, for outputs alone.
+    #[must_use]
+    pub fn without_dropout(&self) -> Self {
+        let mut lean = Self { nodes: Vec::new(), parameters: self.parameters.clone(), output: self.output };
+        let mut renamed = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let inputs: Vec<Value> = node.inputs.iter().map(|input| renamed[input.0]).collect();
+            if matches!(node.op, Op::Dropout { .. }) {
+                renamed.push(inputs[0]);
+            } else {
+                renamed.push(Value(lean.nodes.len()));
+                lean.nodes.push(Node { inputs, ..node.clone() });
+            }
+        }
+        lean.output = renamed[self.output.0];
+        lean
+    }
+
     fn infer(&self, op: &Op, inputs: &[Value]) -> Result<Vec<usize>, Unfit> {
         let unfit = |problem: String| Err(Unfit(problem));
         let one = || match inputs {

@@ -9,11 +9,16 @@ mod convolution;
 mod linear;
 mod lower;
 mod memory;
+mod norms;
 mod parameters;
 mod pooled;
+mod pools;
+mod simple;
 mod wiring;
 
 use crate::graph::{Graph, Unfit};
+use crate::kernels::optimizer::{Rule, Step};
+use crate::parallel;
 use crate::simd::Path;
 
 use lower::{Layer, LayerOp};
@@ -89,6 +94,14 @@ impl Net {
     /// # Errors
     /// The graph holds what cannot be planned.
     pub fn new(graph: &Graph, batch: usize, purpose: Purpose, path: Path) -> Result<Self, Unfit> {
+        let lean;
+        let graph = match purpose {
+            Purpose::Train => graph,
+            Purpose::Infer => {
+                lean = graph.without_dropout();
+                &lean
+            }
+        };
         let layers = lower::lower(graph, purpose);
         let plan = wiring::wire(graph, &layers, batch, purpose, path);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
@@ -201,10 +214,30 @@ impl Net {
         self.stages.iter_mut().rev().for_each(|stage| stage.backward(&mut run));
     }
 
-    /// Parameters with their gradients and an optimiser's sums, to be changed in place.
-    fn slots(&mut self) -> &mut [Slot] {
+    /// Moves every trained parameter by its gradient: step `number` of `rule`, from 0, with this learning rate and weight decay.
+    pub fn update(&mut self, rule: Rule, rate: f64, decay: f64, number: u64) {
+        let step = Step::new(self.path, rule, rate, decay, number);
+        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained) {
+            slot.begin(rule);
+            let Slot { value, gradient, sums, .. } = slot;
+            let sums = sums.iter_mut().map(|sum| &mut **sum);
+            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(value, gradient, sums));
+        }
         self.stale = true;
-        &mut self.parameters.slots
+    }
+
+    /// What `rule` remembers of a trained parameter, in the order of a file; zeros before the first step.
+    pub fn sums(&mut self, index: usize, rule: Rule) -> Vec<Vec<f32>> {
+        let slot = &mut self.parameters.slots[index];
+        slot.begin(rule);
+        slot.sums.iter().map(|sum| slot.plain(sum)).collect()
+    }
+
+    /// Goes on from what another step left: sum number `sum` of a trained parameter, in the order of a file.
+    pub fn set_sum(&mut self, index: usize, rule: Rule, sum: usize, values: &[f32]) {
+        let slot = &mut self.parameters.slots[index];
+        slot.begin(rule);
+        slot.set_sum(sum, values);
     }
 }
 
@@ -230,7 +263,22 @@ fn stage(
         LayerOp::Linear { weight, bias, relu } => {
             Box::new(linear::LinearStage::new((*weight, *bias), *relu, &wiring, path, layouts))
         }
-        other => return Err(Unfit(format!("{other:?} is not there yet"))),
+        LayerOp::BatchNorm { momentum, norm, relu } => {
+            Box::new(norms::BatchNormStage::new(*momentum, *norm, *relu, &wiring, path, layouts))
+        }
+        LayerOp::RowNorm { groups, epsilon, affine, by_element } => {
+            Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, *by_element, &wiring, path, layouts)?)
+        }
+        LayerOp::Activation(function) => Box::new(simple::ActivationStage::new(*function, &wiring, path)),
+        LayerOp::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, &wiring, path, batch)),
+        LayerOp::AvgPool { window, count_padding } => {
+            Box::new(pools::AvgPoolStage::new(window, *count_padding, &wiring, path))
+        }
+        LayerOp::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(&wiring, path)),
+        LayerOp::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, &wiring, path)),
+        LayerOp::Flatten => Box::new(simple::FlattenStage::new(&wiring, path)),
+        LayerOp::Add { relu } => Box::new(simple::AddStage::new(*relu, &wiring, path)),
+        LayerOp::Concat => Box::new(simple::ConcatStage::new(&wiring, path)),
     })
 }
 

@@ -17,13 +17,13 @@ pub(crate) fn alone() -> bool {
 
 /// Calls `f(scratch, first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart;
 /// `scratch` is made once a thread.
-pub(crate) fn groups_with<S>(
+pub(crate) fn groups_with<S, T: Send>(
     n: usize,
     group: usize,
-    out: &mut [f32],
+    out: &mut [T],
     stride: usize,
     scratch: impl Fn() -> S + Sync + Send,
-    f: impl Fn(&mut S, usize, &mut [f32]) + Sync + Send,
+    f: impl Fn(&mut S, usize, &mut [T]) + Sync + Send,
 ) {
     let (out, size) = (&mut out[..n * stride], group.max(1) * stride);
     if alone() {
@@ -57,7 +57,12 @@ pub(crate) fn groups2_with<S, T: Send>(
 }
 
 /// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
-pub(crate) fn examples(n: usize, out: &mut [f32], stride: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
+pub(crate) fn examples<T: Send>(
+    n: usize,
+    out: &mut [T],
+    stride: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
     groups_with(n, 1, out, stride, || (), |(), index, out| f(index, out));
 }
 
@@ -128,4 +133,28 @@ pub(crate) fn columns(out: &mut [f32], stride: usize, least: usize, f: impl Fn(u
         let part = count.div_ceil(threads).max(least);
         out.par_chunks_mut(part * stride).enumerate().for_each(|(index, out)| f(index * part, out));
     }
+}
+
+/// Elements of a simple loop that are worth another thread.
+const WORTHWHILE: usize = 1 << 15;
+
+/// Calls `f(out, input, sums)` for parts of slices of one length: what it does must not depend on where they are cut.
+pub(crate) fn update<'a>(
+    out: &mut [f32],
+    input: &[f32],
+    sums: impl Iterator<Item = &'a mut [f32]>,
+    f: impl Fn(&mut [f32], &[f32], &mut [&mut [f32]]) + Sync + Send,
+) {
+    let mut sums: Vec<&mut [f32]> = sums.collect();
+    if out.len() < 2 * WORTHWHILE || alone() {
+        f(out, input, &mut sums);
+        return;
+    }
+    let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
+    parts.resize_with(out.len().div_ceil(WORTHWHILE), Vec::new);
+    for sum in sums {
+        parts.iter_mut().zip(sum.chunks_mut(WORTHWHILE)).for_each(|(part, sum)| part.push(sum));
+    }
+    let work = out.par_chunks_mut(WORTHWHILE).zip(input.par_chunks(WORTHWHILE)).zip(parts);
+    work.for_each(|((out, input), mut sums)| f(out, input, &mut sums));
 }

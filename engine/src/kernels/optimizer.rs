@@ -123,7 +123,8 @@ impl Step {
         let done = (self.number + 1) as f64;
         let size = (self.rate / (1.0 - libm::pow(beta1, done))) as f32;
         let root = (1.0 - libm::pow(beta2, done)).sqrt() as f32;
-        let (shrink, epsilon) = (shrink as f32, epsilon as f32);
+        // Never zero: a weight that has had no gradient yet stays where it is.
+        let (shrink, epsilon) = (shrink as f32, (epsilon as f32).max(f32::MIN_POSITIVE));
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
             let g = *g + decay * *w;
             *m = b1 * *m + rest1 * g;

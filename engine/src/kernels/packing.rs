@@ -61,6 +61,11 @@ impl Packing {
         self.starts.len() - 1
     }
 
+    /// The place of a block of outputs' weights: rows of sixteen, one an output.
+    pub(crate) fn block(&self, block: usize) -> std::ops::Range<usize> {
+        self.starts[block]..self.starts[block + 1]
+    }
+
     /// Where a block's weights begin.
     pub(super) fn start(&self, block: usize) -> usize {
         self.starts[block]

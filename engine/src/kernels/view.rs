@@ -49,6 +49,11 @@ impl View {
         }
     }
 
+    /// Channels.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// Blocks of channels.
     pub fn blocks(&self) -> usize {
         self.channels.div_ceil(LANES)

@@ -1,16 +1,18 @@
 //! Convolutions.
 
+use crate::buffer::Buffer;
 use crate::graph::ParameterId;
-use crate::kernels::dense::{Finish, Shape, WeightGradient};
+use crate::kernels::dense::{Finish, Shape};
 use crate::kernels::slopes;
 use crate::parallel;
 use crate::simd::Path;
 
-use super::convolution::{Convolution, packing};
-use super::lower::LayerOp;
+use super::convolution::{Convolution, Weights, layout, scale};
+use super::lower::{Folded, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
 use super::wiring::{Into, Wiring, conv_shape};
+use super::simple::mask;
 use super::{Run, Stage};
 
 pub(super) struct ConvStage {
@@ -21,28 +23,60 @@ pub(super) struct ConvStage {
     x: Place,
     y: Place,
     forward: Convolution,
+    folded: Option<Norm>,
     backward: Option<Backward>,
     spaces: Vec<parallel::Space<()>>,
+}
+
+/// A batch norm that has become part of weights and bias.
+struct Norm {
+    of: Folded,
+    layout: Layout,
+    weights: Buffer,
+    bias: Buffer,
+}
+
+impl Norm {
+    fn prepare(&mut self, weight: ParameterId, bias: Option<ParameterId>, parameters: &Parameters) {
+        let of = &self.of;
+        let value = |id: ParameterId| parameters.value(id);
+        self.weights.copy_from_slice(value(weight));
+        let channels = self.bias.len();
+        let mut factors = vec![0.0; channels];
+        for channel in 0..channels {
+            let wide = |id: ParameterId| f64::from(value(id)[channel]);
+            // Behind the last channel a norm's weight is zero.
+            let factor = wide(of.affine.weight) / (wide(of.variance) + of.epsilon).sqrt();
+            let before = bias.map_or(0.0, wide) - wide(of.mean);
+            factors[channel] = factor as f32;
+            self.bias[channel] = (before * factor + wide(of.affine.bias)) as f32;
+        }
+        scale(&self.layout, &mut self.weights, &factors);
+    }
 }
 
 /// What training needs besides.
 struct Backward {
     dy: Place,
-    weights: WeightGradient,
+    weights: Weights,
     /// The gradient of the input, where somebody asks for it.
     input: Option<(Convolution, Place, Finish)>,
 }
 
 impl ConvStage {
     pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, layouts: &mut [Layout]) -> Self {
-        let LayerOp::Conv { weight, bias, relu, .. } = op else { unreachable!("a convolution") };
+        let LayerOp::Conv { weight, bias, relu, norm, .. } = op else { unreachable!("a convolution") };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
         let shape: Shape = conv_shape(op, x_maps.channels, y_maps.channels);
-        layouts[weight.index()] = Layout::Packed(packing(&shape, &x_maps));
-        if let Some(bias) = bias {
-            layouts[bias.index()] = Layout::Lanes;
-        }
+        let order = layout(&shape, &x_maps);
+        layouts[weight.index()] = order.clone();
+        let norms = norm.iter().flat_map(|of| [of.affine.weight, of.affine.bias, of.mean, of.variance]);
+        bias.iter().copied().chain(norms).for_each(|parameter| layouts[parameter.index()] = Layout::Lanes);
+        let folded = norm.map(|of| {
+            let weights = Buffer::zeros(order.len(shape.outs * shape.ins / shape.groups * shape.window.taps()));
+            Norm { of, layout: order, weights, bias: Buffer::zeros(Layout::Lanes.len(shape.outs)) }
+        });
         let backward = wiring.gradient.map(|dy| {
             let input = match wiring.into[0] {
                 Into::Write(dx) => Some((dx, Finish::PLAIN)),
@@ -51,7 +85,7 @@ impl ConvStage {
             };
             let input = input
                 .map(|(dx, finish)| (Convolution::gradient(path, &shape, dx.form.maps(), dy.form.maps()), dx, finish));
-            Backward { dy, weights: WeightGradient::new(path, &shape, x_maps, dy.form.maps()), input }
+            Backward { dy, weights: Weights::new(path, &shape, x_maps, dy.form.maps()), input }
         });
         Self {
             path,
@@ -61,6 +95,7 @@ impl ConvStage {
             x,
             y,
             forward: Convolution::forward(path, &shape, x_maps, y_maps),
+            folded,
             backward,
             spaces: Vec::new(),
         }
@@ -70,15 +105,23 @@ impl ConvStage {
 impl Stage for ConvStage {
     fn prepare(&mut self, parameters: &Parameters) {
         let weights = parameters.value(self.weight);
-        self.forward.prepare(weights);
+        match &mut self.folded {
+            Some(norm) => {
+                norm.prepare(self.weight, self.bias, parameters);
+                self.forward.prepare(&norm.weights);
+            }
+            None => self.forward.prepare(weights),
+        }
         if let Some(Backward { input: Some((gradient, ..)), .. }) = &mut self.backward {
             gradient.prepare(weights);
         }
     }
 
     fn forward(&mut self, run: &mut Run<'_>) {
-        let weights = run.parameters.value(self.weight);
-        let bias = self.bias.map(|bias| run.parameters.value(bias));
+        let (weights, bias) = match &self.folded {
+            Some(norm) => (&*norm.weights, Some(&*norm.bias)),
+            None => (run.parameters.value(self.weight), self.bias.map(|bias| run.parameters.value(bias))),
+        };
         let finish = if self.relu { Finish::RELU } else { Finish::PLAIN };
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
         self.forward.run(run.n, weights, bias, x, y, finish);
@@ -87,13 +130,9 @@ impl Stage for ConvStage {
     fn backward(&mut self, run: &mut Run<'_>) {
         let Some(backward) = &self.backward else { return };
         let dy_place = backward.dy;
-        let (x_len, y_len, dy_len) = (self.x.form.len(), self.y.form.len(), dy_place.form.len());
+        let (x_len, dy_len) = (self.x.form.len(), dy_place.form.len());
         if self.relu {
-            let [y, dy] = run.arena.write_all([&self.y, &dy_place]);
-            let (y_maps, dy_maps) = (self.y.form.maps(), dy_place.form.maps());
-            parallel::examples(run.n, dy, dy_len, |example, dy| {
-                slopes::mask_maps(self.path, &y_maps, &y[example * y_len..][..y_len], &dy_maps, dy);
-            });
+            mask(self.path, run.n, run.arena, &self.y, &dy_place);
         }
         let dy = run.arena.read(&dy_place);
         if let Some(bias) = self.bias {
@@ -112,7 +151,7 @@ impl Stage for ConvStage {
                 backward.weights.add(&x[example * x_len..][..x_len], &dy[example * dy_len..][..dy_len], sum);
             }
         });
-        backward.weights.packing().clear_padding(dw);
+        backward.weights.finish(dw);
         if let Some((gradient, dx_place, finish)) = &backward.input {
             let [dy, dx] = run.arena.write_all([&dy_place, dx_place]);
             gradient.run(run.n, run.parameters.value(self.weight), None, dy, dx, *finish);

@@ -1,12 +1,15 @@
-//! Which kernel computes a convolution, or the gradient of its input.
+//! Which kernel computes a convolution and its gradients.
 
 use crate::buffer::Buffer;
-use crate::kernels::dense::{Finish, Forward, InputGradient, Shape};
+use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
+use crate::kernels::depthwise;
 use crate::kernels::packing::Packing;
 use crate::kernels::winograd::{self, Winograd};
 use crate::maps::Maps;
 use crate::parallel;
-use crate::simd::Path;
+use crate::simd::{LANES, Path};
+
+use super::parameters::Layout;
 
 /// A convolution in one direction, with its weights as it wants them.
 #[derive(Debug)]
@@ -24,11 +27,44 @@ enum Kernel {
     Forward(Forward),
     InputGradient(InputGradient),
     Winograd(Winograd),
+    Depthwise(depthwise::Forward),
+    DepthwiseGradient(depthwise::InputGradient),
+}
+
+/// Whether every channel is convolved by itself.
+fn is_depthwise(shape: &Shape) -> bool {
+    shape.groups > 1 && shape.groups == shape.ins && shape.groups == shape.outs
+}
+
+/// The order of a convolution's weights.
+pub(super) fn layout(shape: &Shape, x: &Maps) -> Layout {
+    if is_depthwise(shape) {
+        return Layout::Depthwise { taps: shape.window.taps() };
+    }
+    Layout::Packed(Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes))
+}
+
+/// Multiplies the weights of each output by its factor, a number for every lane of every block.
+pub(super) fn scale(layout: &Layout, weights: &mut [f32], factors: &[f32]) {
+    for (block, factors) in factors.chunks_exact(LANES).enumerate() {
+        let range = match layout {
+            Layout::Packed(packing) => packing.block(block),
+            Layout::Depthwise { taps } => block * taps * LANES..(block + 1) * taps * LANES,
+            Layout::Plain | Layout::Lanes | Layout::Maps(_) => unreachable!("a convolution's weights"),
+        };
+        for row in weights[range].chunks_exact_mut(LANES) {
+            row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
+        }
+    }
 }
 
 impl Convolution {
     /// From inputs like `x` to outputs like `y`.
     pub(super) fn forward(path: Path, shape: &Shape, x: Maps, y: Maps) -> Self {
+        if is_depthwise(shape) {
+            let kernel = Kernel::Depthwise(depthwise::Forward::new(path, shape, x, y));
+            return Self { kernel, x, y, weights: Buffer::zeros(0), scratch: 0 };
+        }
         match Winograd::new(path, shape, x, y).filter(|_| winograd::pays(shape)) {
             Some(winograd) => Self::winograd(winograd, x, y),
             None => {
@@ -40,6 +76,11 @@ impl Convolution {
 
     /// From gradients of outputs like `dy` to gradients of inputs like `dx`.
     pub(super) fn gradient(path: Path, shape: &Shape, dx: Maps, dy: Maps) -> Self {
+        if is_depthwise(shape) {
+            let gradient = depthwise::InputGradient::new(path, shape, dx, dy);
+            let weights = Buffer::zeros(gradient.len());
+            return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights, scratch: 0 };
+        }
         match Winograd::gradient(path, shape, dx, dy).filter(|_| winograd::pays(shape)) {
             Some(winograd) => Self::winograd(winograd, dy, dx),
             None => {
@@ -58,7 +99,8 @@ impl Convolution {
     /// Takes new weights, packed as [`Forward::packing`] says.
     pub(super) fn prepare(&mut self, packed: &[f32]) {
         match &self.kernel {
-            Kernel::Forward(_) => {}
+            Kernel::Forward(_) | Kernel::Depthwise(_) => {}
+            Kernel::DepthwiseGradient(gradient) => gradient.reorder(packed, &mut self.weights),
             Kernel::InputGradient(gradient) => gradient.transpose(packed, &mut self.weights),
             Kernel::Winograd(winograd) => winograd.transform(packed, &mut self.weights),
         }
@@ -76,12 +118,44 @@ impl Convolution {
                 Kernel::Forward(forward) => forward.run(packed, bias, x, y, finish),
                 Kernel::InputGradient(gradient) => gradient.run(&self.weights, x, y, finish),
                 Kernel::Winograd(winograd) => winograd.run(&self.weights, bias, x, y, finish, scratch),
+                Kernel::Depthwise(forward) => forward.run(packed, bias, x, y, finish),
+                Kernel::DepthwiseGradient(gradient) => gradient.run(&self.weights, x, y, finish),
             }
         });
     }
 }
 
-/// The order of a convolution's weights.
-pub(super) fn packing(shape: &Shape, x: &Maps) -> Packing {
-    Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes)
+/// The gradient of a convolution's weights.
+#[derive(Debug)]
+pub(super) enum Weights {
+    Dense(WeightGradient),
+    Depthwise(depthwise::WeightGradient),
+}
+
+impl Weights {
+    /// From inputs like `x` and gradients of outputs like `dy`.
+    pub(super) fn new(path: Path, shape: &Shape, x: Maps, dy: Maps) -> Self {
+        if is_depthwise(shape) {
+            Self::Depthwise(depthwise::WeightGradient::new(path, shape, x, dy))
+        } else {
+            Self::Dense(WeightGradient::new(path, shape, x, dy))
+        }
+    }
+
+    /// Adds one example's.
+    pub(super) fn add(&self, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        match self {
+            Self::Dense(gradient) => gradient.add(x, dy, dw),
+            Self::Depthwise(gradient) => gradient.add(x, dy, dw),
+        }
+    }
+
+    /// After the last example: what stands for no weight becomes zero.
+    pub(super) fn finish(&self, dw: &mut [f32]) {
+        match self {
+            Self::Dense(gradient) => gradient.packing().clear_padding(dw),
+            // Behind the last channel gradients are zero.
+            Self::Depthwise(_) => {}
+        }
+    }
 }

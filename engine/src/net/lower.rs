@@ -45,6 +45,8 @@ pub(crate) enum LayerOp {
         groups: usize,
         epsilon: f64,
         affine: Affine,
+        /// Whether there is a weight an element, not a channel.
+        by_element: bool,
     },
     Activation(Activation),
     MaxPool(Window),
@@ -141,7 +143,10 @@ impl Chains<'_> {
                 }
                 LayerOp::BatchNorm { momentum, norm, relu: self.take_relu(&mut output) }
             }
-            Op::RowNorm { groups, epsilon, affine } => LayerOp::RowNorm { groups, epsilon, affine },
+            Op::RowNorm { groups, epsilon, affine } => {
+                let by_element = groups == 1 && self.graph.parameter_shape(affine.weight) == node.shape;
+                LayerOp::RowNorm { groups, epsilon, affine, by_element }
+            }
             Op::Activation(function) => LayerOp::Activation(function),
             Op::MaxPool(window) => LayerOp::MaxPool(window),
             Op::AvgPool { window, count_padding } => LayerOp::AvgPool { window, count_padding },

@@ -2,6 +2,8 @@
 
 use crate::buffer::Buffer;
 use crate::graph::{Graph, ParameterId};
+use crate::kernels::depthwise;
+use crate::kernels::optimizer::Rule;
 use crate::kernels::packing::Packing;
 use crate::maps::Maps;
 use crate::simd::LANES;
@@ -26,7 +28,7 @@ pub(crate) enum Layout {
 
 impl Layout {
     /// Floats of a tensor of `count` elements.
-    fn len(&self, count: usize) -> usize {
+    pub(crate) fn len(&self, count: usize) -> usize {
         match self {
             Self::Plain => count,
             Self::Lanes => count.next_multiple_of(LANES),
@@ -40,11 +42,7 @@ impl Layout {
         match self {
             Self::Plain | Self::Lanes => to[..plain.len()].copy_from_slice(plain),
             Self::Packed(packing) => packing.pack(plain, to),
-            Self::Depthwise { taps } => {
-                for (index, value) in plain.iter().enumerate() {
-                    to[depthwise(index, *taps)] = *value;
-                }
-            }
+            Self::Depthwise { taps } => depthwise::pack(plain, *taps, to),
             Self::Maps(maps) => maps.pack(plain, to),
         }
     }
@@ -53,20 +51,10 @@ impl Layout {
         match self {
             Self::Plain | Self::Lanes => plain.copy_from_slice(&from[..plain.len()]),
             Self::Packed(packing) => packing.unpack(from, plain),
-            Self::Depthwise { taps } => {
-                for (index, value) in plain.iter_mut().enumerate() {
-                    *value = from[depthwise(index, *taps)];
-                }
-            }
+            Self::Depthwise { taps } => depthwise::unpack(from, *taps, plain),
             Self::Maps(maps) => maps.unpack(from, plain),
         }
     }
-}
-
-/// Where element `index` of `[C, taps]` is in `[C / 16][taps][16]`.
-fn depthwise(index: usize, taps: usize) -> usize {
-    let (channel, tap) = (index / taps, index % taps);
-    (channel / LANES * taps + tap) * LANES + channel % LANES
 }
 
 /// One tensor.
@@ -106,6 +94,18 @@ impl Parameters {
         &self.slots[id.index()].value
     }
 
+    /// A tensor's numbers, to be changed.
+    pub(crate) fn value_mut(&mut self, id: ParameterId) -> &mut [f32] {
+        &mut self.slots[id.index()].value
+    }
+
+    /// Sets a tensor's gradient, in the order of its layout; what is behind stays zero.
+    pub(crate) fn set_gradient(&mut self, id: ParameterId, values: &[f32]) {
+        let gradient = &mut self.slots[id.index()].gradient;
+        let count = values.len().min(gradient.len());
+        gradient[..count].copy_from_slice(&values[..count]);
+    }
+
     /// A tensor's numbers, and its gradient to be written.
     pub(crate) fn with_gradient(&mut self, id: ParameterId) -> (&[f32], &mut [f32]) {
         let slot = &mut self.slots[id.index()];
@@ -124,6 +124,12 @@ impl Slot {
         let mut plain = vec![0.0; self.count];
         self.layout.unpack(packed, &mut plain);
         plain
+    }
+
+    /// Makes room for what a rule remembers.
+    pub(crate) fn begin(&mut self, rule: Rule) {
+        let len = self.value.len();
+        self.sums.resize_with(rule.sums(), || Buffer::zeros(len));
     }
 
     /// Sets an optimiser's sum from a file's order.

@@ -9,7 +9,7 @@ use crate::maps::Maps;
 use crate::parallel::{self, Space};
 use crate::simd::{LANES, Path};
 
-use super::convolution::packing;
+use super::convolution::layout;
 use super::lower::LayerOp;
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
@@ -69,7 +69,7 @@ impl PooledStage {
                 Some((Backward::new(path, &shape, x_maps, dy.form.maps(), dx_maps)?, dy, dx))
             }
         };
-        layouts[weight.index()] = Layout::Packed(packing(&shape, &x_maps));
+        layouts[weight.index()] = layout(&shape, &x_maps);
         if let Some(bias) = bias {
             layouts[bias.index()] = Layout::Lanes;
         }

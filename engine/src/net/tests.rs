@@ -3,6 +3,7 @@
 mod reference;
 
 use crate::graph::{Activation, Affine, Graph, Op, Value};
+use crate::kernels::optimizer::Rule;
 use crate::kernels::tests::noise;
 use crate::net::{Mode, Net, Purpose};
 use crate::simd::Path;
@@ -213,4 +214,230 @@ fn linear_layers() {
     let x = b.linear(x, 20);
     b.linear(x, 7);
     check("linear layers", &b.graph, 20);
+}
+
+#[test]
+fn flattened_maps() {
+    let mut b = Builder::new(&[3, 6, 7]);
+    let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);
+    let x = b.add(Op::Flatten, &[x]);
+    b.linear(x, 5);
+    check("flattened maps", &b.graph, 5);
+    let mut b = Builder::new(&[17, 3, 4]);
+    let x = b.add(Op::Flatten, &[b.graph.input()]);
+    b.linear(x, 5);
+    check("a flattened input", &b.graph, 5);
+}
+
+#[test]
+fn norms() {
+    let mut b = Builder::new(&[3, 6, 7]);
+    let x = b.conv(b.graph.input(), 20, 3, 1, 1, false);
+    let x = b.batch_norm(x);
+    let x = b.relu(x);
+    let x = b.conv(x, 12, 3, 1, 1, true);
+    let x = b.batch_norm(x);
+    let x = b.conv(x, 12, 1, 1, 1, true);
+    let x = b.row_norm(x, 3, false);
+    let x = b.conv(x, 12, 1, 1, 1, true);
+    b.row_norm(x, 1, true);
+    check("norms of maps", &b.graph, 4);
+    let mut b = Builder::new(&[11]);
+    let x = b.linear(b.graph.input(), 20);
+    let x = b.batch_norm(x);
+    let x = b.relu(x);
+    let x = b.linear(x, 20);
+    let x = b.row_norm(x, 1, true);
+    let x = b.linear(x, 20);
+    let x = b.row_norm(x, 4, true);
+    b.linear(x, 5);
+    check("norms of rows", &b.graph, 11);
+}
+
+#[test]
+fn norms_without_anything_before_them() {
+    let mut b = Builder::new(&[5, 4, 3]);
+    let x = b.batch_norm(b.graph.input());
+    b.relu(x);
+    check("batch norm", &b.graph, 4);
+    let mut b = Builder::new(&[5, 4, 3]);
+    b.row_norm(b.graph.input(), 1, true);
+    check("layer norm", &b.graph, 4);
+    let mut b = Builder::new(&[6]);
+    b.row_norm(b.graph.input(), 2, true);
+    check("group norm", &b.graph, 4);
+}
+
+#[test]
+fn pools() {
+    let mut b = Builder::new(&[3, 9, 8]);
+    let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);
+    let x = b.max_pool(x, 3, 2, 1);
+    let x = b.conv(x, 18, 1, 1, 1, true);
+    let window = b.window(x, 3, 1, 1);
+    let x = b.add(Op::AvgPool { window, count_padding: false }, &[x]);
+    let x = b.conv(x, 18, 1, 1, 1, true);
+    let window = b.window(x, 2, 2, 0);
+    let x = b.add(Op::AvgPool { window, count_padding: true }, &[x]);
+    let x = b.conv(x, 18, 1, 1, 1, true);
+    let x = b.add(Op::GlobalAvgPool, &[x]);
+    b.linear(x, 5);
+    check("pools", &b.graph, 4);
+}
+
+#[test]
+fn activations() {
+    let functions = [
+        Activation::Relu6,
+        Activation::LeakyRelu,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::HardSwish,
+        Activation::Sigmoid,
+        Activation::Tanh,
+    ];
+    let mut b = Builder::new(&[3, 4, 5]);
+    let mut x = b.graph.input();
+    for function in functions {
+        x = b.conv(x, 18, 1, 1, 1, true);
+        x = b.activation(x, function);
+    }
+    check("activations of maps", &b.graph, 4);
+    let mut b = Builder::new(&[9]);
+    let mut x = b.graph.input();
+    for function in functions {
+        x = b.linear(x, 18);
+        x = b.activation(x, function);
+    }
+    check("activations of rows", &b.graph, 9);
+}
+
+#[test]
+fn dropout() {
+    let mut b = Builder::new(&[3, 4, 5]);
+    let x = b.conv(b.graph.input(), 18, 1, 1, 1, true);
+    let x = b.dropout(x, 0.4);
+    let x = b.conv(x, 18, 1, 1, 1, true);
+    let x = b.add(Op::Flatten, &[x]);
+    let x = b.dropout(x, 0.4);
+    let x = b.linear(x, 18);
+    b.dropout(x, 0.0);
+    check("dropout", &b.graph, 4);
+}
+
+/// A block as of a residual network: with a projection where `stride` is two.
+fn block(b: &mut Builder, x: Value, filters: usize, stride: usize) -> Value {
+    let y = b.conv(x, filters, 3, stride, 1, false);
+    let y = b.batch_norm(y);
+    let y = b.relu(y);
+    let y = b.conv(y, filters, 3, 1, 1, false);
+    let y = b.batch_norm(y);
+    let other = if stride == 1 {
+        x
+    } else {
+        let other = b.conv(x, filters, 1, stride, 1, false);
+        b.batch_norm(other)
+    };
+    let y = b.add(Op::Add, &[y, other]);
+    b.relu(y)
+}
+
+#[test]
+fn residual_blocks() {
+    let mut b = Builder::new(&[3, 8, 8]);
+    let x = b.conv(b.graph.input(), 16, 3, 1, 1, false);
+    let x = b.batch_norm(x);
+    let x = b.relu(x);
+    let x = block(&mut b, x, 16, 1);
+    let x = block(&mut b, x, 16, 1);
+    let x = block(&mut b, x, 24, 2);
+    let x = b.add(Op::GlobalAvgPool, &[x]);
+    b.linear(x, 5);
+    check("residual blocks", &b.graph, 4);
+    let mut b = Builder::new(&[3, 5, 5]);
+    let x = b.conv(b.graph.input(), 10, 1, 1, 1, true);
+    let y = b.conv(x, 10, 3, 1, 1, true);
+    let x = b.add(Op::Add, &[x, y]);
+    let y = b.relu(x);
+    let x = b.add(Op::Add, &[x, y]);
+    let x = b.add(Op::Add, &[x, x]);
+    let y = b.batch_norm(x);
+    b.add(Op::Add, &[x, y]);
+    check("sums", &b.graph, 4);
+}
+
+#[test]
+fn branches() {
+    let mut b = Builder::new(&[3, 7, 6]);
+    let x = b.conv(b.graph.input(), 20, 1, 1, 1, true);
+    let x = b.relu(x);
+    let one = b.conv(x, 7, 1, 1, 1, true);
+    let three = b.conv(x, 12, 3, 1, 1, true);
+    let three = b.relu(three);
+    let pool = b.max_pool(x, 3, 1, 1);
+    let x = b.add(Op::Concat, &[one, three, pool, x]);
+    let x = b.conv(x, 9, 3, 2, 1, true);
+    let x = b.add(Op::Flatten, &[x]);
+    let a = b.linear(x, 7);
+    let x = b.add(Op::Concat, &[a, x, a]);
+    b.linear(x, 5);
+    check("branches", &b.graph, 4);
+}
+
+#[test]
+fn depthwise_convolutions() {
+    let mut b = Builder::new(&[3, 9, 8]);
+    let x = b.conv(b.graph.input(), 20, 1, 1, 1, false);
+    let x = b.batch_norm(x);
+    let x = b.activation(x, Activation::Relu6);
+    let x = b.conv(x, 20, 3, 2, 20, false);
+    let x = b.batch_norm(x);
+    let x = b.relu(x);
+    let x = b.conv(x, 20, 5, 1, 20, true);
+    b.conv(x, 9, 1, 1, 1, true);
+    check("depthwise convolutions", &b.graph, 4);
+    let mut b = Builder::new(&[3, 9, 8]);
+    b.conv(b.graph.input(), 3, 3, 1, 3, true);
+    check("a depthwise convolution of the input", &b.graph, 4);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut b = Builder::new(&[3, 16, 16]);
+    let x = b.conv(b.graph.input(), 24, 5, 1, 1, true);
+    let x = b.relu(x);
+    let x = b.max_pool(x, 2, 2, 0);
+    let x = block(&mut b, x, 24, 1);
+    let x = b.row_norm(x, 4, false);
+    let x = b.conv(x, 24, 3, 1, 24, true);
+    let x = b.add(Op::Flatten, &[x]);
+    let x = b.linear(x, 300);
+    let x = b.dropout(x, 0.3);
+    b.linear(x, 10);
+    let (n, graph) = (21, &b.graph);
+    let x = noise("x", n * 3 * 16 * 16);
+    let slopes = noise("slopes", n * 10);
+    for path in Path::available() {
+        let bits = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(|| {
+                let mut net = Net::new(graph, n, Purpose::Train, path).expect("a network");
+                values(graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+                x.chunks(3 * 16 * 16).enumerate().for_each(|(example, x)| net.set_input(example, x));
+                let mode = Mode::Train { drop: &drop };
+                for step in 0..2 {
+                    net.forward(n, &mode);
+                    net.backward(n, &slopes, &mode);
+                    net.update(Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }, 0.01, 0.0, step);
+                }
+                let all = (0..graph.parameters().len()).flat_map(|index| net.parameter(index));
+                all.chain(net.outputs(n)).map(f32::to_bits).collect::<Vec<u32>>()
+            })
+        };
+        let one = bits(1);
+        assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        for threads in [2, 3] {
+            assert!(one == bits(threads), "{threads} threads on {}", path.name());
+        }
+    }
 }
