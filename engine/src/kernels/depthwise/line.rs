@@ -75,7 +75,11 @@ unsafe fn row<S: Simd, const WIDTH: usize, const STEP: usize>(job: &Row<'_>) {
 
 /// Sums that keep the units busy and leave registers to a line's weights.
 const fn most<S: Simd>() -> usize {
-    if S::TILE[0] > 8 { 8 } else { S::TILE[0] }
+    match S::TILE[0] {
+        8.. => 8,
+        4.. => 4,
+        _ => 2,
+    }
 }
 
 // Loops over indices: with iterators the sums would live in memory.
@@ -103,9 +107,9 @@ unsafe fn outputs<S: Simd, const WIDTH: usize, const STEP: usize, const COUNT: u
             // Each pixel once, for all outputs that see it. At larger steps fewer do, and the loop would be too long to unroll.
             for pixel in 0..COUNT - 1 + WIDTH {
                 let x = S::load(x.add(pixel * LANES));
-                for tap in 0..WIDTH {
-                    if pixel >= tap && pixel - tap < COUNT {
-                        sums[pixel - tap] = S::fma(x, weights[tap], sums[pixel - tap]);
+                for output in 0..COUNT {
+                    if pixel >= output && pixel - output < WIDTH {
+                        sums[output] = S::fma(x, weights[pixel - output], sums[output]);
                     }
                 }
             }
