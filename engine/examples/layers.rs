@@ -1,6 +1,7 @@
 //! Single layers beside the machine's limit.
 use engine::kernels::dense::*;
-use engine::kernels::{depthwise, winograd::Winograd};
+use engine::kernels::depthwise;
+use engine::kernels::winograd::{Winograd, pays};
 use engine::maps::Maps;
 use engine::{Buffer, Path, Window};
 use std::time::Instant;
@@ -60,6 +61,9 @@ fn winograd(path: Path, peak: f64) {
         (256, 256, 14, 3),
         (256, 256, 7, 3),
         (512, 512, 7, 3),
+        (16, 16, 5, 3),
+        (128, 128, 4, 3),
+        (8, 16, 28, 5),
         (16, 16, 28, 5),
         (64, 64, 7, 5),
     ] {
@@ -106,7 +110,7 @@ fn winograd(path: Path, peak: f64) {
             );
         }
         let [there, back] = prepared.map(|seconds| 1e2 / share(seconds));
-        println!("  weights {there:.2} {back:.2}");
+        println!("  weights {there:.2} {back:.2}  pays {} {}", pays(&shape, 1), pays(&shape, 16));
     }
 }
 
