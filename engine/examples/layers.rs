@@ -1,4 +1,7 @@
-//! Single layers beside the machine's limit.
+//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `depthwise`.
+
+#![expect(clippy::print_stdout, reason = "its output is a table")]
+
 use engine::kernels::dense::*;
 use engine::kernels::depthwise;
 use engine::kernels::winograd::{Winograd, pays};
@@ -204,7 +207,7 @@ fn dense(path: Path, peak: f64) {
         let shape = Shape { ins, outs, groups: 1, window };
         let mut x_maps = Maps::new(ins, [size; 2]).with_halo(shape.input_halo([size; 2]));
         if ins < 8 {
-            x_maps = x_maps.planar()
+            x_maps = x_maps.planar();
         }
         let y_maps = Maps::new(outs, [out; 2]).with_halo(shape.gradient_halo([size; 2]));
         let mut x = vec![0.5; x_maps.len()];

@@ -94,7 +94,7 @@ impl Kind {
 /// from the third, sixteen from memory. So it pays
 /// - for 3x3 from 16 channels on (1.7 times as fast as the dense one at 16, 2.3 at 32, 2.9 at 64) where tiles of 4x4 cover maps with little waste: not at 5x5;
 /// - for 5x5 from 16 channels on at 14x14 and more (1.3, and 2.0 at 32 to 64);
-/// - on maps of one or four tiles for several examples only, as soon as there are many channels: 512 at 7x7 reach 0.65 for one example, 1.5 for 16.
+/// - on maps of one or four tiles for several examples only, as soon as there are many channels: 512 at 7x7 reach 0.65 for one example, 1.5 and more for 16.
 ///
 /// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
 /// the gradient, and the larger part of the smaller the maps.
