@@ -1,6 +1,10 @@
-//! Single layers beside the machine's limit.
+//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `depthwise`.
+
+#![expect(clippy::print_stdout, reason = "its output is a table")]
+
 use engine::kernels::dense::*;
-use engine::kernels::winograd::Winograd;
+use engine::kernels::depthwise;
+use engine::kernels::winograd::{Winograd, pays};
 use engine::maps::Maps;
 use engine::{Buffer, Path, Window};
 use std::time::Instant;
@@ -60,6 +64,9 @@ fn winograd(path: Path, peak: f64) {
         (256, 256, 14, 3),
         (256, 256, 7, 3),
         (512, 512, 7, 3),
+        (16, 16, 5, 3),
+        (128, 128, 4, 3),
+        (8, 16, 28, 5),
         (16, 16, 28, 5),
         (64, 64, 7, 5),
     ] {
@@ -106,7 +113,7 @@ fn winograd(path: Path, peak: f64) {
             );
         }
         let [there, back] = prepared.map(|seconds| 1e2 / share(seconds));
-        println!("  weights {there:.2} {back:.2}");
+        println!("  weights {there:.2} {back:.2}  pays {} {}", pays(&shape, 1), pays(&shape, 16));
     }
 }
 
@@ -120,7 +127,7 @@ fn main() {
     let names: Vec<&str> = paths.iter().map(|path| path.name()).collect();
     let parts = ["dense", "winograd", "depthwise"];
     for path in paths.iter().copied().filter(|path| is_asked(path.name(), &names)) {
-        let peak = engine::peak::peak_flops(path);
+        let peak = (0..20).map(|_| engine::peak::peak_flops(path)).fold(0.0, f64::max);
         println!("{} peak {:.1} GFLOP/s", path.name(), peak / 1e9);
         if is_asked("dense", &parts) {
             dense(path, peak);
@@ -128,6 +135,50 @@ fn main() {
         if is_asked("winograd", &parts) {
             winograd(path, peak);
         }
+        if is_asked("depthwise", &parts) {
+            depthwise(path, peak);
+        }
+    }
+}
+
+/// The depthwise convolution and its gradients.
+fn depthwise(path: Path, peak: f64) {
+    for (channels, size, kernel, stride) in [
+        (32, 112, 3, 1),
+        (96, 112, 3, 2),
+        (144, 56, 3, 1),
+        (192, 28, 3, 1),
+        (384, 14, 3, 1),
+        (960, 7, 3, 1),
+        (192, 28, 3, 2),
+        (64, 16, 3, 1),
+        (240, 28, 5, 1),
+        (480, 14, 5, 1),
+        (144, 56, 5, 2),
+        (384, 7, 7, 1),
+    ] {
+        let out = size / stride;
+        let mut window = Window::same([kernel; 2], [size; 2]);
+        (window.stride, window.output) = ([stride; 2], [size.div_ceil(stride); 2]);
+        let shape = Shape { ins: channels, outs: channels, groups: channels, window };
+        let x_maps = Maps::new(channels, [size; 2]).with_halo(shape.input_halo([size; 2]));
+        let y_maps = Maps::new(channels, window.output).with_halo(shape.gradient_halo([size; 2]));
+        let weights = Buffer::from(&vec![0.1; depthwise::weights_len(&shape)][..]);
+        let (x, mut y) = (Buffer::zeros(x_maps.len()), Buffer::zeros(y_maps.len()));
+        let (dy, mut dx, mut dw) = (Buffer::zeros(y.len()), Buffer::zeros(x.len()), Buffer::zeros(weights.len()));
+        let forward = depthwise::Forward::new(path, &shape, x_maps, y_maps);
+        let input = depthwise::InputGradient::new(path, &shape, x_maps, y_maps);
+        let weight = depthwise::WeightGradient::new(path, &shape, x_maps, y_maps);
+        let mut reordered = Buffer::zeros(input.len());
+        input.reorder(&weights, &mut reordered);
+        let seconds = times([
+            &mut || forward.run(&weights, None, &x, &mut y, Finish::RELU),
+            &mut || weight.add(&x, &dy, &mut dw),
+            &mut || input.run(&reordered, &dy, &mut dx, Finish::PLAIN),
+        ]);
+        let flops = 2.0 * (channels * out * out * kernel * kernel) as f64;
+        let [f, w, i] = seconds.map(|seconds| 100.0 * flops / seconds / peak);
+        println!("{channels:4} depthwise {size:3} k{kernel} s{stride}  forward {f:5.1}%  dw {w:5.1}%  dx {i:5.1}%");
     }
 }
 
@@ -156,7 +207,7 @@ fn dense(path: Path, peak: f64) {
         let shape = Shape { ins, outs, groups: 1, window };
         let mut x_maps = Maps::new(ins, [size; 2]).with_halo(shape.input_halo([size; 2]));
         if ins < 8 {
-            x_maps = x_maps.planar()
+            x_maps = x_maps.planar();
         }
         let y_maps = Maps::new(outs, [out; 2]).with_halo(shape.gradient_halo([size; 2]));
         let mut x = vec![0.5; x_maps.len()];

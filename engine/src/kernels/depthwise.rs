@@ -41,6 +41,7 @@ pub fn weights_len(shape: &Shape) -> usize {
 /// # Panics
 /// Where it is no depthwise convolution.
 fn check(shape: &Shape, x: &Maps, y: &Maps) {
+    assert_eq!(y.size, shape.window.output, "maps of the planned size");
     assert!(shape.ins == shape.groups && shape.outs == shape.groups, "a kernel for each channel");
     assert!([x.lanes, y.lanes] == [LANES; 2], "blocks of channels");
     assert!([x.channels, y.channels] == [shape.ins; 2], "maps of the planned channels");

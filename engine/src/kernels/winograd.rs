@@ -14,11 +14,13 @@ use super::packing::{Packing, RUN};
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, on_path};
 
-/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache.
-const CHUNK: usize = 640 << 10;
+/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache beside the weights. From
+/// 160 to 960 KiB nothing changes by more than a tenth.
+const CHUNK: usize = 320 << 10;
 
-/// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`].
-const LEAST: usize = 28;
+/// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`]: weights
+/// of 512 by 512 channels are 36 MiB and come from memory.
+const LEAST: usize = 56;
 
 /// Outputs and taps of a tile along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,36 @@ impl Kind {
     fn positions(self) -> usize {
         on_kind!(self, TILE _K _O => TILE * TILE)
     }
+}
+
+/// Whether Winograd's convolution takes less time than the dense one for this many examples at once; `false` where it
+/// does not apply. The gradient of the input has much the same answer.
+///
+/// Counted in products of sixteen, beside what transforms and weights were measured to cost on AVX-512: transforms
+/// as much as ten products at every position of a tile of sixteen channels, of inputs and of outputs; a vector of weights two from the second cache, four
+/// from the third, sixteen from memory. So it pays
+/// - for 3x3 from 16 channels on (1.7 times as fast as the dense one at 16, 2.3 at 32, 2.9 at 64) where tiles of 4x4 cover maps with little waste: not at 5x5;
+/// - for 5x5 from 16 channels on at 14x14 and more (1.3, and 2.0 at 32 to 64);
+/// - on maps of one or four tiles for several examples only, as soon as there are many channels: 512 at 7x7 reach 0.65 for one example, 1.5 and more for 16.
+///
+/// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
+/// the gradient, and the larger part of the smaller the maps.
+pub fn pays(shape: &Shape, examples: usize) -> bool {
+    let Some(kind) = Kind::of(shape, shape.window.output) else { return false };
+    let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
+    let products = shape.ins.next_multiple_of(RUN) * outs;
+    let [rows, columns] = kind.tiles(shape.window.output);
+    let bytes = kind.positions() * products * LANES * 4;
+    let weight = if bytes <= 1 << 20 {
+        2
+    } else if bytes <= 16 << 20 {
+        4
+    } else {
+        16
+    };
+    let tiles = examples * rows * columns;
+    let fast = kind.positions() * (tiles * (products + 10 * (ins + outs)) + weight * products);
+    fast < examples * shape.window.outputs() * shape.window.taps() * products
 }
 
 /// A convolution, or the gradient of its input, on maps of one kind.
@@ -190,7 +222,7 @@ impl Winograd {
     /// Transforms the convolution's weights, packed as [`Winograd::packing`] says, for this direction.
     pub fn transform(&self, weights: &[f32], to: &mut [f32]) {
         assert!(weights.len() >= self.packing.len() && to.len() >= self.len(), "weights of the planned size");
-        on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL _O => self.weights::<S, KERNEL, TILE>(weights, to)));
+        on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL _OUT => self.weights::<S, KERNEL, TILE>(weights, to)));
     }
 
     /// As many examples as `x` holds, one after the other: `y = finish(x * weights + bias)`. A bias has a number for every lane of every block.

@@ -54,25 +54,31 @@ unsafe fn row<S: Simd, const WIDTH: usize, const STEP: usize>(job: &Row<'_>) {
         S::run(
             #[inline(always)]
             || {
-                let mut done = 0;
-                // As many sums as keep the units busy and leave registers to the weights.
-                while S::TILE[0] >= 14 && done + 8 <= job.count {
-                    outputs::<S, WIDTH, STEP, 8>(job, done);
-                    done += 8;
-                }
-                while S::TILE[0] >= 6 && done + 4 <= job.count {
-                    outputs::<S, WIDTH, STEP, 4>(job, done);
-                    done += 4;
-                }
-                while done + 2 <= job.count {
-                    outputs::<S, WIDTH, STEP, 2>(job, done);
-                    done += 2;
-                }
-                if done < job.count {
-                    outputs::<S, WIDTH, STEP, 1>(job, done);
+                // Even cuts: few sums wait for each other.
+                let cuts = job.count.div_ceil(most::<S>());
+                for cut in 0..cuts {
+                    let (start, end) = (job.count * cut / cuts, job.count * (cut + 1) / cuts);
+                    macro_rules! by_outputs {
+                        ($($count:literal)*) => {
+                            match end - start {
+                                $($count if $count <= most::<S>() => outputs::<S, WIDTH, STEP, $count>(job, start),)*
+                                _ => unreachable!("a row is cut by the instruction set"),
+                            }
+                        };
+                    }
+                    by_outputs!(1 2 3 4 5 6 7 8);
                 }
             },
         );
+    }
+}
+
+/// Sums that keep the units busy and leave registers to a line's weights.
+const fn most<S: Simd>() -> usize {
+    match S::TILE[0] {
+        8.. => 8,
+        4.. => 4,
+        _ => 2,
     }
 }
 
@@ -90,18 +96,20 @@ unsafe fn outputs<S: Simd, const WIDTH: usize, const STEP: usize, const COUNT: u
             for tap in 0..WIDTH {
                 weights[tap] = S::load(job.weights.add(line.weights + tap * LANES));
             }
-            if STEP == 0 {
+            if STEP != 1 {
                 for output in 0..COUNT {
-                    sums[output] = S::fma(S::load(x.add(output * step)), weights[0], sums[output]);
+                    for tap in 0..WIDTH {
+                        sums[output] = S::fma(S::load(x.add(output * step + tap * LANES)), weights[tap], sums[output]);
+                    }
                 }
                 continue;
             }
-            // Each pixel once, for all outputs that see it.
-            for pixel in 0..(COUNT - 1) * STEP + WIDTH {
+            // Each pixel once, for all outputs that see it. At larger steps fewer do, and the loop would be too long to unroll.
+            for pixel in 0..COUNT - 1 + WIDTH {
                 let x = S::load(x.add(pixel * LANES));
                 for output in 0..COUNT {
-                    if pixel >= output * STEP && pixel - output * STEP < WIDTH {
-                        sums[output] = S::fma(x, weights[pixel - output * STEP], sums[output]);
+                    if pixel >= output && pixel - output < WIDTH {
+                        sums[output] = S::fma(x, weights[pixel - output], sums[output]);
                     }
                 }
             }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::convolve;
 use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked};
 use crate::kernels::dense::{Finish, Shape};
-use crate::kernels::winograd::Winograd;
+use crate::kernels::winograd::{Winograd, pays};
 use crate::maps::{Halo, Maps};
 use crate::simd::{LANES, Path};
 use crate::window::Window;
@@ -148,6 +148,32 @@ fn what_does_not_suit_is_left_to_others() {
     ] {
         assert!(!applies(&Shape { window, ..plain }, maps), "{window:?}");
     }
+}
+
+/// Shapes whose times were measured: a change of the rule has to agree with them.
+#[test]
+fn it_pays_where_it_was_measured_to() {
+    let shape = |ins, outs, size, kernel| Shape { ins, outs, groups: 1, window: Window::same([kernel; 2], [size; 2]) };
+    for (ins, outs, size, kernel, one, many) in [
+        (32, 64, 14, 5, true, true),
+        (16, 16, 32, 3, true, true),
+        (32, 32, 16, 3, true, true),
+        (64, 64, 8, 3, true, true),
+        (64, 64, 4, 3, true, true),
+        (256, 256, 14, 3, true, true),
+        (512, 512, 14, 3, true, true),
+        (16, 16, 28, 5, true, true),
+        (128, 128, 4, 3, false, true),
+        (512, 512, 7, 3, false, true),
+        (64, 64, 1, 3, false, false),
+        (16, 16, 5, 3, false, false),
+        (8, 16, 28, 5, false, false),
+        (64, 64, 8, 1, false, false),
+    ] {
+        let shape = shape(ins, outs, size, kernel);
+        assert_eq!([pays(&shape, 1), pays(&shape, 16)], [one, many], "{shape:?}");
+    }
+    assert!(!pays(&Shape { groups: 2, ..shape(64, 64, 32, 3) }, 16));
 }
 
 /// The error of long sums, against the root of their sum of squares; what a network's layers see.

@@ -106,6 +106,7 @@ pub(super) unsafe fn weights<S: Simd, const KERNEL: usize, const TILE: usize>(g:
 }
 
 /// The outputs of a tile from the products at the points.
+#[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
 #[inline(always)]
 pub(super) unsafe fn output<S: Simd, const TILE: usize, const OUT: usize>(d: &[S::V; TILE]) -> [S::V; OUT] {
     // SAFETY: the caller's.
@@ -131,6 +132,7 @@ pub(super) unsafe fn output<S: Simd, const TILE: usize, const OUT: usize>(d: &[S
 }
 
 /// Transforms the columns, then the rows, of what `load(row, column)` gives; `store(row, column, value)` takes it.
+#[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
 #[inline(always)]
 pub(super) unsafe fn both<S: Simd, const FROM: usize, const TO: usize>(
     load: impl Fn(usize, usize) -> S::V,
