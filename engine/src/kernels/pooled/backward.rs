@@ -24,8 +24,8 @@ pub struct Backward {
     x: Maps,
     dx: Option<Maps>,
     plan: lists::Plan,
-    /// Input blocks that the gradient of the input is computed for together.
-    together: usize,
+    /// How the gradient of the input is cut.
+    cut: inputs::Cut,
 }
 
 /// One example's part of the forward pass.
@@ -80,32 +80,24 @@ impl Backward {
         assert_eq!(dy.size, window.output.map(|outputs| outputs / 2), "maps of half the size");
         assert!(dx.is_none_or(|dx| x.lanes == LANES && dx.size == x.size), "a gradient like the input");
         let packing = Packing::new(shape.outs, shape.ins, 1, window.taps(), x.lanes);
-        let together = on_path!(path, S => inputs::most_blocks::<S>(width)).min(x.blocks());
-        let sets = on_path!(path, S => inputs::sets::<S>(width, together).max(inputs::sets::<S>(width, 1)));
+        let cut = on_path!(path, S => inputs::cut::<S>(window.kernel, x.blocks()));
+        let parts = cut.blocks * cut.rows;
+        let sets =
+            (1..=parts).map(|parts| on_path!(path, S => inputs::sets::<S>(width, parts))).max().expect("one part");
         // As many rows as fit, and strips of about the same height.
         let rows = (STRIP / (4 * x.row()) + 1).saturating_sub(height) / 2;
         let strips = dy.size[0].div_ceil(rows.max(1));
-        let blocks = (WEIGHTS / (4 * LANES * LANES * width * together)).max(1);
+        let blocks = (WEIGHTS / (4 * LANES * LANES * width * parts)).max(1);
         let chunks = dy.blocks().div_ceil(blocks);
         let plan = lists::Plan {
             dy,
             rows: dy.size[0].div_ceil(strips),
             x_row: x.row(),
             chunk: dy.blocks().div_ceil(chunks),
-            weights: together * width * LANES,
+            weights: parts * width * LANES,
             sets,
         };
-        Some(Self {
-            path,
-            packing,
-            kernel: window.kernel,
-            before: window.before,
-            outs: shape.outs,
-            x,
-            dx,
-            plan,
-            together,
-        })
+        Some(Self { path, packing, kernel: window.kernel, before: window.before, outs: shape.outs, x, dx, plan, cut })
     }
 
     /// The order of its weights.
@@ -118,7 +110,7 @@ impl Backward {
         if self.x.lanes == 1 {
             Scratch { lists: None, floats: Buffer::zeros(self.x.len() + LANES) }
         } else {
-            let floats = if self.dx.is_some() { self.together * self.strip_block() } else { 0 };
+            let floats = if self.dx.is_some() { self.cut.blocks * self.strip_block() } else { 0 };
             Scratch { lists: Some(Lists::new(self.plan)), floats: Buffer::zeros(floats) }
         }
     }
@@ -164,19 +156,20 @@ impl Backward {
         }
     }
 
-    /// Floats of the weights for a chunk of outputs and one row of taps: a row of zeros stands behind them.
+    /// Floats of the weights for a chunk of outputs in one pass: a row of zeros stands behind them.
     fn tile(&self) -> usize {
         (self.plan.chunk * LANES + 1) * self.plan.weights
     }
 
-    /// Where the weights of some input blocks, a chunk of outputs and a row of taps begin.
-    fn tile_at(&self, group: usize, chunk: usize, row: usize) -> usize {
-        ((group * self.plan.dy.blocks().div_ceil(self.plan.chunk) + chunk) * self.kernel[0] + row) * self.tile()
+    /// Where the weights of some input blocks, a chunk of outputs and some rows of taps begin.
+    fn tile_at(&self, group: usize, chunk: usize, rows: usize) -> usize {
+        let passes = self.kernel[0].div_ceil(self.cut.rows);
+        ((group * self.plan.dy.blocks().div_ceil(self.plan.chunk) + chunk) * passes + rows) * self.tile()
     }
 
     /// Floats of the transposed weights.
     pub fn transposed_len(&self) -> usize {
-        if self.dx.is_some() { self.tile_at(self.x.blocks().div_ceil(self.together), 0, 0) } else { 0 }
+        if self.dx.is_some() { self.tile_at(self.x.blocks().div_ceil(self.cut.blocks), 0, 0) } else { 0 }
     }
 
     /// Copies weights, packed as the forward pass has them, into the order that the gradient of the input reads.
@@ -189,9 +182,11 @@ impl Backward {
         self.visit(|in_block, out, tap, row| {
             let (chunk, inside) = (out / LANES / self.plan.chunk, out % (self.plan.chunk * LANES));
             let [down, right] = [tap / self.kernel[1], tap % self.kernel[1]];
-            let to = self.tile_at(in_block / self.together, chunk, down)
+            // One of the two is always zero.
+            let part = in_block % self.cut.blocks + down % self.cut.rows;
+            let to = self.tile_at(in_block / self.cut.blocks, chunk, down / self.cut.rows)
                 + inside * self.plan.weights
-                + (in_block % self.together * self.kernel[1] + right) * LANES;
+                + (part * self.kernel[1] + right) * LANES;
             let lanes = (self.x.channels - in_block * LANES).min(LANES);
             for (lane, to) in transposed[to..to + lanes].iter_mut().enumerate() {
                 *to = packed[row + lane * LANES];
@@ -284,15 +279,17 @@ impl Backward {
     fn inputs<S: Simd>(&self, rows: std::ops::Range<usize>, input: &mut Input<'_>, lists: &Lists, floats: &mut [f32]) {
         let [height, width] = self.kernel;
         let (row, block) = (self.strip_row(), self.strip_block());
-        assert!(floats.len() >= self.together * block, "scratch of the planned size");
-        for start in (0..self.x.blocks()).step_by(self.together) {
-            let blocks = self.together.min(self.x.blocks() - start);
-            let kernel =
-                inputs::kernel::<S>(width, blocks, inputs::sets::<S>(width, blocks)).expect("checked by `new`");
+        let inputs::Cut { blocks: most_blocks, rows: most_rows } = self.cut;
+        assert!(floats.len() >= most_blocks * block, "scratch of the planned size");
+        for start in (0..self.x.blocks()).step_by(most_blocks) {
+            let blocks = most_blocks.min(self.x.blocks() - start);
             floats.fill(0.0);
             for chunk in 0..self.plan.dy.blocks().div_ceil(self.plan.chunk) {
-                for down in 0..height {
-                    let tile = self.tile_at(start / self.together, chunk, down);
+                for down in (0..height).step_by(most_rows) {
+                    let tile = self.tile_at(start / most_blocks, chunk, down / most_rows);
+                    let parts = blocks * most_rows.min(height - down);
+                    let sets = inputs::sets::<S>(width, parts);
+                    let kernel = inputs::kernel::<S>(width, parts, sets).expect("checked by `new`");
                     // SAFETY: places in the lists are inside a tile, and the sums hold what the strip's pixels reach.
                     unsafe {
                         kernel(
@@ -302,7 +299,7 @@ impl Backward {
                                 rows: 2 * rows.len(),
                                 sums: floats.as_mut_ptr().add(down * row),
                                 row,
-                                block,
+                                part: if most_rows > 1 { row } else { block },
                             },
                             lists,
                         );
