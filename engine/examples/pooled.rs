@@ -1,4 +1,6 @@
 //! Fused convolutions with pools beside the dense kernels on the same shapes.
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
 use engine::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
 use engine::kernels::pooled;
 use engine::maps::Maps;

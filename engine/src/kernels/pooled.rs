@@ -11,6 +11,7 @@ mod inputs;
 mod lists;
 mod planar;
 mod pool;
+mod strips;
 mod weights;
 
 pub use backward::{Backward, Given, Input, Sums};
@@ -36,7 +37,7 @@ const SCRATCH: [usize; 2] = [16 << 10, 256 << 10];
 fn seen(shape: &Shape) -> Option<Shape> {
     let output = shape.window.output.map(|outputs| outputs / 2 * 2);
     let plain = shape.window.is_plain() && shape.groups == 1 && output[0] > 0 && output[1] > 0;
-    plain.then(|| Shape { window: crate::Window { output, ..shape.window }, ..*shape })
+    plain.then_some(Shape { window: crate::Window { output, ..shape.window }, ..*shape })
 }
 
 /// The forward pass on maps of one kind.
@@ -56,6 +57,7 @@ impl Forward {
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
         let shape = seen(shape)?;
         let output = shape.window.output;
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         assert_eq!(y.size, output.map(|outputs| outputs / 2), "maps of half the size");
         let weights = shape.ins * shape.window.taps() * 2 * LANES * 4;
         let bytes = SCRATCH[usize::from(weights > SMALL_WEIGHTS)];
