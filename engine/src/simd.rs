@@ -104,9 +104,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Registers of a vector.
     const REGISTERS: usize;
 
-    /// Whether [`Simd::pick`] costs less than three products.
-    const PICKS: bool;
-
     /// Sums that stay in registers where one factor of each product is in memory.
     const SUMS: usize;
 
@@ -195,7 +192,6 @@ impl Simd for Portable {
     const TILE: [usize; 2] = [2, 0];
     const GRADIENT: [usize; 2] = [2, 1];
     const REGISTERS: usize = 4;
-    const PICKS: bool = false;
     // More than stay in registers: one row of taps is the least that a pass can do.
     const SUMS: usize = 7;
 
@@ -277,36 +273,5 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn pick(upper: Self::V, lower: Self::V, places: Self::Places) -> Self::V {
         each(|i| if places[i] < 8 { upper[places[i]] } else { lower[places[i] % 8] })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_path_picks_alike() {
-        let winners: [u8; LANES] = std::array::from_fn(|lane| (lane % 5) as u8);
-        let [upper, lower] = [0.0, 100.0].map(|first| std::array::from_fn(|i| first + i as f32));
-        for path in Path::available() {
-            for column in 0..7 {
-                let mut found = [0.0; LANES];
-                // SAFETY: the path is one of the machine's, and all arrays have sixteen elements.
-                on_path!(path, S => unsafe {
-                    S::run(
-                        #[inline(always)]
-                        || {
-                            let [upper, lower]: [[f32; LANES]; 2] = [upper, lower];
-                            let places = S::beside(S::places(winners.as_ptr()), column);
-                            S::store(found.as_mut_ptr(), S::pick(S::load(upper.as_ptr()), S::load(lower.as_ptr()), places));
-                        },
-                    );
-                });
-                for (lane, found) in found.into_iter().enumerate() {
-                    let (row, right) = (winners[lane] / 2 % 2, winners[lane] % 2);
-                    assert_eq!(found, f32::from(row * 100 + right) + column as f32, "{path:?}");
-                }
-            }
-        }
     }
 }

@@ -19,7 +19,6 @@ impl Simd for Avx512 {
     const TILE: [usize; 2] = [14, 14];
     const GRADIENT: [usize; 2] = [8, 2];
     const REGISTERS: usize = 1;
-    const PICKS: bool = true;
     const SUMS: usize = 28;
 
     #[inline(always)]
@@ -142,7 +141,6 @@ impl Simd for Avx2 {
     const TILE: [usize; 2] = [6, 0];
     const GRADIENT: [usize; 2] = [6, 1];
     const REGISTERS: usize = 2;
-    const PICKS: bool = false;
     const SUMS: usize = 7;
 
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! The gradient of the weights on a planar input: no lists, each lane picks the pixel that won its own window, so that a window costs
-//! one product a tap where the dense pass takes four. Where picking is dear, it takes four here too.
+//! one product a tap where the dense pass takes four.
 
 use super::DEAD;
 use crate::maps::Maps;
@@ -99,37 +99,20 @@ unsafe fn sum<S: Simd, const ROWS: usize, const WIDTH: usize, const CHANNELS: us
                 let live = S::load_bytes(winners);
                 let slope = S::if_greater(S::splat(f32::from(DEAD)), live, S::load(dy), S::splat(0.0));
                 total = S::add(total, slope);
-                if S::PICKS {
-                    let first = S::places(winners);
-                    let mut places = [first; WIDTH];
-                    for tap in 1..WIDTH {
-                        places[tap] = S::beside(first, tap as i32);
-                    }
-                    for channel in 0..CHANNELS {
-                        let mut upper = S::load(x.add(channel * job.x_block));
-                        for row in 0..ROWS {
-                            let lower = S::load(x.add(channel * job.x_block + (row + 1) * job.x_row));
-                            for tap in 0..WIDTH {
-                                let x = S::pick(upper, lower, places[tap]);
-                                sums[channel][row][tap] = S::fma(slope, x, sums[channel][row][tap]);
-                            }
-                            upper = lower;
+                let first = S::places(winners);
+                let mut places = [first; WIDTH];
+                for tap in 1..WIDTH {
+                    places[tap] = S::beside(first, tap as i32);
+                }
+                for channel in 0..CHANNELS {
+                    let mut upper = S::load(x.add(channel * job.x_block));
+                    for row in 0..ROWS {
+                        let lower = S::load(x.add(channel * job.x_block + (row + 1) * job.x_row));
+                        for tap in 0..WIDTH {
+                            let x = S::pick(upper, lower, places[tap]);
+                            sums[channel][row][tap] = S::fma(slope, x, sums[channel][row][tap]);
                         }
-                    }
-                } else {
-                    for winner in 0..4 {
-                        let number = S::splat(winner as f32);
-                        let slope = S::if_at_most(live, number, slope, S::splat(0.0));
-                        let slope = S::if_at_most(number, live, slope, S::splat(0.0));
-                        let x = x.add(winner / 2 * job.x_row + winner % 2);
-                        for channel in 0..CHANNELS {
-                            for row in 0..ROWS {
-                                for tap in 0..WIDTH {
-                                    let x = S::splat(*x.add(channel * job.x_block + row * job.x_row + tap));
-                                    sums[channel][row][tap] = S::fma(slope, x, sums[channel][row][tap]);
-                                }
-                            }
-                        }
+                        upper = lower;
                     }
                 }
                 dy = dy.add(LANES);
