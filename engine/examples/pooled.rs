@@ -87,7 +87,7 @@ fn main() {
             let mut memory = sparse.scratch();
             let [dense, fused] =
                 times([&mut || forward.run(&weights, Some(&bias), &x, &mut y, Finish::RELU), &mut || {
-                    fused.run(&weights, Some(&bias), &x, &mut pooled, &mut winners, &mut scratch)
+                    fused.run(&weights, Some(&bias), &x, &mut pooled, &mut winners, &mut scratch);
                 }]);
             println!(
                 "{ins:4} {outs:4} {size:3} k{kernel}  forward dense {:6.2} ({:5.1}%) fused {:6.2} ({:.2})",
