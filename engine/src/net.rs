@@ -259,7 +259,7 @@ fn stage(
             let stage = pooled::PooledStage::new(&layer.op, &wiring, path, batch, layouts);
             Box::new(stage.ok_or_else(|| Unfit("a pooled convolution that no kernel suits".into()))?)
         }
-        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, &wiring, path, layouts)),
+        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, &wiring, path, batch, layouts)),
         LayerOp::Linear { weight, bias, relu } => {
             Box::new(linear::LinearStage::new((*weight, *bias), *relu, &wiring, path, layouts))
         }

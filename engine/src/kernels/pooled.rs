@@ -11,6 +11,7 @@ mod inputs;
 mod lists;
 mod planar;
 mod pool;
+mod strips;
 mod weights;
 
 pub use backward::{Backward, Given, Input, Scratch, Sums};
@@ -37,15 +38,13 @@ const SCRATCH: [usize; 2] = [16 << 10, 256 << 10];
 fn seen(shape: &Shape) -> Option<Shape> {
     let output = shape.window.output.map(|outputs| outputs / 2 * 2);
     let plain = shape.window.is_plain() && shape.groups == 1 && output[0] > 0 && output[1] > 0;
-    plain.then(|| Shape { window: Window { output, ..shape.window }, ..*shape })
+    plain.then_some(Shape { window: Window { output, ..shape.window }, ..*shape })
 }
 
 /// Whether both passes have kernels for a convolution with this window and these groups.
 pub fn suits(window: &Window, groups: usize) -> bool {
-    window.is_plain()
-        && groups == 1
-        && window.output.iter().all(|outputs| *outputs > 1)
-        && [1, 3, 5, 7].contains(&window.kernel[1])
+    let pooled = window.output.iter().all(|outputs| *outputs > 1);
+    window.is_plain() && groups == 1 && pooled && [1, 3, 5, 7].contains(&window.kernel[1])
 }
 
 /// The forward pass on maps of one kind.
@@ -65,6 +64,7 @@ impl Forward {
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
         let shape = seen(shape)?;
         let output = shape.window.output;
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         assert_eq!(y.size, output.map(|outputs| outputs / 2), "maps of half the size");
         let weights = shape.ins * shape.window.taps() * 2 * LANES * 4;
         let bytes = SCRATCH[usize::from(weights > SMALL_WEIGHTS)];

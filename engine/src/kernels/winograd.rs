@@ -257,8 +257,3 @@ impl Winograd {
         }
     }
 }
-
-/// Whether it is faster than the dense kernel.
-pub fn pays(_shape: &Shape) -> bool {
-    true
-}

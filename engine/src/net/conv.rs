@@ -64,7 +64,7 @@ struct Backward {
 }
 
 impl ConvStage {
-    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, layouts: &mut [Layout]) -> Self {
+    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, batch: usize, layouts: &mut [Layout]) -> Self {
         let LayerOp::Conv { weight, bias, relu, norm, .. } = op else { unreachable!("a convolution") };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
@@ -84,7 +84,7 @@ impl ConvStage {
                 Into::Nowhere | Into::Place => None,
             };
             let input = input
-                .map(|(dx, finish)| (Convolution::gradient(path, &shape, dx.form.maps(), dy.form.maps()), dx, finish));
+                .map(|(dx, finish)| (Convolution::gradient(path, &shape, batch, dx.form.maps(), dy.form.maps()), dx, finish));
             Backward { dy, weights: Weights::new(path, &shape, x_maps, dy.form.maps()), input }
         });
         Self {
@@ -94,7 +94,7 @@ impl ConvStage {
             relu: *relu,
             x,
             y,
-            forward: Convolution::forward(path, &shape, x_maps, y_maps),
+            forward: Convolution::forward(path, &shape, batch, x_maps, y_maps),
             folded,
             backward,
             spaces: Vec::new(),

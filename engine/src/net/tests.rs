@@ -344,7 +344,8 @@ fn block(b: &mut Builder, x: Value, filters: usize, stride: usize) -> Value {
 
 #[test]
 fn residual_blocks() {
-    let mut b = Builder::new(&[3, 8, 8]);
+    // Small: among many sums one would be so near zero that fp32 has it on the other side of relu's kink.
+    let mut b = Builder::new(&[3, 6, 6]);
     let x = b.conv(b.graph.input(), 16, 3, 1, 1, false);
     let x = b.batch_norm(x);
     let x = b.relu(x);

@@ -1,7 +1,7 @@
-//! The sparse backward pass over one example: which strips, blocks and passes, in which order.
+//! The sparse backward pass over one example.
 
 use super::lists::{self, Lists};
-use super::{inputs, planar, seen, weights};
+use super::{inputs, planar, seen};
 use crate::buffer::Buffer;
 use crate::kernels::dense::Shape;
 use crate::kernels::packing::Packing;
@@ -17,15 +17,15 @@ const WEIGHTS: usize = 41 << 10;
 pub struct Backward {
     path: Path,
     packing: Packing,
-    kernel: [usize; 2],
+    pub(super) kernel: [usize; 2],
     /// Zeros before the first row and column.
-    before: [usize; 2],
-    outs: usize,
-    x: Maps,
-    dx: Option<Maps>,
-    plan: lists::Plan,
-    /// Input blocks that the gradient of the input is computed for together.
-    together: usize,
+    pub(super) before: [usize; 2],
+    pub(super) outs: usize,
+    pub(super) x: Maps,
+    pub(super) dx: Option<Maps>,
+    pub(super) plan: lists::Plan,
+    /// How the gradient of the input is cut.
+    pub(super) cut: inputs::Cut,
 }
 
 /// One example's part of the forward pass.
@@ -78,34 +78,29 @@ impl Backward {
             return None;
         }
         assert_eq!(dy.size, window.output.map(|outputs| outputs / 2), "maps of half the size");
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         assert!(dx.is_none_or(|dx| x.lanes == LANES && dx.size == x.size), "a gradient like the input");
         let packing = Packing::new(shape.outs, shape.ins, 1, window.taps(), x.lanes);
-        let together = on_path!(path, S => inputs::most_blocks::<S>(width)).min(x.blocks());
-        let sets = on_path!(path, S => inputs::sets::<S>(width, together).max(inputs::sets::<S>(width, 1)));
+        let cut = on_path!(path, S => inputs::cut::<S>(window.kernel, x.blocks()));
+        let parts = cut.blocks * cut.rows;
+        // The last pass has fewer parts where they do not come out even, and may need more sets.
+        let last = (x.blocks() - 1) % cut.blocks + (height - 1) % cut.rows + 1;
+        let sets = [parts, last].map(|parts| on_path!(path, S => inputs::sets::<S>(width, parts)));
+        let sets = sets[0].max(sets[1]);
         // As many rows as fit, and strips of about the same height.
         let rows = (STRIP / (4 * x.row()) + 1).saturating_sub(height) / 2;
         let strips = dy.size[0].div_ceil(rows.max(1));
-        let blocks = (WEIGHTS / (4 * LANES * LANES * width * together)).max(1);
+        let blocks = (WEIGHTS / (4 * LANES * LANES * width * parts)).max(1);
         let chunks = dy.blocks().div_ceil(blocks);
         let plan = lists::Plan {
             dy,
             rows: dy.size[0].div_ceil(strips),
             x_row: x.row(),
             chunk: dy.blocks().div_ceil(chunks),
-            weights: together * width * LANES,
+            weights: parts * width * LANES,
             sets,
         };
-        Some(Self {
-            path,
-            packing,
-            kernel: window.kernel,
-            before: window.before,
-            outs: shape.outs,
-            x,
-            dx,
-            plan,
-            together,
-        })
+        Some(Self { path, packing, kernel: window.kernel, before: window.before, outs: shape.outs, x, dx, plan, cut })
     }
 
     /// The order of its weights.
@@ -118,7 +113,7 @@ impl Backward {
         if self.x.lanes == 1 {
             Scratch { lists: None, floats: Buffer::zeros(self.x.len() + LANES) }
         } else {
-            let floats = if self.dx.is_some() { self.together * self.strip_block() } else { 0 };
+            let floats = if self.dx.is_some() { self.cut.blocks * self.strip_block() } else { 0 };
             Scratch { lists: Some(Lists::new(self.plan)), floats: Buffer::zeros(floats) }
         }
     }
@@ -164,19 +159,20 @@ impl Backward {
         }
     }
 
-    /// Floats of the weights for a chunk of outputs and one row of taps: a row of zeros stands behind them.
+    /// Floats of the weights for a chunk of outputs in one pass: a row of zeros stands behind them.
     fn tile(&self) -> usize {
         (self.plan.chunk * LANES + 1) * self.plan.weights
     }
 
-    /// Where the weights of some input blocks, a chunk of outputs and a row of taps begin.
-    fn tile_at(&self, group: usize, chunk: usize, row: usize) -> usize {
-        ((group * self.plan.dy.blocks().div_ceil(self.plan.chunk) + chunk) * self.kernel[0] + row) * self.tile()
+    /// Where the weights of some input blocks, a chunk of outputs and some rows of taps begin.
+    pub(super) fn tile_at(&self, group: usize, chunk: usize, rows: usize) -> usize {
+        let passes = self.kernel[0].div_ceil(self.cut.rows);
+        ((group * self.plan.dy.blocks().div_ceil(self.plan.chunk) + chunk) * passes + rows) * self.tile()
     }
 
     /// Floats of the transposed weights.
     pub fn transposed_len(&self) -> usize {
-        if self.dx.is_some() { self.tile_at(self.x.blocks().div_ceil(self.together), 0, 0) } else { 0 }
+        if self.dx.is_some() { self.tile_at(self.x.blocks().div_ceil(self.cut.blocks), 0, 0) } else { 0 }
     }
 
     /// Copies weights, packed as the forward pass has them, into the order that the gradient of the input reads.
@@ -189,9 +185,11 @@ impl Backward {
         self.visit(|in_block, out, tap, row| {
             let (chunk, inside) = (out / LANES / self.plan.chunk, out % (self.plan.chunk * LANES));
             let [down, right] = [tap / self.kernel[1], tap % self.kernel[1]];
-            let to = self.tile_at(in_block / self.together, chunk, down)
+            // One of the two is always zero.
+            let part = in_block % self.cut.blocks + down % self.cut.rows;
+            let to = self.tile_at(in_block / self.cut.blocks, chunk, down / self.cut.rows)
                 + inside * self.plan.weights
-                + (in_block % self.together * self.kernel[1] + right) * LANES;
+                + (part * self.kernel[1] + right) * LANES;
             let lanes = (self.x.channels - in_block * LANES).min(LANES);
             for (lane, to) in transposed[to..to + lanes].iter_mut().enumerate() {
                 *to = packed[row + lane * LANES];
@@ -214,149 +212,17 @@ impl Backward {
             assert!(input.transposed.len() >= self.transposed_len(), "weights of the planned size");
         }
         let Scratch { lists, floats } = scratch;
+        let plan = (self.x.lanes == LANES).then_some(&self.plan);
+        assert!(lists.as_ref().map(Lists::plan) == plan, "scratch of this kernel");
         match (lists, sums) {
             (Some(lists), sums) => on_path!(self.path, S => self.strips::<S>(&given, sums, input, lists, floats)),
-            (None, Some(sums)) => on_path!(self.path, S => self.planar::<S>(&given, sums, floats)),
+            (None, Some(mut sums)) => on_path!(self.path, S => self.planar::<S>(&given, &mut sums, floats)),
             (None, None) => {}
         }
     }
 
-    fn strips<S: Simd>(
-        &self,
-        given: &Given<'_>,
-        mut sums: Option<Sums<'_>>,
-        mut input: Option<Input<'_>>,
-        lists: &mut Lists,
-        floats: &mut [f32],
-    ) {
-        let height = self.plan.dy.size[0];
-        for first in (0..height).step_by(self.plan.rows) {
-            let rows = first..height.min(first + self.plan.rows);
-            let db = sums.as_mut().map(|sums| &mut *sums.db);
-            lists.fill::<S>(rows.clone(), given.dy, given.winners, db, input.is_some());
-            if let Some(sums) = &mut sums {
-                self.weights::<S>(first, given.x, sums.dw, lists);
-            }
-            if let Some(input) = &mut input {
-                self.inputs::<S>(rows, input, lists, floats);
-            }
-        }
-    }
-
-    /// Adds a strip to the sums of weights.
-    fn weights<S: Simd>(&self, first: usize, x: &[f32], sums: &mut [f32], lists: &Lists) {
-        let [height, width] = self.kernel;
-        let passes = height.div_ceil(weights::most_rows::<S>(width).min(height));
-        let most = height.div_ceil(passes);
-        let step = height * width * LANES;
-        for block in 0..self.x.blocks() {
-            for top in (0..height).step_by(most) {
-                let row = (2 * first + top) as isize - self.before[0] as isize;
-                let from = self.x.at(block, row, -(self.before[1] as isize));
-                let kernel = weights::kernel::<S>(most.min(height - top), width).expect("checked by `new`");
-                // SAFETY: the input's halo holds every tap of every pixel, and the sums were checked by `run`.
-                unsafe {
-                    kernel(
-                        &weights::Job {
-                            x: x.as_ptr().add(from),
-                            x_row: self.x.row(),
-                            sums: sums.as_mut_ptr().add(block * self.outs * step + top * width * LANES),
-                            step,
-                            outs: self.outs,
-                        },
-                        lists,
-                    );
-                }
-            }
-        }
-    }
-
-    /// Floats of a row and of a block of a strip's sums: what its pixels reach, and one more pixel.
-    fn strip_row(&self) -> usize {
-        (self.plan.width() + self.kernel[1]) * LANES
-    }
-
-    fn strip_block(&self) -> usize {
-        (2 * self.plan.rows + self.kernel[0] - 1) * self.strip_row()
-    }
-
-    /// The gradient of the input for a strip: it overlaps with the one before.
-    fn inputs<S: Simd>(&self, rows: std::ops::Range<usize>, input: &mut Input<'_>, lists: &Lists, floats: &mut [f32]) {
-        let [height, width] = self.kernel;
-        let (row, block) = (self.strip_row(), self.strip_block());
-        assert!(floats.len() >= self.together * block, "scratch of the planned size");
-        for start in (0..self.x.blocks()).step_by(self.together) {
-            let blocks = self.together.min(self.x.blocks() - start);
-            let kernel =
-                inputs::kernel::<S>(width, blocks, inputs::sets::<S>(width, blocks)).expect("checked by `new`");
-            floats.fill(0.0);
-            for chunk in 0..self.plan.dy.blocks().div_ceil(self.plan.chunk) {
-                for down in 0..height {
-                    let tile = self.tile_at(start / self.together, chunk, down);
-                    // SAFETY: places in the lists are inside a tile, and the sums hold what the strip's pixels reach.
-                    unsafe {
-                        kernel(
-                            &inputs::Job {
-                                weights: input.transposed.as_ptr().add(tile),
-                                chunk,
-                                rows: 2 * rows.len(),
-                                sums: floats.as_mut_ptr().add(down * row),
-                                row,
-                                block,
-                            },
-                            lists,
-                        );
-                    }
-                }
-            }
-            for index in 0..blocks {
-                self.flush::<S>(rows.clone(), start + index, &floats[index * block..], input);
-            }
-        }
-    }
-
-    /// Moves a strip's sums to where they belong, without what the taps reach in the halo.
-    fn flush<S: Simd>(&self, rows: std::ops::Range<usize>, block: usize, sums: &[f32], input: &mut Input<'_>) {
-        let maps = self.dx.expect("checked by `run`");
-        let [height, width] = maps.size;
-        let reached = |outputs: usize, axis: usize| (outputs + self.kernel[axis] - 1).saturating_sub(self.before[axis]);
-        // Rows above were begun by the strip before; those below, by nobody.
-        let begun = if rows.start == 0 { 0 } else { reached(2 * rows.start, 0) };
-        let end = reached(2 * rows.end, 0).min(height);
-        let columns = reached(self.plan.width(), 1).min(width);
-        for row in (2 * rows.start).saturating_sub(self.before[0])..end {
-            let from = (row + self.before[0] - 2 * rows.start) * self.strip_row() + self.before[1] * LANES;
-            let sums = &sums[from..from + columns * LANES];
-            let at = maps.at(block, row as isize, 0);
-            let to = &mut input.dx[at..at + width * LANES];
-            let add = input.add || row < begun;
-            // SAFETY: both slices have a vector for each of the columns.
-            unsafe {
-                S::run(
-                    #[inline(always)]
-                    || {
-                        for column in 0..columns {
-                            let to = to.as_mut_ptr().add(column * LANES);
-                            let sum = S::load(sums.as_ptr().add(column * LANES));
-                            S::store(to, if add { S::add(S::load(to), sum) } else { sum });
-                        }
-                    },
-                );
-            }
-            if !add {
-                to[columns * LANES..].fill(0.0);
-            }
-        }
-        if rows.end == self.plan.dy.size[0] && !input.add {
-            for row in end..height {
-                let at = maps.at(block, row as isize, 0);
-                input.dx[at..at + width * LANES].fill(0.0);
-            }
-        }
-    }
-
     /// Adds an example on a planar input to the sums.
-    fn planar<S: Simd>(&self, given: &Given<'_>, sums: Sums<'_>, floats: &mut [f32]) {
+    fn planar<S: Simd>(&self, given: &Given<'_>, sums: &mut Sums<'_>, floats: &mut [f32]) {
         let [height, width] = self.kernel;
         // A copy, so that whole vectors may be read behind the last pixels.
         floats[..self.x.len()].copy_from_slice(&given.x[..self.x.len()]);

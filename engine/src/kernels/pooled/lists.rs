@@ -7,7 +7,7 @@ use crate::maps::Maps;
 use crate::simd::{LANES, Simd};
 
 /// Where the strip's gradients come from and where their inputs are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     /// The pooled gradients.
     pub(super) dy: Maps,
@@ -93,6 +93,11 @@ impl Lists {
             channels: Table::new(blocks * LANES, plan.channel_room()),
             pixels: Table::new(blocks.div_ceil(plan.chunk) * plan.pixels(), plan.pixel_room()),
         }
+    }
+
+    /// What they were made for.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The live gradients of an output channel, with where the first tap of each lies in a block of inputs, from the strip's first.
@@ -196,25 +201,25 @@ impl Lists {
         let Plan { chunk, weights, .. } = self.plan;
         let first = block / chunk * self.plan.pixels();
         let step = [(block % chunk * LANES * weights) as u32, weights as u32];
+        // Read once: the compiler cannot know that the lists do not hold their own addresses.
+        let room = self.pixels.room;
+        let counts = self.pixels.counts.as_mut_ptr();
+        let (all_places, all_slopes) = (self.pixels.places.as_mut_ptr(), self.pixels.slopes.as_mut_ptr());
         // SAFETY: the caller's.
         unsafe {
             for (index, row) in rows.enumerate() {
                 let dy = dy.as_ptr().add(self.plan.dy.at(block, row as isize, 0));
                 let winners = winners.as_ptr().add((block * height + row) * width * LANES);
+                let upper = first + 4 * index * width;
                 for column in 0..width {
                     let slopes = S::load(dy.add(column * LANES));
                     for winner in 0..4 {
-                        let pixel = first + (2 * index + winner / 2) * 2 * width + 2 * column + winner % 2;
-                        let count = self.pixels.counts.as_mut_ptr().add(pixel);
-                        let end = pixel * self.pixels.room + *count as usize;
-                        *count += S::compress(
-                            winners.add(column * LANES),
-                            winner as u8,
-                            slopes,
-                            step,
-                            self.pixels.places.as_mut_ptr().add(end),
-                            self.pixels.slopes.as_mut_ptr().add(end),
-                        ) as u32;
+                        let pixel = upper + winner / 2 * 2 * width + 2 * column + winner % 2;
+                        let count = counts.add(pixel);
+                        let end = pixel * room + *count as usize;
+                        let (to, places) = (all_slopes.add(end), all_places.add(end));
+                        let bytes = winners.add(column * LANES);
+                        *count += S::compress(bytes, winner as u8, slopes, step, places, to) as u32;
                     }
                 }
             }
