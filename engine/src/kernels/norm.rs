@@ -10,6 +10,8 @@ pub use element::ElementNorm;
 pub use group::GroupNorm;
 pub use moments::{Moments, Statistics};
 
+use std::ops::Range;
+
 use super::view::View;
 use crate::simd::{LANES, Simd};
 
@@ -84,6 +86,27 @@ fn each(count: usize, lanes: usize, mut f: impl FnMut(usize, usize)) {
     } else {
         for index in 0..count {
             f(index, lanes);
+        }
+    }
+}
+
+/// Calls `f(block, rows, pixels, lanes)` for all pixels of all blocks, in the order of memory: maps block by block, rows one after
+/// another. Compiled apart for whole vectors.
+#[inline(always)]
+fn in_order(view: &View, mut f: impl FnMut(usize, Range<usize>, Range<usize>, usize)) {
+    if !view.is_plain() {
+        for block in 0..view.blocks() {
+            f(block, 0..view.rows, 0..view.pixels, LANES);
+        }
+        return;
+    }
+    let whole = view.channels / LANES;
+    for pixel in 0..view.pixels {
+        for block in 0..whole {
+            f(block, 0..1, pixel..pixel + 1, LANES);
+        }
+        if whole < view.blocks() {
+            f(whole, 0..1, pixel..pixel + 1, view.lanes_of(whole));
         }
     }
 }

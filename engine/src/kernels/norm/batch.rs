@@ -1,7 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) with the residual sum and relu behind it, forward and backward.
 
 use super::moments::Statistics;
-use super::{SUMS, Tile, each, each_pixel, lanes, tiles};
+use super::{SUMS, Tile, each_pixel, in_order, lanes, tiles};
 use crate::kernels::view::{View, get, joined, put};
 use crate::simd::{LANES, Path, Simd, on_path};
 
@@ -97,21 +97,19 @@ impl Normalise {
         residual: *const f32,
         y: *mut f32,
     ) {
-        for block in 0..self.x.blocks() {
-            let lanes = self.x.lanes_of(block);
-            // SAFETY: the caller's.
-            unsafe {
-                let [mean, scale, bias] = constants.block::<S>(block);
-                for row in 0..self.x.rows {
-                    let x = x.add(self.x.at(block) + row * self.x.row);
-                    let y = y.add(self.y.at(block) + row * self.y.row);
-                    let line = self.residual.at(block) + row * self.residual.row;
-                    let residual = if ADD { residual.add(line) } else { residual };
-                    each(
-                        self.x.pixels,
-                        lanes,
-                        #[inline(always)]
-                        |pixel, lanes| {
+        in_order(
+            &self.x,
+            #[inline(always)]
+            |block, rows, pixels, lanes| {
+                // SAFETY: the caller's.
+                unsafe {
+                    let [mean, scale, bias] = constants.block::<S>(block);
+                    for row in rows {
+                        let x = x.add(self.x.at(block) + row * self.x.row);
+                        let y = y.add(self.y.at(block) + row * self.y.row);
+                        let line = self.residual.at(block) + row * self.residual.row;
+                        let residual = if ADD { residual.add(line) } else { residual };
+                        for pixel in pixels.clone() {
                             let x = get::<S>(x.add(pixel * self.x.pixel), lanes);
                             let mut v = S::fma(S::sub(x, mean), scale, bias);
                             if ADD {
@@ -121,11 +119,11 @@ impl Normalise {
                                 v = S::max(S::splat(0.0), v);
                             }
                             put::<S>(y.add(pixel * self.y.pixel), v, lanes);
-                        },
-                    );
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     }
 }
 
@@ -359,25 +357,24 @@ impl Backward {
         dy: *const f32,
         dx: *mut f32,
     ) {
-        for block in 0..self.x.blocks() {
-            let lanes = self.x.lanes_of(block);
-            // SAFETY: the caller's.
-            unsafe {
-                let zero = S::splat(0.0);
-                let [mean, scale, bias] = constants.block::<S>(block);
-                let [a, b, c] = [0, 1, 2].map(
-                    #[inline(always)]
-                    |i: usize| S::load(slopes.factors[i][block * LANES..].as_ptr()),
-                );
-                for row in 0..self.x.rows {
-                    let x = x.add(self.x.at(block) + row * self.x.row);
-                    let dy = dy.add(self.dy.at(block) + row * self.dy.row);
-                    let dx = dx.add(self.dx.at(block) + row * self.dx.row);
-                    each(
-                        self.x.pixels,
-                        lanes,
+        in_order(
+            &self.x,
+            #[inline(always)]
+            |block, rows, pixels, lanes| {
+                // SAFETY: the caller's.
+                unsafe {
+                    let zero = S::splat(0.0);
+                    let [mean, scale, bias] = constants.block::<S>(block);
+                    let at = block * LANES;
+                    let [a, b, c] = [0, 1, 2].map(
                         #[inline(always)]
-                        |pixel, lanes| {
+                        |i: usize| S::load(slopes.factors[i][at..].as_ptr()),
+                    );
+                    for row in rows {
+                        let x = x.add(self.x.at(block) + row * self.x.row);
+                        let dy = dy.add(self.dy.at(block) + row * self.dy.row);
+                        let dx = dx.add(self.dx.at(block) + row * self.dx.row);
+                        for pixel in pixels.clone() {
                             let to = dx.add(pixel * self.dx.pixel);
                             let x = S::sub(get::<S>(x.add(pixel * self.x.pixel), lanes), mean);
                             let mut slope = get::<S>(dy.add(pixel * self.dy.pixel), lanes);
@@ -389,11 +386,11 @@ impl Backward {
                                 slope = S::add(slope, get::<S>(to, lanes));
                             }
                             put::<S>(to, slope, lanes);
-                        },
-                    );
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     }
 }
 
