@@ -1,5 +1,7 @@
 //! The kernels around convolutions beside a plain copy: GB/s of what each must read and write.
 
+#![expect(clippy::print_stdout, reason = "a table for whoever runs it")]
+
 use std::time::Instant;
 
 use engine::kernels::activation::{self, Function};
@@ -75,7 +77,7 @@ fn table(path: Path, channels: usize, size: usize, halo: usize) {
             max.forward(&x, &mut out, Some(&mut kept));
         });
         table.line(&format!("max {kernel}x{kernel}/{stride} without taps"), plain + share, || {
-            max.forward(&x, &mut out, None)
+            max.forward(&x, &mut out, None);
         });
         table.line(&format!("max {kernel}x{kernel}/{stride} backward"), plain + share + share / 4, || {
             max.backward(&kept, &out, &mut y, false);

@@ -1,16 +1,16 @@
 //! Normalisations. Sums are kept in `f64` across tiles of some pixels: neither large maps nor large means lose digits.
 
+mod backward;
 mod batch;
 mod element;
 mod group;
 mod moments;
 
-pub use batch::{Backward, Constants, Mask, Normalise, Slopes};
+pub use backward::{Backward, Mask, Slopes};
+pub use batch::{Constants, Normalise};
 pub use element::ElementNorm;
 pub use group::GroupNorm;
 pub use moments::{Moments, Statistics};
-
-use std::ops::Range;
 
 use super::view::View;
 use crate::simd::{LANES, Simd};
@@ -90,23 +90,13 @@ fn each(count: usize, lanes: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// Calls `f(block, rows, pixels, lanes)` for all pixels of all blocks, in the order of memory: maps block by block, rows one after
-/// another. Compiled apart for whole vectors.
+/// Calls `f(block, lanes)` for all blocks; compiled apart for whole vectors.
 #[inline(always)]
-fn in_order(view: &View, mut f: impl FnMut(usize, Range<usize>, Range<usize>, usize)) {
-    if !view.is_plain() {
-        for block in 0..view.blocks() {
-            f(block, 0..view.rows, 0..view.pixels, LANES);
-        }
-        return;
-    }
-    let whole = view.channels / LANES;
-    for pixel in 0..view.pixels {
-        for block in 0..whole {
-            f(block, 0..1, pixel..pixel + 1, LANES);
-        }
-        if whole < view.blocks() {
-            f(whole, 0..1, pixel..pixel + 1, view.lanes_of(whole));
+fn each_block(view: &View, mut f: impl FnMut(usize, usize)) {
+    for block in 0..view.blocks() {
+        match view.lanes_of(block) {
+            LANES => f(block, LANES),
+            lanes => f(block, lanes),
         }
     }
 }

@@ -160,10 +160,9 @@ impl<const N: usize> Runs<N> {
         for block in 0..self.blocks {
             for row in 0..self.views[0].rows {
                 let mut at = operands;
-                for index in 0..N {
-                    let view = &self.views[index];
+                for (at, view) in at.iter_mut().zip(&self.views) {
                     // SAFETY: inside the operand.
-                    at[index] = unsafe { at[index].add(view.at(block) + row * view.row) };
+                    *at = unsafe { at.add(view.at(block) + row * view.row) };
                 }
                 for vector in 0..whole {
                     let mut place = at;

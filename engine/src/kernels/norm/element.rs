@@ -161,8 +161,8 @@ impl ElementNorm {
                             sums[sum] = S::add(sums[sum], f(x));
                         });
                         let sums = lanes::<S>(sums);
-                        for lane in 0..LANES {
-                            total += if inside >> lane & 1 == 1 { sums[lane] } else { 0.0 };
+                        for (lane, sum) in sums.iter().enumerate() {
+                            total += if inside >> lane & 1 == 1 { *sum } else { 0.0 };
                         }
                     }
                 },

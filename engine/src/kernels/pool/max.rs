@@ -215,7 +215,6 @@ unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMN
 
 /// The same; whether it must be done again with `CARE` for what is not a number, since there is or may be some. Nearly always
 /// there is none, and a comparison less in what waits for itself.
-#[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
 #[inline(always)]
 unsafe fn scan<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: usize, const CARE: bool>(
     taps: &Taps,
