@@ -138,12 +138,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// `a / b`.
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// Where `a > b`.
-    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M;
     /// Where `a` is not a number.
     unsafe fn is_nan(a: Self::V) -> Self::M;
-    /// Where either holds.
-    unsafe fn or(a: Self::M, b: Self::M) -> Self::M;
+    /// Whether it holds anywhere.
+    unsafe fn any(mask: Self::M) -> bool;
     /// `yes` where it holds, else `no`.
     unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V;
     /// Lane `i` by bit `i`.
@@ -293,16 +291,12 @@ impl Simd for Portable {
         each(|i| a[i] / b[i])
     }
     #[inline(always)]
-    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M {
-        std::array::from_fn(|i| if a[i] > b[i] { u32::MAX } else { 0 })
-    }
-    #[inline(always)]
     unsafe fn is_nan(a: Self::V) -> Self::M {
         std::array::from_fn(|i| if a[i].is_nan() { u32::MAX } else { 0 })
     }
     #[inline(always)]
-    unsafe fn or(a: Self::M, b: Self::M) -> Self::M {
-        std::array::from_fn(|i| a[i] | b[i])
+    unsafe fn any(mask: Self::M) -> bool {
+        mask.iter().fold(0, |any, lane| any | lane) != 0
     }
     #[inline(always)]
     unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V {

@@ -109,6 +109,7 @@ impl Flatten {
     }
 
     /// One example's row.
+    #[expect(clippy::needless_range_loop, reason = "with iterators the tile would live in memory")]
     pub fn forward(&self, maps: &[f32], row: &mut [f32]) {
         self.check(maps.len(), row.len());
         let (maps, row) = (maps.as_ptr(), row.as_mut_ptr());
@@ -132,6 +133,7 @@ impl Flatten {
     }
 
     /// One example's maps, from a row: overwrites what stands there, or adds to it. Behind the last channel zeros are written.
+    #[expect(clippy::needless_range_loop, reason = "with iterators the tile would live in memory")]
     pub fn backward(&self, row: &[f32], maps: &mut [f32], add: bool) {
         self.check(maps.len(), row.len());
         let (maps, row) = (maps.as_mut_ptr(), row.as_ptr());

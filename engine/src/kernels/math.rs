@@ -10,8 +10,8 @@ unsafe fn polynomial<S: Simd, const N: usize>(x: S::V, coefficients: [f32; N]) -
     // SAFETY: the caller's.
     unsafe {
         let mut sum = S::splat(coefficients[0]);
-        for index in 1..N {
-            sum = S::fma(sum, x, S::splat(coefficients[index]));
+        for coefficient in &coefficients[1..] {
+            sum = S::fma(sum, x, S::splat(*coefficient));
         }
         sum
     }
@@ -36,10 +36,8 @@ pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         // The first part has so few bits that its product is exact.
         let r = S::fma(n, S::splat(-0.693_359_4), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let p = polynomial::<S, 6>(
-            r,
-            [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1],
-        );
+        let p =
+            polynomial::<S, 6>(r, [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5]);
         let p = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
         S::scale(p, n)
     }
@@ -62,10 +60,8 @@ pub(super) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's.
     unsafe {
         let (zero, one, square) = (S::splat(0.0), S::splat(1.0), S::mul(x, x));
-        let p = polynomial::<S, 5>(
-            square,
-            [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1],
-        );
+        let p =
+            polynomial::<S, 5>(square, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
         let near = S::fma(S::mul(p, square), x, x);
         let minus = minus_size::<S>(x);
         // With e^-2|x|, which does not overflow.

@@ -1,11 +1,13 @@
 //! Normalisations. Sums are kept in `f64` across tiles of some pixels: neither large maps nor large means lose digits.
 
+mod backward;
 mod batch;
 mod element;
 mod group;
 mod moments;
 
-pub use batch::{Backward, Constants, Mask, Normalise, Slopes};
+pub use backward::{Backward, Mask, Slopes};
+pub use batch::{Constants, Normalise};
 pub use element::ElementNorm;
 pub use group::GroupNorm;
 pub use moments::{Moments, Statistics};
@@ -84,6 +86,17 @@ fn each(count: usize, lanes: usize, mut f: impl FnMut(usize, usize)) {
     } else {
         for index in 0..count {
             f(index, lanes);
+        }
+    }
+}
+
+/// Calls `f(block, lanes)` for all blocks; compiled apart for whole vectors.
+#[inline(always)]
+fn each_block(view: &View, mut f: impl FnMut(usize, usize)) {
+    for block in 0..view.blocks() {
+        match view.lanes_of(block) {
+            LANES => f(block, LANES),
+            lanes => f(block, lanes),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Softmax and cross-entropy in one, so that neither large nor small logits overflow.
 
 use super::math::exp;
-use super::view::{get, put};
 use crate::simd::{LANES, Path, Simd, on_path};
 
 /// The mean cross-entropy, in nats, of logits `[N][classes]` against the rows' labels, and the logits' gradient
@@ -63,33 +62,42 @@ fn largest(row: &[f32]) -> usize {
     best
 }
 
+/// Vectors whose exponentials are summed in fp32.
+const TILE: usize = 8;
+
 /// The largest logit and the sum of the exponentials of all after it is subtracted; these are left in `to`.
 fn exponentials(path: Path, row: &[f32], to: &mut [f32]) -> (f64, f64) {
     assert_eq!(row.len(), to.len(), "a place for every logit");
-    let count = row.len();
-    let whole = count / LANES * LANES;
     let (from, to) = (row.as_ptr(), to.as_mut_ptr());
-    // SAFETY: both slices have `count` floats; the path is the machine's.
+    let (whole, rest) = (row.len() / LANES, row.len() % LANES);
+    // SAFETY: both slices have as many floats; the path is the machine's.
     on_path!(path, S => unsafe {
         S::run(#[inline(always)] || {
-            let mut most = S::splat(f32::NEG_INFINITY);
-            for place in (0..whole).step_by(LANES) {
+            let (none, inside) = (S::splat(f32::NEG_INFINITY), S::mask(((1_u32 << rest) - 1) as u16));
+            let end = from.add(whole * LANES);
+            let mut most = if rest > 0 { S::select(inside, S::load_first(end, rest), none) } else { none };
+            for vector in 0..whole {
                 // What is not a number stands first: it is passed over here and met in the sum.
-                most = S::max(S::load(from.add(place)), most);
+                most = S::max(S::load(from.add(vector * LANES)), most);
             }
-            let most = row[whole..].iter().fold(lanes::<S>(most).into_iter().fold(f32::NEG_INFINITY, f32::max), |a, b| a.max(*b));
+            let most = lanes::<S>(most).into_iter().fold(f32::NEG_INFINITY, |most, x| if x > most { x } else { most });
             let shift = S::splat(most);
-            let mut sums = [0.0_f64; LANES];
-            for place in (0..count).step_by(LANES) {
-                let here = (count - place).min(LANES);
-                let e = exp::<S>(S::sub(get::<S>(from.add(place), here), shift));
-                put::<S>(to.add(place), e, here);
-                let e = lanes::<S>(e);
-                for lane in 0..LANES {
-                    sums[lane] += if lane < here { f64::from(e[lane]) } else { 0.0 };
+            let mut total = 0.0;
+            for first in (0..whole).step_by(TILE) {
+                let mut sum = S::splat(0.0);
+                for vector in first..whole.min(first + TILE) {
+                    let e = exp::<S>(S::sub(S::load(from.add(vector * LANES)), shift));
+                    S::store(to.add(vector * LANES), e);
+                    sum = S::add(sum, e);
                 }
+                total += lanes::<S>(sum).map(f64::from).iter().sum::<f64>();
             }
-            (f64::from(most), sums.iter().sum())
+            if rest > 0 {
+                let e = exp::<S>(S::sub(S::load_first(end, rest), shift));
+                S::store_first(to.add(whole * LANES), e, rest);
+                total += lanes::<S>(S::select(inside, e, S::splat(0.0))).map(f64::from).iter().sum::<f64>();
+            }
+            (f64::from(most), total)
         })
     })
 }

@@ -173,5 +173,5 @@ pub(super) fn product(a: &[f64], b: &[f64]) -> f64 {
 
 /// Numbers between 0 and 1 that a name stands for.
 pub(super) fn shares(name: &str, count: usize) -> Vec<f32> {
-    noise(name, count).into_iter().map(|value| value.abs()).collect()
+    noise(name, count).into_iter().map(f32::abs).collect()
 }

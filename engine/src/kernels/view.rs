@@ -90,8 +90,20 @@ impl View {
         if self.whole { LANES } else { (self.channels - block * LANES).min(LANES) }
     }
 
+    /// The same numbers as sixteen channels of many pixels and the rest, where it is one row; for what treats channels alike.
+    pub(super) fn folded(self) -> Vec<Self> {
+        if self.whole {
+            return vec![self];
+        }
+        assert_eq!(self.pixels, 1, "one row");
+        let (pixels, rest) = (self.channels / LANES, self.channels % LANES);
+        let many = Self { channels: LANES, pixels, row: pixels * LANES, pixel: LANES, ..self };
+        let few = Self { channels: rest, start: self.start + pixels * LANES, ..self };
+        [many, few].into_iter().filter(|view| view.channels > 0 && view.pixels > 0).collect()
+    }
+
     /// Whether all its numbers lie side by side, in the order of rows.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         !self.whole
     }
 }
@@ -153,10 +165,9 @@ impl<const N: usize> Runs<N> {
         for block in 0..self.blocks {
             for row in 0..self.views[0].rows {
                 let mut at = operands;
-                for index in 0..N {
-                    let view = &self.views[index];
+                for (at, view) in at.iter_mut().zip(&self.views) {
                     // SAFETY: inside the operand.
-                    at[index] = unsafe { at[index].add(view.at(block) + row * view.row) };
+                    *at = unsafe { at.add(view.at(block) + row * view.row) };
                 }
                 for vector in 0..whole {
                     let mut place = at;

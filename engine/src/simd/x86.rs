@@ -75,16 +75,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn greater(a: __m512, b: __m512) -> __mmask16 {
-        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
-    }
-    #[inline(always)]
     unsafe fn is_nan(a: __m512) -> __mmask16 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) }
     }
     #[inline(always)]
-    unsafe fn or(a: __mmask16, b: __mmask16) -> __mmask16 {
-        a | b
+    unsafe fn any(mask: __mmask16) -> bool {
+        mask != 0
     }
     #[inline(always)]
     unsafe fn select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
@@ -290,13 +286,6 @@ impl Simd for Avx2 {
         )
     }
     #[inline(always)]
-    unsafe fn greater(a: Self::V, b: Self::V) -> Self::M {
-        both(
-            #[inline(always)]
-            |i| unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a[i], b[i]) },
-        )
-    }
-    #[inline(always)]
     unsafe fn is_nan(a: Self::V) -> Self::M {
         both(
             #[inline(always)]
@@ -304,11 +293,8 @@ impl Simd for Avx2 {
         )
     }
     #[inline(always)]
-    unsafe fn or(a: Self::M, b: Self::M) -> Self::M {
-        both(
-            #[inline(always)]
-            |i| unsafe { _mm256_or_ps(a[i], b[i]) },
-        )
+    unsafe fn any(mask: Self::M) -> bool {
+        unsafe { _mm256_movemask_ps(_mm256_or_ps(mask[0], mask[1])) != 0 }
     }
     #[inline(always)]
     unsafe fn select(mask: Self::M, yes: Self::V, no: Self::V) -> Self::V {

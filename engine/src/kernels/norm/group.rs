@@ -1,6 +1,7 @@
 //! Group norm (Wu and He 2018): each example alone, channels in groups, a weight a channel.
 
-use super::batch::{Backward, Constants, Mask, Normalise, Slopes};
+use super::backward::{Backward, Mask, Slopes};
+use super::batch::{Constants, Normalise};
 use super::moments::{Moments, join};
 use crate::kernels::view::View;
 use crate::simd::Path;

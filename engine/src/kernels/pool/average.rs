@@ -1,13 +1,10 @@
 //! The mean of each window.
 
-use super::Places;
+use super::{Places, SIDE, Span};
 use crate::kernels::view::{View, get, put};
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
 use crate::window::Window;
-
-/// Outputs of a row that are summed side by side.
-const SIDE: usize = 4;
 
 /// The mean of each window.
 #[derive(Debug)]
@@ -91,25 +88,63 @@ impl AvgPool {
 
     #[inline(always)]
     unsafe fn gather<S: Simd>(&self, dy: *const f32, dx: *mut f32, add: bool) {
-        let Places { window, x: x_maps, y: y_maps, uses, .. } = &self.places;
+        let Places { x: x_maps, y: y_maps, uses, spans, .. } = &self.places;
         for block in 0..x_maps.blocks() {
-            for (row, rows) in uses[0].iter().enumerate() {
-                for (column, columns) in uses[1].iter().enumerate() {
+            for (row, rows) in uses.iter().enumerate() {
+                for span in spans {
                     // SAFETY: the caller's.
                     unsafe {
-                        let dx = dx.add(x_maps.at(block, row as isize, 0) + column * LANES);
-                        let mut sum = if add { S::load(dx) } else { S::splat(0.0) };
-                        for (line, _) in rows {
-                            let dy = dy.add(y_maps.at(block, *line as isize, 0));
-                            let shares = self.shares.as_ptr().add(line * window.output[1]);
-                            for (output, _) in columns {
-                                let share = S::splat(*shares.add(*output));
-                                sum = S::fma(S::load(dy.add(output * LANES)), share, sum);
-                            }
+                        let dy = dy.add(y_maps.at(block, 0, 0));
+                        let dx = dx.add(x_maps.at(block, row as isize, span.first as isize));
+                        let mut number = 0;
+                        while number + SIDE <= span.count {
+                            self.slopes::<S, SIDE>(rows, span, number, dy, dx, add);
+                            number += SIDE;
                         }
-                        S::store(dx, sum);
+                        while number < span.count {
+                            self.slopes::<S, 1>(rows, span, number, dy, dx, add);
+                            number += 1;
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    /// The gradients of `PIXELS` pixels of a span, from number `number`.
+    #[expect(clippy::needless_range_loop, reason = "with iterators the sums would live in memory")]
+    #[inline(always)]
+    unsafe fn slopes<S: Simd, const PIXELS: usize>(
+        &self,
+        rows: &[(usize, usize)],
+        span: &Span,
+        number: usize,
+        dy: *const f32,
+        dx: *mut f32,
+        add: bool,
+    ) {
+        let Places { window, y, .. } = &self.places;
+        let step = window.stride[1] * LANES;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [S::splat(0.0); PIXELS];
+            if add {
+                for pixel in 0..PIXELS {
+                    sums[pixel] = S::load(dx.add((number + pixel) * step));
+                }
+            }
+            for (line, _) in rows {
+                let dy = dy.add(line * y.row() + number * LANES);
+                let shares = self.shares.as_ptr().add(line * window.output[1] + number);
+                for (output, _) in &span.uses {
+                    for pixel in 0..PIXELS {
+                        let share = S::splat(*shares.add(output + pixel));
+                        sums[pixel] = S::fma(S::load(dy.add((output + pixel) * LANES)), share, sums[pixel]);
+                    }
+                }
+            }
+            for pixel in 0..PIXELS {
+                S::store(dx.add((number + pixel) * step), sums[pixel]);
             }
         }
     }

@@ -1,12 +1,9 @@
 //! The largest of each window.
 
-use super::Places;
+use super::{Places, SIDE, Span};
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
 use crate::window::Window;
-
-/// Outputs of a row that are computed side by side: enough to hide a comparison's latency.
-const SIDE: usize = 4;
 
 /// Taps that a byte can name.
 const BYTE: usize = 256;
@@ -57,15 +54,15 @@ impl MaxPool {
         // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
         on_path!(self.path, S => unsafe {
             S::run(#[inline(always)] || match kept {
-                None => self.scan::<S, 0>(x, y, std::ptr::null_mut()),
-                Some(kept) if bytes == 1 => self.scan::<S, 1>(x, y, kept.as_mut_ptr()),
-                Some(kept) => self.scan::<S, 2>(x, y, kept.as_mut_ptr()),
+                None => self.all::<S, 0>(x, y, std::ptr::null_mut()),
+                Some(kept) if bytes == 1 => self.all::<S, 1>(x, y, kept.as_mut_ptr()),
+                Some(kept) => self.all::<S, 2>(x, y, kept.as_mut_ptr()),
             });
         });
     }
 
     #[inline(always)]
-    unsafe fn scan<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, mut kept: *mut u8) {
+    unsafe fn all<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, mut kept: *mut u8) {
         let Places { window, x: x_maps, y: y_maps, taps, inner, .. } = &self.places;
         for block in 0..y_maps.blocks() {
             for (line, rows) in taps[0].iter().enumerate() {
@@ -127,33 +124,73 @@ impl MaxPool {
 
     #[inline(always)]
     unsafe fn gather<S: Simd, const KEEP: usize>(&self, kept: *const u8, dy: *const f32, dx: *mut f32, add: bool) {
-        let Places { window, x: x_maps, y: y_maps, uses, .. } = &self.places;
+        let Places { window, x: x_maps, y: y_maps, uses, spans, .. } = &self.places;
         for block in 0..x_maps.blocks() {
-            // SAFETY: the caller's.
-            unsafe {
-                let kept = kept.add(block * window.outputs() * LANES * KEEP);
-                for (row, rows) in uses[0].iter().enumerate() {
-                    let dx = dx.add(x_maps.at(block, row as isize, 0));
-                    for (column, columns) in uses[1].iter().enumerate() {
-                        let dx = dx.add(column * LANES);
-                        let mut sum = if add { S::load(dx) } else { S::splat(0.0) };
-                        for (line, ky) in rows {
-                            let dy = dy.add(y_maps.at(block, *line as isize, 0));
-                            for (output, kx) in columns {
-                                let tap = ky * window.kernel[1] + kx;
-                                let kept = kept.add((line * window.output[1] + output) * LANES * KEEP);
-                                let won = if KEEP == 1 {
-                                    S::equal_bytes(kept, tap as u8)
-                                } else {
-                                    equal_pairs::<S>(kept, tap as u16)
-                                };
-                                let slope = S::load(dy.add(output * LANES));
-                                sum = S::add(sum, S::select(won, slope, S::splat(0.0)));
-                            }
+            for (row, rows) in uses.iter().enumerate() {
+                for span in spans {
+                    // SAFETY: the caller's.
+                    unsafe {
+                        let kept = kept.add(block * window.outputs() * LANES * KEEP);
+                        let dy = dy.add(y_maps.at(block, 0, 0));
+                        let dx = dx.add(x_maps.at(block, row as isize, span.first as isize));
+                        let mut number = 0;
+                        while number + SIDE <= span.count {
+                            self.slopes::<S, KEEP, SIDE>(rows, span, number, kept, dy, dx, add);
+                            number += SIDE;
                         }
-                        S::store(dx, sum);
+                        while number < span.count {
+                            self.slopes::<S, KEEP, 1>(rows, span, number, kept, dy, dx, add);
+                            number += 1;
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    /// The gradients of `PIXELS` pixels of a span, from number `number`.
+    #[expect(clippy::needless_range_loop, reason = "with iterators the sums would live in memory")]
+    #[expect(clippy::too_many_arguments, reason = "operands of one formula")]
+    #[inline(always)]
+    unsafe fn slopes<S: Simd, const KEEP: usize, const PIXELS: usize>(
+        &self,
+        rows: &[(usize, usize)],
+        span: &Span,
+        number: usize,
+        kept: *const u8,
+        dy: *const f32,
+        dx: *mut f32,
+        add: bool,
+    ) {
+        let Places { window, y, .. } = &self.places;
+        let step = window.stride[1] * LANES;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [S::splat(0.0); PIXELS];
+            if add {
+                for pixel in 0..PIXELS {
+                    sums[pixel] = S::load(dx.add((number + pixel) * step));
+                }
+            }
+            for (line, ky) in rows {
+                let kept = kept.add((line * window.output[1] + number) * LANES * KEEP);
+                let dy = dy.add(line * y.row() + number * LANES);
+                for (output, kx) in &span.uses {
+                    let tap = ky * window.kernel[1] + kx;
+                    for pixel in 0..PIXELS {
+                        let kept = kept.add((output + pixel) * LANES * KEEP);
+                        let won = if KEEP == 1 {
+                            S::equal_bytes(kept, tap as u8)
+                        } else {
+                            equal_pairs::<S>(kept, tap as u16)
+                        };
+                        let slope = S::select(won, S::load(dy.add((output + pixel) * LANES)), S::splat(0.0));
+                        sums[pixel] = S::add(sums[pixel], slope);
+                    }
+                }
+            }
+            for pixel in 0..PIXELS {
+                S::store(dx.add((number + pixel) * step), sums[pixel]);
             }
         }
     }
@@ -161,8 +198,6 @@ impl MaxPool {
 
 /// The largest of the taps of `OUTPUTS` outputs side by side; `COLUMNS` taps a row, 0 for any number. `KEEP` bytes are kept of a
 /// winning tap's number.
-// Loops over indices: with iterators the vectors would live in memory.
-#[expect(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
 unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: usize>(
     taps: &Taps,
@@ -172,8 +207,27 @@ unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMN
 ) {
     // SAFETY: the caller's.
     unsafe {
+        if scan::<S, KEEP, OUTPUTS, COLUMNS, false>(taps, x, y, kept) {
+            scan::<S, KEEP, OUTPUTS, COLUMNS, true>(taps, x, y, kept);
+        }
+    }
+}
+
+/// The same; whether it must be done again with `CARE` for what is not a number, since there is or may be some. Nearly always
+/// there is none, and a comparison less in what waits for itself.
+#[inline(always)]
+unsafe fn scan<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: usize, const CARE: bool>(
+    taps: &Taps,
+    x: *const f32,
+    y: *mut f32,
+    kept: *mut u8,
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
         let columns = if COLUMNS > 0 { COLUMNS } else { taps.columns };
         let mut best = [S::splat(f32::NEG_INFINITY); OUTPUTS];
+        // Not a number where one of the elements is, or where infinities meet.
+        let mut sum = [S::splat(0.0); OUTPUTS];
         // A window of nothing but minus infinity takes its first element.
         let mut place = [S::splat(taps.first as f32); OUTPUTS];
         for row in 0..taps.rows {
@@ -182,15 +236,22 @@ unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMN
                 let x = x.add(row * taps.row + column * taps.column);
                 for output in 0..OUTPUTS {
                     let x = S::load(x.add(output * taps.output));
-                    let wins = S::or(S::greater(x, best[output]), S::is_nan(x));
-                    best[output] = S::select(wins, x, best[output]);
                     if KEEP > 0 {
-                        place[output] = S::select(wins, number, place[output]);
+                        place[output] = S::if_greater(x, best[output], number, place[output]);
+                    }
+                    if CARE {
+                        let nan = S::is_nan(x);
+                        place[output] = S::select(nan, number, place[output]);
+                        best[output] = S::select(nan, x, S::if_greater(x, best[output], x, best[output]));
+                    } else {
+                        best[output] = S::max(x, best[output]);
+                        sum[output] = S::add(sum[output], x);
                     }
                 }
                 number = S::add(number, S::splat(1.0));
             }
         }
+        let mut total = S::splat(0.0);
         for output in 0..OUTPUTS {
             S::store(y.add(output * LANES), best[output]);
             match KEEP {
@@ -198,7 +259,9 @@ unsafe fn largest<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMN
                 1 => S::store_bytes(kept.add(output * LANES), place[output]),
                 _ => store_pairs::<S>(kept.add(output * LANES * 2), place[output]),
             }
+            total = S::add(total, S::sub(sum[output], sum[output]));
         }
+        !CARE && S::any(S::is_nan(total))
     }
 }
 

@@ -26,7 +26,7 @@ proptest! {
                 let part = &values[first * plane..(first + count) * plane];
                 Channels::new(path, &one, 0, &all, first, *count).run(&packed(&one, part), &mut joined, false);
                 let before = noise("before", part.len());
-                let mut parted = packed_gradient(&one, &before);
+                let mut parted = if add { packed_gradient(&one, &before) } else { packed(&one, &before) };
                 Channels::new(path, &all, first, &one, 0, *count).run(&packed(&all, &values), &mut parted, add);
                 let sums: Vec<f32> = part.iter().zip(&before).map(|(a, b)| if add { a + b } else { *a }).collect();
                 prop_assert_eq!(unpacked(&one, &parted), sums);
@@ -49,7 +49,7 @@ proptest! {
             prop_assert_eq!(row.pop(), Some(3.0));
             prop_assert_eq!(&row, &values);
             let before = noise("before", values.len());
-            let mut back = packed_gradient(&maps, &before);
+            let mut back = if add { packed_gradient(&maps, &before) } else { packed(&maps, &before) };
             flatten.backward(&row, &mut back, add);
             let sums: Vec<f32> = values.iter().zip(&before).map(|(a, b)| if add { a + b } else { *a }).collect();
             prop_assert_eq!(unpacked(&maps, &back), sums);

@@ -42,7 +42,8 @@ impl Reference<'_> {
             let mean = members.iter().map(|index| x[*index]).sum::<f64>() / count;
             let variance = members.iter().map(|index| (x[*index] - mean).powi(2)).sum::<f64>() / count;
             members.iter().for_each(|index| normal[*index] = (x[*index] - mean) / (variance + EPSILON).sqrt());
-            (all.mean.push(mean), all.variance.push(variance));
+            all.mean.push(mean);
+            all.variance.push(variance);
         }
         for index in 0..x.len() {
             let weight = (self.weight)(index);
@@ -166,7 +167,7 @@ fn batch(case: &Case) -> Result<(), TestCaseError> {
         close("dw", &slopes.weight, &expected.dw, terms * scale, 2e-6)?;
         close("db", &slopes.bias, &expected.db, terms, 2e-6)?;
 
-        let mut dx = to(map[2].as_ref(), examples, &before, true);
+        let mut dx = to(map[2].as_ref(), examples, &before, add);
         for index in 0..parts {
             let (x, dy) = (&x[example(0, index)], Some(&slopes_y[example(1, index)]));
             backward.input(&constants, &slopes, x, dy, &mut dx[example(2, index)], add);
@@ -240,7 +241,7 @@ proptest! {
             norm.forward(&weight, &bias, &packed_x, &mut y, &mut kept);
             close("y", &unpacked(&maps[1], &y), &expected.y, scale, 2e-6)?;
             prop_assert!(halo_is_clean(&maps[1], &y), "the halo was written");
-            let mut dx = packed_gradient(&maps[0], &before);
+            let mut dx = if add { packed_gradient(&maps[0], &before) } else { packed(&maps[0], &before) };
             let mut part = vec![0.0; 2 * channels];
             norm.backward(&weight, &kept, &packed_x, Some(&packed_gradient(&maps[1], &dy)), &mut dx, add, &mut part);
             let part: Vec<f32> = part.iter().map(|sum| *sum as f32).collect();
@@ -278,7 +279,7 @@ proptest! {
             let kept = norm.forward(&weights, &biases, &inputs, &mut y);
             close("y", &back(map[1].as_ref(), &y), &expected.y, scale, 2e-6)?;
             let (mut dw, mut db) = (to(2, &before, true), to(2, &before, true));
-            let mut dx = to(0, &before, true);
+            let mut dx = to(0, &before, add);
             norm.backward(&weights, kept, &inputs, Some(&to(1, &dy, true)), &mut dx, add, &mut dw, &mut db);
             let plus = |sums: &[f64], add: bool| -> Vec<f64> {
                 sums.iter().zip(&before).map(|(sum, before)| sum + if add { f64::from(*before) } else { 0.0 }).collect()

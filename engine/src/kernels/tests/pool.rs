@@ -67,7 +67,7 @@ fn check(
     for path in Path::available() {
         let packed_x = packed(&x_maps, x);
         let mut found = packed(&y_maps, &vec![7.0; dy.len()]);
-        let mut found_dx = packed_gradient(&x_maps, &if add { before.clone() } else { vec![5.0; x.len()] });
+        let mut found_dx = if add { packed_gradient(&x_maps, &before) } else { packed(&x_maps, &vec![5.0; x.len()]) };
         let dy = packed_gradient(&y_maps, &dy);
         match kind {
             Kind::Max => {
@@ -173,7 +173,7 @@ proptest! {
             let means: Vec<f64> = wide(&x).chunks(plane).map(|plane| plane.iter().sum::<f64>() / plane.len() as f64).collect();
             close("y", &y[..channels], &means, 1.0, 1e-6)?;
             prop_assert_eq!(y[channels], 3.0);
-            let mut dx = packed_gradient(&maps, &if add { before.clone() } else { vec![5.0; x.len()] });
+            let mut dx = if add { packed_gradient(&maps, &before) } else { packed(&maps, &vec![5.0; x.len()]) };
             pool.backward(&dy, &mut dx, add);
             let slopes: Vec<f64> = (0..x.len()).map(|i| f64::from(dy[i / plane]) / plane as f64 + f64::from(before[i])).collect();
             close("dx", &unpacked(&maps, &dx), &slopes, 1.0, 1e-6)?;
