@@ -57,12 +57,7 @@ pub(crate) fn groups2_with<S, T: Send>(
 }
 
 /// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
-pub(crate) fn examples<T: Send>(
-    n: usize,
-    out: &mut [T],
-    stride: usize,
-    f: impl Fn(usize, &mut [T]) + Sync + Send,
-) {
+pub(crate) fn examples<T: Send>(n: usize, out: &mut [T], stride: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
     groups_with(n, 1, out, stride, || (), |(), index, out| f(index, out));
 }
 

@@ -7,11 +7,9 @@
 mod checkpoint;
 mod classify;
 mod evaluate;
+mod graph;
 mod machine;
-mod network;
-mod ops;
-mod optimizer;
-mod parameters;
+mod model;
 mod rows;
 mod schedule;
 #[cfg(test)]

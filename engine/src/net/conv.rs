@@ -11,8 +11,8 @@ use super::convolution::{Convolution, Weights, layout, scale};
 use super::lower::{Folded, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
-use super::wiring::{Into, Wiring, conv_shape};
 use super::simple::mask;
+use super::wiring::{Into, Wiring, conv_shape};
 use super::{Run, Stage};
 
 pub(super) struct ConvStage {
@@ -83,8 +83,9 @@ impl ConvStage {
                 Into::Add(dx) => Some((dx, Finish::ADD)),
                 Into::Nowhere | Into::Place => None,
             };
-            let input = input
-                .map(|(dx, finish)| (Convolution::gradient(path, &shape, batch, dx.form.maps(), dy.form.maps()), dx, finish));
+            let input = input.map(|(dx, finish)| {
+                (Convolution::gradient(path, &shape, batch, dx.form.maps(), dy.form.maps()), dx, finish)
+            });
             Backward { dy, weights: Weights::new(path, &shape, x_maps, dy.form.maps()), input }
         });
         Self {

@@ -137,9 +137,9 @@ impl Chains<'_> {
             ref op @ Op::BatchNorm { momentum, .. } => {
                 let norm = folded(op).expect("a norm");
                 let normalised = output;
-                let other = self.next(output).and_then(|next| {
-                    self.graph.node(next).inputs.iter().copied().find(|input| *input != normalised)
-                });
+                let other = self
+                    .next(output)
+                    .and_then(|next| self.graph.node(next).inputs.iter().copied().find(|input| *input != normalised));
                 // What is normalised and added as well has two gradients: the sum stays a layer of its own.
                 let other = other.filter(|other| *other != inputs[0]);
                 if other.is_some() && self.take(&mut output, |op| *op == Op::Add).is_some() {

@@ -316,8 +316,7 @@ impl ConcatStage {
                     first += x.channels;
                     forward = Some(Channels::new(path, &x, 0, &y, begin, x.channels));
                     if let (Into::Write(dx) | Into::Add(dx), Some(dy)) = (into, dy) {
-                        backward =
-                            Some(Channels::new(path, &dy.form.maps(), begin, &dx.form.maps(), 0, x.channels));
+                        backward = Some(Channels::new(path, &dy.form.maps(), begin, &dx.form.maps(), 0, x.channels));
                     }
                 }
                 (form, _) => first += form.len(),

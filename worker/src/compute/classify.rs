@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use rayon::prelude::*;
+use engine::Purpose;
 use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction, Preprocessing};
 
-use super::network::{Mode, Net};
+use super::model::Model as Computed;
 use super::rows::Standard;
 use super::{ComputeError, weights};
 
@@ -49,7 +47,9 @@ fn invalid(model: &Model, problem: impl std::fmt::Display) -> ComputeError {
 
 /// A model that is ready to label pictures.
 pub struct Classifier {
-    net: Net,
+    model: Computed,
+    /// Pictures that are computed at once: one a thread.
+    batch: usize,
     input: [usize; 3],
     standard: Standard,
     labels: Vec<String>,
@@ -64,53 +64,52 @@ impl Classifier {
         let PictureReader { input, preprocessing } = PictureReader::of(model)?;
         let (network, shape) = (&model.config.network, model.config.input.as_slice());
         network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
-        let list = network.parameters(shape).map_err(|error| invalid(model, error))?;
-        let tensors = weights::read(weights, &list)?;
-        let net = Net::new(network, shape, &VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))?;
+        let batch = rayon::current_num_threads();
+        let mut computed = Computed::new(network, shape, batch, Purpose::Infer)?;
+        computed.set(&weights::read(weights, computed.parameters())?)?;
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
-        Ok(Self { net, input, standard, labels: model.labels.clone() })
+        Ok(Self { model: computed, batch, input, standard, labels: model.labels.clone() })
     }
 
     /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
     /// One entry a picture, in order: `pictures` are names, repeated in the outcome, and what [`PictureReader::read`]
     /// gave for each.
     ///
-    /// Each picture is computed alone, so its numbers are the same to the bit in any company.
+    /// A picture's numbers are the same to the bit in any company.
     pub fn classify(
-        &self,
+        &mut self,
         pictures: Vec<(String, Result<Vec<u8>, ImageError>)>,
         top_k: u32,
         threshold: f64,
     ) -> Vec<ImageOutcome> {
-        let one = |(image, pixels): (String, Result<Vec<u8>, ImageError>)| {
-            let verdict = match pixels.and_then(|pixels| self.scores(&pixels)) {
-                Ok(scores) => ImageVerdict::Predictions(self.best(&scores, top_k as usize, threshold)),
-                Err(error) => ImageVerdict::Error(error),
-            };
-            ImageOutcome { image, verdict }
-        };
-        if rayon::current_num_threads() == 1 {
-            return pictures.into_iter().map(one).collect();
+        let mut outcomes = Vec::with_capacity(pictures.len());
+        let mut rest = pictures.into_iter().peekable();
+        while rest.peek().is_some() {
+            let some: Vec<_> = rest.by_ref().take(self.batch).collect();
+            let readable: Vec<&[u8]> = some.iter().filter_map(|(_, pixels)| pixels.as_deref().ok()).collect();
+            let mut scores = self.scores(&readable).into_iter();
+            for (image, pixels) in some {
+                let scores = pixels.and_then(|_| scores.next().expect("one for each that could be read"));
+                let verdict = match scores {
+                    Ok(scores) => ImageVerdict::Predictions(self.best(&scores, top_k as usize, threshold)),
+                    Err(error) => ImageVerdict::Error(error),
+                };
+                outcomes.push(ImageOutcome { image, verdict });
+            }
         }
-        pictures.into_par_iter().map(one).collect()
+        outcomes
     }
 
-    /// The softmax of the logits of a picture, bytes `[channels, height, width]`.
-    fn scores(&self, pixels: &[u8]) -> Result<Vec<f64>, ImageError> {
-        let mut input = Vec::with_capacity(pixels.len());
-        self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
-        let failed = |message: String| ImageError { code: "failed".into(), message };
-        let [channels, height, width] = self.input;
-        let logits: Vec<f32> = Tensor::from_vec(input, (1, channels, height, width), &Device::Cpu)
-            .and_then(|input| self.net.forward(&input, Mode::Infer)?.flatten_all()?.to_vec1())
-            .map_err(|error| failed(format!("the network cannot be computed: {error}")))?;
-        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let scores: Vec<f64> = logits.iter().map(|logit| libm::exp(f64::from(*logit) - f64::from(most))).collect();
-        let sum: f64 = scores.iter().sum();
-        if !sum.is_finite() {
-            return Err(failed("the network's outputs are not finite numbers".into()));
+    /// The softmax of the logits of each picture, bytes `[channels, height, width]`.
+    fn scores(&mut self, pictures: &[&[u8]]) -> Vec<Result<Vec<f64>, ImageError>> {
+        if pictures.is_empty() {
+            return Vec::new();
         }
-        Ok(scores.iter().map(|score| score / sum).collect())
+        let mut input = Vec::with_capacity(pictures.len() * self.input.iter().product::<usize>());
+        for pixels in pictures {
+            self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
+        }
+        self.model.logits(&input).chunks_exact(self.labels.len()).map(softmax).collect()
     }
 
     fn best(&self, scores: &[f64], top_k: usize, threshold: f64) -> Vec<Prediction> {
@@ -125,6 +124,18 @@ impl Classifier {
         };
         order.into_iter().map(prediction).collect()
     }
+}
+
+/// The softmax of one picture's logits.
+fn softmax(logits: &[f32]) -> Result<Vec<f64>, ImageError> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scores: Vec<f64> = logits.iter().map(|logit| libm::exp(f64::from(*logit) - f64::from(most))).collect();
+    let sum: f64 = scores.iter().sum();
+    if !sum.is_finite() {
+        let message = "the network's outputs are not finite numbers".into();
+        return Err(ImageError { code: "failed".into(), message });
+    }
+    Ok(scores.iter().map(|score| score / sum).collect())
 }
 
 impl std::fmt::Debug for Classifier {

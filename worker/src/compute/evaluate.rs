@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
+use engine::Purpose;
 use shared::contract::{Dataset, Metrics, Trial};
 
-use super::network::{Mode, Net};
+use super::model::Model;
 use super::rows::{Decoded, Rows, numbers};
-use super::{ComputeError, Flow, Step, Watch, ops, trainer, weights};
+use super::{ComputeError, Flow, Step, Watch, trainer, weights};
 
 /// Measures the parameters in `checkpoint`, what a finished trial left, on every row of `split_file`:
 /// the file of one of the dataset's splits, usually the test split. `None` where `watch` broke it off.
@@ -26,16 +25,16 @@ pub fn evaluate(
     // Every row is used once: nothing is kept.
     let mut decoded = Decoded::with_room(0);
     let mut rows = Rows::open(dataset, trial.data.image.as_ref(), &accepted, split_file, &mut decoded)?;
-    let list = trainer::parameters(trial, rows.shape(), dataset.classes)?;
+    trainer::check(trial, rows.shape(), dataset.classes)?;
     if rows.len() == 0 {
         return Err(ComputeError::InvalidJob(format!("the split in {} has no rows", split_file.display())));
     }
-    let tensors = weights::read(checkpoint, &list)?;
-    let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    let net = Net::new(&trial.network, rows.shape(), &builder)?;
+    let batch = rows.len().min(trial.training.batch_size as usize);
+    let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Infer)?;
+    model.set(&weights::read(checkpoint, model.parameters())?)?;
     let chosen = numbers(rows.len());
     let mut each = |fraction| watch.step(&Step { fraction, epoch: None });
-    let Some(metrics) = measure(&net, &mut rows, &chosen, trial.training.batch_size, &mut each)? else {
+    let Some(metrics) = measure(&mut model, &mut rows, &chosen, trial.training.batch_size, &mut each)? else {
         return Ok(None);
     };
     if metrics.loss.is_finite() {
@@ -47,10 +46,10 @@ pub fn evaluate(
     })
 }
 
-/// Mean loss and error of `net` on `chosen` rows, `batch_size` at a time. `each` is told after each of these which share
+/// Mean loss and error of `model` on `chosen` rows, `batch_size` at a time. `each` is told after each of these which share
 /// is done, from 0 to 1, and may break off: then there is no answer.
 pub(super) fn measure(
-    net: &Net,
+    model: &mut Model,
     rows: &mut Rows<'_>,
     chosen: &[u32],
     batch_size: u32,
@@ -60,8 +59,7 @@ pub(super) fn measure(
     let (total, count) = (chosen.len(), chosen.len() as f64);
     for chosen in chosen.chunks(batch_size.max(1) as usize) {
         let batch = rows.batch(chosen)?;
-        let logits = net.forward(&batch.inputs, Mode::Infer)?;
-        let (batch_loss, batch_wrong) = ops::measure(&logits, &batch.labels)?;
+        let (batch_loss, batch_wrong) = model.measure(&batch.inputs, &batch.labels);
         loss += batch_loss;
         wrong += batch_wrong;
         done += chosen.len();

@@ -44,18 +44,8 @@ pub fn keep_pages() {
     }
 }
 
-/// The instruction set that the matrix product uses here: `avx512`, `avx2` or `portable`. Results are
+/// The instruction set that networks are computed with here: `avx512`, `avx2` or `portable`. Results are
 /// the same to the bit on machines of one path.
 pub fn simd_path() -> &'static str {
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    {
-        // The order and the features of `gemm`'s own choice.
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if std::arch::is_x86_feature_detected!("fma") {
-            return "avx2";
-        }
-    }
-    "portable"
+    engine::Path::best().name()
 }

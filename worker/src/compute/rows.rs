@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{Device, Tensor};
 use rand_chacha::rand_core::Rng as _;
 use safetensors::Dtype;
 use shared::contract::{Dataset, ElementType, ImageInput, TrialData};
@@ -43,7 +42,7 @@ pub(super) struct Standard {
 
 /// A batch: inputs `[N, shape…]` and the rows' labels.
 pub(super) struct Batch {
-    pub(super) inputs: Tensor,
+    pub(super) inputs: Vec<f32>,
     pub(super) labels: Vec<u32>,
 }
 
@@ -161,9 +160,8 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        let shape: Vec<usize> = std::iter::once(rows.len()).chain(self.shape.iter().copied()).collect();
         let labels = rows.iter().map(|row| self.labels[*row as usize]).collect();
-        Ok(Batch { inputs: Tensor::from_vec(inputs, shape, &Device::Cpu)?, labels })
+        Ok(Batch { inputs, labels })
     }
 }
 

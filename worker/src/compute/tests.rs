@@ -1,9 +1,7 @@
-//! Networks as a whole: against PyTorch, against finite differences, on one thread and on two.
+//! Networks as a whole, against PyTorch.
 
 mod architectures;
 mod fixture;
 mod golden;
-mod gradients;
-mod threads;
 
-pub(super) use fixture::{Fixture, noise, tensor};
+pub(super) use fixture::Fixture;

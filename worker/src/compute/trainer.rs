@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
+use engine::Purpose;
+use engine::kernels::optimizer::Rule;
 use shared::contract::{EpochMetrics, Metrics, Objective, Parameter, Trial};
 
 use super::checkpoint::{self, Best, Position};
 use super::evaluate::measure;
-use super::network::{Mode, Net};
-use super::optimizer::Rule;
-use super::parameters::Parameters;
+use super::model::{Model, rule};
 use super::rows::{Decoded, Division, Rows};
 use super::schedule::learning_rate;
 use super::weights::{bad_file, write};
-use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, Watch, ops};
+use super::{ComputeError, Ended, Flow, Step, Trained, TrainingJob, Watch};
 
 /// Trains until the trial's end, or until `watch`, which is told of every step, says to pause.
 ///
@@ -47,8 +47,7 @@ struct Trainer<'a> {
     trial: &'a Trial,
     rows: Rows<'a>,
     division: Division,
-    net: Net,
-    parameters: Parameters,
+    model: Model,
     rule: Rule,
     best: Vec<(String, Tensor)>,
     position: Position,
@@ -60,20 +59,18 @@ impl<'a> Trainer<'a> {
         trial.check().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
         let split = dataset.train().map_err(|problem| ComputeError::InvalidJob(problem.to_string()))?;
         let rows = Rows::open(dataset, trial.data.image.as_ref(), &[split.rows], job.train, decoded)?;
-        let list = parameters(trial, rows.shape(), dataset.classes)?;
+        check(trial, rows.shape(), dataset.classes)?;
         let division = Division::draw(&trial.data, rows.len())?;
-        let parameters = Parameters::new(list, trial.seed, DType::F32)?;
-        let net = Net::new(&trial.network, rows.shape(), &parameters.builder())?;
-        let rule = Rule::new(&trial.training, &parameters)?;
-        Ok(Self { trial, rows, division, net, parameters, rule, best: Vec::new(), position: Position::default() })
+        let batch = division.train.len().max(division.validation.len()).min(trial.training.batch_size as usize);
+        let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Train)?;
+        model.initialise(trial.seed);
+        let rule = rule(&trial.training);
+        Ok(Self { trial, rows, division, model, rule, best: Vec::new(), position: Position::default() })
     }
 
     fn resume(&mut self, path: &std::path::Path) -> Result<(), ComputeError> {
-        let shape = |tensor: &Tensor| tensor.dims().to_vec();
-        let expected = [
-            self.parameters.all().map(|(parameter, var)| (parameter.name.clone(), shape(var))).collect(),
-            self.rule.state().map(|(name, sum)| (name, shape(sum))).collect(),
-        ];
+        let parameters = self.model.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+        let expected = [parameters, self.model.optimizer_shapes(self.rule)];
         let contents = checkpoint::load(path, self.trial, &expected)?;
         let position = contents.position;
         if position.epoch > self.trial.training.epochs
@@ -83,8 +80,8 @@ impl<'a> Trainer<'a> {
         {
             return Err(bad_file("the checkpoint", path, "its position is outside the trial"));
         }
-        self.parameters.set(&contents.parameters)?;
-        self.rule.restore(&contents.optimizer);
+        self.model.set(&contents.parameters)?;
+        self.model.restore(self.rule, &contents.optimizer)?;
         self.best = contents.best.into_iter().collect();
         self.position = position;
         Ok(())
@@ -146,14 +143,11 @@ impl<'a> Trainer<'a> {
         let rows = &order[batch as usize * size..];
         let batch_rows = self.rows.batch(&rows[..size.min(rows.len())])?;
         let step = u64::from(epoch) * u64::from(self.batches()) + u64::from(batch);
-        let logits = self.net.forward(&batch_rows.inputs, Mode::Train { seed: self.trial.seed, step })?;
-        let loss = ops::cross_entropy(&logits, &batch_rows.labels)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
+        let value = self.model.loss(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, step);
         self.must_be_finite(value)?;
-        let gradients = loss.backward()?;
         let t = f64::from(epoch) + f64::from(batch) / f64::from(self.batches());
         let rate = learning_rate(&training.schedule, training.optimizer.learning_rate(), t, training.epochs);
-        self.rule.step(&self.parameters, &gradients, rate, step)?;
+        self.model.update(self.rule, rate, training.weight_decay, step);
         self.position.loss_sum += value * batch_rows.labels.len() as f64;
         self.position.batch += 1;
         Ok(rate)
@@ -176,7 +170,7 @@ impl<'a> Trainer<'a> {
             watch.alive();
             Flow::Go
         };
-        let validation = measure(&self.net, &mut self.rows, &self.division.validation, training.batch_size, &mut each)?;
+        let validation = measure(&mut self.model, &mut self.rows, &self.division.validation, training.batch_size, &mut each)?;
         let validation = validation.expect("nobody breaks it off");
         self.must_be_finite(validation.loss)?;
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -190,7 +184,7 @@ impl<'a> Trainer<'a> {
         };
         let objective = self.objective(&validation);
         if self.position.best.is_none_or(|best| objective < self.objective(&best.validation)) {
-            self.best = self.parameters.copies()?;
+            self.best = self.model.copies()?;
             self.position.best = Some(Best { epoch: metrics.epoch, validation });
         }
         let position = &mut self.position;
@@ -215,9 +209,9 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn pause(&self, out: &std::path::Path) -> Result<Ended, ComputeError> {
-        let optimizer = self.rule.state().map(|(name, sum)| (name, sum.clone())).collect();
-        let parts = [self.parameters.copies()?, self.best.clone(), optimizer];
+    fn pause(&mut self, out: &std::path::Path) -> Result<Ended, ComputeError> {
+        let optimizer = self.model.optimizer_state(self.rule)?;
+        let parts = [self.model.copies()?, self.best.clone(), optimizer];
         checkpoint::save(out, self.trial, &self.position, parts)?;
         Ok(Ended::Paused)
     }
@@ -230,17 +224,22 @@ impl<'a> Trainer<'a> {
             epochs: self.position.epochs.clone(),
             best_epoch: best.epoch,
             validation: best.validation,
-            parameter_count: self.parameters.trained().map(|(_, var)| var.elem_count() as u64).sum(),
+            parameter_count: count(self.model.parameters()),
             stopped_early,
         }))
     }
 }
 
-/// The tensors of a trial's network on a dataset.
-pub(super) fn parameters(trial: &Trial, shape: &[usize], classes: u32) -> Result<Vec<Parameter>, ComputeError> {
+/// Numbers that are trained.
+fn count(parameters: &[Parameter]) -> u64 {
+    let trained = parameters.iter().filter(|parameter| parameter.init.is_trained());
+    trained.map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum()
+}
+
+/// Checks that a trial's network fits a dataset.
+pub(super) fn check(trial: &Trial, shape: &[usize], classes: u32) -> Result<(), ComputeError> {
     let invalid = |error: shared::contract::NetworkError| ComputeError::InvalidJob(format!("the network's {error}"));
-    trial.network.check(shape, classes as usize).map_err(invalid)?;
-    trial.network.parameters(shape).map_err(invalid)
+    trial.network.check(shape, classes as usize).map_err(invalid)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Models {
     }
 
     /// The model, ready to be used.
-    pub(super) fn get(&mut self, model: &Model, weights: &PathBuf) -> Result<&Classifier, ComputeError> {
+    pub(super) fn get(&mut self, model: &Model, weights: &PathBuf) -> Result<&mut Classifier, ComputeError> {
         // The manifest too: two models may share their weights and differ in their labels.
         let known = self.loaded.iter().position(|loaded| loaded.weights == *weights && loaded.model == *model);
         let loaded = match known {
@@ -44,7 +44,7 @@ impl Models {
             }
         };
         self.loaded.push(loaded);
-        Ok(&self.loaded.last().expect("just pushed").classifier)
+        Ok(&mut self.loaded.last_mut().expect("just pushed").classifier)
     }
 
     /// Lets all of them go.

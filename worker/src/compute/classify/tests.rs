@@ -4,6 +4,7 @@ mod squeezenet;
 
 use std::path::PathBuf;
 
+use candle_core::{DType, Device, Tensor};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::json;
 use shared::contract::Resize;
@@ -33,7 +34,7 @@ impl Whole {
         Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights)? })
     }
 
-    fn classify(&self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
+    fn classify(&mut self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
         let read = |(name, path): &(String, PathBuf)| (name.clone(), self.reader.read(path));
         self.classifier.classify(images.iter().map(read).collect(), top_k, threshold)
     }
@@ -70,7 +71,7 @@ fn predictions(outcome: &ImageOutcome) -> &[Prediction] {
 
 #[test]
 fn pictures_are_labelled_whatever_their_size() {
-    let (fixture, classifier) = stripes();
+    let (fixture, mut classifier) = stripes();
     let outcomes = classifier.classify(&[picture(&fixture, "as-is", 1), picture(&fixture, "larger", 5)], 3, 0.0);
     for outcome in &outcomes {
         let labels = predictions(outcome);
@@ -88,7 +89,7 @@ fn pictures_are_labelled_whatever_their_size() {
 
 #[test]
 fn a_bad_picture_is_one_entry_and_changes_no_other() {
-    let (fixture, classifier) = stripes();
+    let (fixture, mut classifier) = stripes();
     let (good, larger) = (picture(&fixture, "good", 1), picture(&fixture, "larger", 3));
     let alone = classifier.classify(std::slice::from_ref(&good), 3, 0.0);
     let file = |name: &str, bytes: &[u8]| {
@@ -149,7 +150,7 @@ fn three_channels_are_red_green_and_blue() {
     let weights = folder.path().join("weights");
     let eye = Tensor::eye(3, DType::F32, &Device::Cpu).expect("a tensor");
     weights::write(&weights, &[("1.weight".into(), eye)], None).expect("a file");
-    let classifier = Whole::load(&model(&[3, 2, 2], &layers, 3), &weights).expect("a classifier");
+    let mut classifier = Whole::load(&model(&[3, 2, 2], &layers, 3), &weights).expect("a classifier");
     for channel in 0..3 {
         let path = folder.path().join("picture.png");
         let mut pixel = [0; 3];
@@ -190,10 +191,10 @@ fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
         let counter = Tensor::new(7i64, &Device::Cpu).expect("a tensor");
         weights::write(&path, &[("1.weight".into(), weight), ("1.num_batches_tracked".into(), counter)], None)
             .expect("a file");
-        let classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &path)?;
+        let mut classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &path)?;
         let (_, path) = picture(&fixture, "p", 1);
         let pixels = classifier.reader.read(&path).expect("a picture");
-        Ok::<_, ComputeError>(classifier.classifier.scores(&pixels).expect("scores"))
+        Ok::<_, ComputeError>(classifier.classifier.scores(&[&pixels]).remove(0).expect("scores"))
     };
     let full = scores(DType::F32).expect("a classifier");
     let path = fixture.path("infinite");

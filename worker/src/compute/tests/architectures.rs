@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
+use engine::Purpose;
 use serde::Deserialize;
 use shared::contract::Architecture;
 
-use crate::compute::network::{Mode, Net};
+use crate::compute::model::Model;
 
 #[derive(Deserialize)]
 struct Case {
@@ -47,15 +47,11 @@ fn architectures_give_what_torchvision_gives() {
     for case in cases {
         let architecture = Architecture::find(&case.architecture).expect("a known name");
         let network = architecture.network(case.logits.len());
-        let parameters = network.parameters(&case.input).expect("a network");
-        let tensors = parameters.iter().map(|p| (p.name.clone(), tensor(&p.name, &p.shape))).collect();
-        let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let net = Net::new(&network, &case.input, &builder).expect("a network");
+        let mut model = Model::new(&network, &case.input, 1, Purpose::Infer).expect("a network");
+        let tensors = model.parameters().iter().map(|p| (p.name.clone(), tensor(&p.name, &p.shape))).collect();
+        model.set(&tensors).expect("tensors");
         let picture: Vec<f32> = noise("input", case.input.iter().product()).map(|value| value as f32).collect();
-        let [channels, height, width] = case.input;
-        let picture = Tensor::from_vec(picture, (1, channels, height, width), &Device::Cpu).expect("a picture");
-        let logits = net.forward(&picture, Mode::Infer).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
-        let logits = logits.expect("logits");
+        let logits = model.logits(&picture);
         let largest = case.logits.iter().fold(0.0f64, |most, logit| most.max(logit.abs()));
         for (found, expected) in logits.iter().zip(&case.logits) {
             let error = (f64::from(*found) - expected).abs() / largest;

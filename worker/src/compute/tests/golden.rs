@@ -1,15 +1,18 @@
-//! Every layer gives what PyTorch gives. `worker/tests/golden/layers.py` made the files.
+//! Every layer, loss and optimiser gives what PyTorch gives. The scripts in `worker/tests/golden` made the files.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
+use engine::kernels::optimizer::Step;
+use engine::kernels::softmax::{cross_entropy, measure};
+use engine::{Mode, Net, Path, Purpose};
 use serde::Deserialize;
-use shared::contract::Network;
+use serde_json::json;
+use shared::contract::{Network, Optimizer, Training};
 
-use crate::compute::network::{Mode, Net};
-use crate::compute::ops;
+use crate::compute::graph::graph;
+use crate::compute::model::rule;
 
 #[derive(Deserialize)]
 struct Case {
@@ -23,12 +26,20 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The largest difference of two tensors.
-fn difference(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.dims(), b.dims(), "one shape");
-    let flat = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
-    let (a, b) = (flat(a).expect("numbers"), flat(b).expect("numbers"));
-    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let flat = tensor.to_dtype(candle_core::DType::F64).and_then(|t| t.flatten_all()?.to_vec1());
+    flat.expect("numbers")
+}
+
+fn singles(tensor: &Tensor) -> Vec<f32> {
+    numbers(tensor).into_iter().map(|number| number as f32).collect()
+}
+
+/// The largest difference.
+fn difference(found: &[f32], expected: &Tensor) -> f64 {
+    let expected = numbers(expected);
+    assert_eq!(found.len(), expected.len(), "one shape");
+    found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
 }
 
 #[test]
@@ -38,27 +49,32 @@ fn layers_give_what_pytorch_gives() {
     let all = candle_core::safetensors::load(file("layers.safetensors"), &Device::Cpu).expect("tensors");
     assert!(cases.len() > 25);
     for case in cases {
-        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
-            let prefix = format!("{}/", case.name);
-            let named = |(name, tensor): (&String, &Tensor)| {
-                // Copies: running statistics change in place.
-                let tensor = tensor.to_dtype(dtype).and_then(|t| t.copy()).expect("a copy");
-                Some((name.strip_prefix(&prefix)?.to_owned(), tensor))
-            };
-            let tensors: HashMap<String, Tensor> = all.iter().filter_map(named).collect();
-            for parameter in case.network.parameters(&case.input).expect("a network") {
-                assert_eq!(tensors[&parameter.name].dims(), parameter.shape, "{}: {parameter}", case.name);
-            }
-            let builder = VarBuilder::from_tensors(tensors.clone(), dtype, &Device::Cpu);
-            let net = Net::new(&case.network, &case.input, &builder).expect("a network");
-            let mode = if case.train { Mode::Train { seed: 0, step: 0 } } else { Mode::Infer };
-            let output = net.forward(&tensors["input"], mode).expect("an output");
-            let error = difference(&output, &tensors["output"]);
-            assert!(error < tolerance, "{}: {error} in {dtype:?}", case.name);
-            for (name, after) in &tensors {
-                if let Some(name) = name.strip_prefix("after/") {
-                    let error = difference(&tensors[name], after);
-                    assert!(error < tolerance, "{}: {name} is {error} off", case.name);
+        let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
+        let parameters = case.network.parameters(&case.input).expect("a network");
+        let graph = graph(&case.network, &case.input).expect("a network");
+        let rows = singles(tensor("input"));
+        let n = tensor("input").dims()[0];
+        for path in Path::available() {
+            let purposes = if case.train { &[Purpose::Train][..] } else { &[Purpose::Train, Purpose::Infer] };
+            for purpose in purposes {
+                let mut net = Net::new(&graph, n, *purpose, path).expect("a network");
+                for (index, parameter) in parameters.iter().enumerate() {
+                    let value = tensor(&parameter.name);
+                    assert_eq!(value.dims(), parameter.shape, "{}: {parameter}", case.name);
+                    net.set_parameter(index, &singles(value));
+                }
+                for (example, row) in rows.chunks(rows.len() / n).enumerate() {
+                    net.set_input(example, row);
+                }
+                let train = Mode::Train { drop: &|_, _| panic!("no case has dropout in training") };
+                net.forward(n, if case.train { &train } else { &Mode::Infer });
+                let error = difference(&net.outputs(n), tensor("output"));
+                assert!(error < 2e-5, "{}: {error} on {path:?}, {purpose:?}", case.name);
+                for (index, parameter) in parameters.iter().enumerate() {
+                    if let Some(after) = all.get(&format!("{}/after/{}", case.name, parameter.name)) {
+                        let error = difference(&net.parameter(index), after);
+                        assert!(error < 2e-5, "{}: {} is {error} off", case.name, parameter.name);
+                    }
                 }
             }
         }
@@ -68,17 +84,60 @@ fn layers_give_what_pytorch_gives() {
 #[test]
 fn the_loss_is_pytorchs() {
     let all = candle_core::safetensors::load(file("layers.safetensors"), &Device::Cpu).expect("tensors");
-    let labels: Vec<u32> = all["loss/labels"].to_dtype(DType::U32).and_then(|t| t.to_vec1()).expect("labels");
-    let loss = ops::cross_entropy(&all["loss/logits"], &labels).expect("a loss");
-    assert!(difference(&loss.reshape(1).expect("a scalar"), &all["loss/value"]) < 1e-12);
+    let labels: Vec<u32> = numbers(&all["loss/labels"]).into_iter().map(|label| label as u32).collect();
+    for path in Path::available() {
+        let loss = cross_entropy(path, &singles(&all["loss/logits"]), &labels, None);
+        assert!((loss - numbers(&all["loss/value"])[0]).abs() < 1e-6, "{loss}");
+    }
 }
 
 #[test]
 fn the_loss_of_extreme_logits_is_finite() {
-    let logits = Tensor::new(&[[1e30f32, -1e30, 0.0], [-1e4, -1e4, -1e4]], &Device::Cpu).expect("logits");
-    let loss = ops::cross_entropy(&logits, &[0, 1]).and_then(|loss| loss.to_scalar::<f32>()).expect("a loss");
-    assert!((loss - 3f32.ln() / 2.0).abs() < 1e-6, "{loss}");
-    let (sum, wrong) = ops::measure(&logits, &[0, 1]).expect("a measure");
-    assert!((sum - 3f64.ln()).abs() < 1e-6);
-    assert_eq!(wrong, 1);
+    let logits = [1e30f32, -1e30, 0.0, -1e4, -1e4, -1e4];
+    for path in Path::available() {
+        let loss = cross_entropy(path, &logits, &[0, 1], None);
+        assert!((loss - 3f64.ln() / 2.0).abs() < 1e-6, "{loss}");
+        let (sum, wrong) = measure(path, &logits, &[0, 1]);
+        assert!((sum - 3f64.ln()).abs() < 1e-6);
+        assert_eq!(wrong, 1);
+    }
+}
+
+#[derive(Deserialize)]
+struct Optimised {
+    optimizer: Optimizer,
+    weight_decay: f64,
+    start: Vec<f32>,
+    steps: Vec<Golden>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    gradient: Vec<f32>,
+    after: Vec<f32>,
+}
+
+#[test]
+fn steps_are_pytorchs() {
+    let text = std::fs::read_to_string(file("optimizers.json")).expect("a file");
+    let cases: Vec<Optimised> = serde_json::from_str(&text).expect("cases");
+    for case in cases {
+        let mut training: Training = serde_json::from_value(json!({
+            "epochs": 1, "batch_size": 1, "weight_decay": case.weight_decay, "optimizer": {"type": "sgd", "learning_rate": 1}
+        }))
+        .expect("training");
+        training.optimizer = case.optimizer.clone();
+        let rule = rule(&training);
+        let mut weights = case.start.clone();
+        let mut sums = vec![vec![0.0; weights.len()]; rule.sums()];
+        for (number, golden) in case.steps.iter().enumerate() {
+            let rate = case.optimizer.learning_rate();
+            let step = Step::new(Path::best(), rule, rate, case.weight_decay, number as u64);
+            let mut sums: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
+            step.run(&mut weights, &golden.gradient, &mut sums);
+            for (found, expected) in weights.iter().zip(&golden.after) {
+                assert!((found - expected).abs() < 2e-6, "{:?}, step {number}: {found}, not {expected}", case.optimizer);
+            }
+        }
+    }
 }

@@ -64,7 +64,7 @@ fn outcomes(test: &str) -> Vec<(ImageOutcome, Vec<Prediction>)> {
         "weights": {"key": "w", "sha256": "0".repeat(64)}
     }));
     let weights = data.join("squeezenet1_1/model.safetensors");
-    let classifier = Whole::load(&model.expect("a model"), &weights).expect("a classifier");
+    let mut classifier = Whole::load(&model.expect("a model"), &weights).expect("a classifier");
     let expected = std::fs::read_to_string(data.join("images/expected-top5.json")).expect("labels");
     let expected: BTreeMap<String, Vec<Prediction>> = serde_json::from_str(&expected).expect("labels");
     let images: Vec<_> = expected.keys().map(|name| (name.clone(), data.join("images").join(name))).collect();
