@@ -143,7 +143,7 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
 enum Next {
     /// Takes more of the same, another number at once.
     SameKind,
-    /// There were none for a while.
+    /// There were none for a while: looks for another kind, if it takes one.
     OtherKind,
 }
 
@@ -186,7 +186,12 @@ async fn take(
             next = timeout(IDLE, source.next()), if has_room => match next {
                 Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain, &shed).boxed()),
                 Ok(Err(error)) => break Err(error.into()),
-                Err(_) if settling.is_empty() && context.settings.kinds.len() > 1 => break Ok(Next::OtherKind),
+                // To another kind, or back to one consumer: the queue's count of them tells how many slots take jobs.
+                Err(_)
+                    if settling.is_empty() && (context.settings.kinds.len() > 1 || source.consumers.len() > 1) =>
+                {
+                    break Ok(Next::OtherKind);
+                }
                 Err(_) => {}
             },
         }
