@@ -231,7 +231,7 @@ mod tests {
         let asked = AtomicUsize::new(0);
         let store = store(&folder, move |inner, key, body| {
             let round = asked.fetch_add(1, Ordering::Relaxed) / WRITERS;
-            Box::pin(async move { if round % 3 == 0 { inner.create(key, body).await } else { Err(busy()) } })
+            Box::pin(async move { if round.is_multiple_of(3) { inner.create(key, body).await } else { Err(busy()) } })
         });
         probe(&store).await.expect("it answers now and then");
     }
