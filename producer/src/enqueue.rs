@@ -123,8 +123,7 @@ impl Enqueue<'_> {
     ///
     /// A folder's queue tells by itself. On a broker a job is nobody's when no letter waits for as long as it takes to hear
     /// every worker, none names it, and as many slots were heard as take jobs: a worker that is silent, or names not all that it
-    /// has, may have it. With
-    /// `impatient` neither letters that wait nor workers that are not heard keep a job from being lost.
+    /// has, may have it. With `impatient` neither letters that wait nor workers that are not heard keep a job from being lost.
     ///
     /// # Errors
     /// The queue fails.
