@@ -8,7 +8,10 @@
 //! 2. Slice `n + 1` is published only by the delivery that the checkpoint of slice `n` names. Its
 //!    redelivery has the same message id, and so has its letter when it is passed on or tried again: nothing is
 //!    lost, whoever commits late. A duplicate finds another's name and ends.
-//! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins.
+//! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins. Until
+//!    it is, the letter keeps the broker's mark: it is given back, not published again.
+//! 4. A job of which the store holds something that cannot be used fails like any other: by a create-only write, which
+//!    finds the result that somebody else has committed meanwhile.
 
 use shared::contract::Kind;
 use shared::queue::Attempts;
@@ -32,7 +35,7 @@ impl Default for Budgets {
     }
 }
 
-/// What the protocol wants done next.
+/// What the protocol wants done next. A question to the store may be answered with [`Answer::Unusable`], too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// Look for the run's cancel marker. Answer: [`Answer::Cancelled`], [`Answer::LookFirst`] or [`Answer::Absent`].
@@ -59,19 +62,22 @@ pub enum Ask {
     PublishNextSlice,
     /// Publish the job to a retry queue with these attempts; wait for the confirm. Answer: [`Answer::Done`].
     PublishRetry(Spent),
-    /// Put the job away with the reason unless it was, wait for the confirm, and note it. Answer: [`Answer::Done`].
-    Bury,
+    /// Put the job away with the reason and with the attempt that was its last, unless it was put away, wait for the
+    /// confirm, and note it. Answer: [`Answer::Done`].
+    Bury(Option<Spent>),
     /// Acknowledge the delivery. The last step.
     Ack,
     /// Publish the same letter, for somebody else; wait for the confirm. Giving the
     /// delivery back instead would mark it as redelivered, and a stop would look like a lost worker. Answer:
     /// [`Answer::Done`].
     PublishAgain,
+    /// Give the delivery back with the mark that it has, which is not counted yet. The last step.
+    Release,
 }
 
 impl Ask {
     /// Every step, by name.
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 14] = [
         "LookCancelled",
         "LookResult",
         "LookCheckpoint",
@@ -85,6 +91,7 @@ impl Ask {
         "Bury",
         "PublishAgain",
         "Ack",
+        "Release",
     ];
 
     /// Its name, as logs and tests have it.
@@ -100,9 +107,10 @@ impl Ask {
             Self::PublishResult => 7,
             Self::PublishNextSlice => 8,
             Self::PublishRetry(_) => 9,
-            Self::Bury => 10,
+            Self::Bury(_) => 10,
             Self::PublishAgain => 11,
             Self::Ack => 12,
+            Self::Release => 13,
         };
         Self::NAMES[at]
     }
@@ -141,6 +149,9 @@ pub enum Answer {
     Preemptions(u32),
     /// What computing came to.
     Computed(Computed),
+    /// What the store holds there cannot be used: somebody damaged it. Asked for the result or for the note of a burial,
+    /// it is that one; else it is what the slice needs.
+    Unusable,
 }
 
 /// A result that somebody committed.
@@ -148,8 +159,8 @@ pub enum Answer {
 pub enum Found {
     /// The job is done, or failed by its own nature, or was cancelled.
     Settled,
-    /// It failed and belongs among the dead letters.
-    Buried,
+    /// It failed and belongs among the dead letters, with this attempt as its last.
+    Buried(Option<Spent>),
 }
 
 /// What computing came to.
@@ -182,14 +193,26 @@ pub struct Protocol {
     attempts: [u32; 2],
     budgets: Budgets,
     asked: Option<Ask>,
-    bury: bool,
+    /// Where the result that stands there, or is to, leaves the job.
+    found: Found,
+    /// A lost worker took an attempt with it that may not be recorded.
+    unrecorded: bool,
 }
 
 impl Protocol {
     /// The protocol of one delivery.
     pub fn new(kind: Kind, slice: u32, redelivered: bool, attempts: Attempts, budgets: Budgets) -> Self {
         let attempts = [attempts.errors, attempts.crashes];
-        Self { kind, redelivered, slice, attempts, budgets, asked: None, bury: false }
+        Self {
+            kind,
+            redelivered,
+            slice,
+            attempts,
+            budgets,
+            asked: None,
+            found: Found::Settled,
+            unrecorded: redelivered,
+        }
     }
 
     /// The first question.
@@ -218,7 +241,7 @@ impl Protocol {
             (Ask::LookCheckpoint | Ask::CommitCheckpoint, Answer::Checkpoint { mine: false }) => Ask::Ack,
             (Ask::LookCheckpoint, Answer::Absent) => self.before_compute(),
 
-            (Ask::RecordAttempt, Answer::Preemptions(count)) if count > self.budgets.preemptions => self.fail(),
+            (Ask::RecordAttempt, Answer::Preemptions(count)) if count > self.budgets.preemptions => self.fail(None),
             (Ask::RecordAttempt, Answer::Preemptions(_)) => Ask::Compute,
 
             (Ask::Compute, Answer::Computed(computed)) => self.computed(computed),
@@ -228,30 +251,41 @@ impl Protocol {
             (Ask::Compute, Answer::Checkpoint { mine: false }) => Ask::Ack,
 
             (Ask::CommitResult, Answer::Committed) => Ask::PublishResult,
-            (Ask::PublishResult, Answer::Done) if self.bury => Ask::Bury,
+            (Ask::PublishResult, Answer::Done) => match self.found {
+                Found::Settled => Ask::Ack,
+                Found::Buried(last) => Ask::Bury(last),
+            },
+            (Ask::PublishNextSlice | Ask::PublishAgain | Ask::PublishRetry(_) | Ask::Bury(_), Answer::Done) => Ask::Ack,
+
+            // No other result can be written, and there is none to publish.
+            (Ask::LookResult | Ask::CommitResult, Answer::Unusable) => Ask::Bury(None),
+            // Something stands where the note does, so somebody noted it.
+            (Ask::Bury(_), Answer::Unusable) => Ask::Ack,
             (
-                Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishAgain | Ask::PublishRetry(_) | Ask::Bury,
-                Answer::Done,
-            ) => Ask::Ack,
+                Ask::LookCancelled | Ask::LookCheckpoint | Ask::RecordAttempt | Ask::Compute | Ask::CommitCheckpoint,
+                Answer::Unusable,
+            ) => self.fail(None),
             (asked, answer) => unreachable!("{answer:?} is no answer to {asked:?}"),
         };
         self.ask(next)
     }
 
-    /// In place of an answer: this worker cannot go on (a drain has no time left, or its store or machine fails), which
-    /// is no fault of the job. Whether the last question was carried out need not be known.
+    /// In place of the first question or of an answer: this worker cannot go on (it stops, a drain has no time left, or
+    /// its store or machine fails), which is no fault of the job. Whether the last question was carried out need not be
+    /// known; an attempt that may have been recorded is not counted again.
     pub fn give_up(&mut self) -> Ask {
-        self.ask(Ask::PublishAgain)
+        self.ask(if self.unrecorded { Ask::Release } else { Ask::PublishAgain })
     }
 
     fn ask(&mut self, ask: Ask) -> Ask {
         self.asked = Some(ask);
+        self.unrecorded &= ask != Ask::RecordAttempt;
         ask
     }
 
     /// Publishes what stands there. Whoever committed a failure may have died before it buried the job.
     fn found(&mut self, found: Found) -> Ask {
-        self.bury = found == Found::Buried;
+        self.found = found;
         Ask::PublishResult
     }
 
@@ -268,18 +302,20 @@ impl Protocol {
             Computed::Cancelled => Ask::Ack,
             Computed::Error if errors.saturating_add(1) < self.budgets.errors => Ask::PublishRetry(Spent::Error),
             Computed::Crash if crashes.saturating_add(1) < self.budgets.crashes => Ask::PublishRetry(Spent::Crash),
-            Computed::Mistaken | Computed::Error | Computed::Crash => self.fail(),
+            Computed::Error => self.fail(Some(Spent::Error)),
+            Computed::Crash => self.fail(Some(Spent::Crash)),
+            Computed::Mistaken => self.fail(None),
         }
     }
 
-    fn fail(&mut self) -> Ask {
-        self.bury = true;
+    fn fail(&mut self, last: Option<Spent>) -> Ask {
+        self.found = Found::Buried(last);
         Ask::CommitResult
     }
 
-    /// Whether the failure to commit belongs among the dead letters.
-    pub fn buries(&self) -> bool {
-        self.bury
+    /// Where the result to commit leaves the job.
+    pub fn leaves(&self) -> Found {
+        self.found
     }
 
     /// The slice this delivery is to compute.
@@ -380,7 +416,7 @@ mod tests {
         let answers =
             [Answer::Absent, Answer::Absent, Answer::Absent, spent, Answer::Committed, Answer::Done, Answer::Done];
         let asks = walk(&mut trial(true, Attempts::default()), &answers);
-        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::CommitResult, Ask::PublishResult, Ask::Bury, Ask::Ack]);
+        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::CommitResult, Ask::PublishResult, Ask::Bury(None), Ask::Ack]);
     }
 
     #[test]
@@ -390,6 +426,40 @@ mod tests {
         let last = |computed_as| *walk(&mut trial(false, attempts), &computed(computed_as)).last().expect("some");
         assert_eq!(last(Computed::Error), Ask::CommitResult);
         assert_eq!(last(Computed::Crash), Ask::PublishRetry(Spent::Crash));
+    }
+
+    #[test]
+    fn a_burial_tells_the_attempt_that_was_the_last_also_of_a_result_that_was_found() {
+        let attempts = Attempts { errors: 2, crashes: 2, preemptions: 0 };
+        for (computed, spent) in [(Computed::Error, Spent::Error), (Computed::Crash, Spent::Crash)] {
+            let answers = [
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Absent,
+                Answer::Computed(computed),
+                Answer::Committed,
+                Answer::Done,
+            ];
+            assert_eq!(walk(&mut trial(false, attempts), &answers).last(), Some(&Ask::Bury(Some(spent))));
+            let found = [Answer::Absent, Answer::Result(Found::Buried(Some(spent))), Answer::Done];
+            assert_eq!(walk(&mut trial(true, attempts), &found).last(), Some(&Ask::Bury(Some(spent))));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_fails_the_job_unless_somebody_has_committed_a_result() {
+        for at in 0..4 {
+            let mut answers = vec![Answer::Absent; at];
+            answers.push(Answer::Unusable);
+            if at == 1 {
+                assert_eq!(walk(&mut trial(false, Attempts::default()), &answers)[2..], [Ask::Bury(None)]);
+                continue;
+            }
+            assert_eq!(walk(&mut trial(false, Attempts::default()), &answers).last(), Some(&Ask::CommitResult));
+            answers.extend([Answer::Result(Found::Settled), Answer::Done]);
+            let ends = walk(&mut trial(false, Attempts::default()), &answers);
+            assert_eq!(ends[ends.len() - 2..], [Ask::PublishResult, Ask::Ack], "unusable: {:?}", ends[at]);
+        }
     }
 
     #[test]
@@ -403,10 +473,26 @@ mod tests {
 
     #[test]
     fn a_worker_that_cannot_go_on_passes_the_letter_on() {
-        let mut trial = trial(true, Attempts::default());
-        trial.start();
-        assert_eq!(trial.give_up(), Ask::PublishAgain);
-        assert_eq!(trial.next(Answer::Done), Ask::Ack);
+        let mut fresh = trial(false, Attempts::default());
+        assert_eq!(fresh.give_up(), Ask::PublishAgain, "also one that was not begun");
+        fresh.start();
+        assert_eq!(fresh.give_up(), Ask::PublishAgain);
+        assert_eq!(fresh.next(Answer::Done), Ask::Ack);
+    }
+
+    #[test]
+    fn the_mark_of_a_lost_worker_stays_until_it_is_counted() {
+        let given_up_after = |answers: &[Answer]| {
+            let mut again = trial(true, Attempts::default());
+            let asked = *walk(&mut again, answers).last().expect("some");
+            (asked, again.give_up())
+        };
+        let looks = [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Preemptions(1)];
+        assert_eq!(trial(true, Attempts::default()).give_up(), Ask::Release);
+        assert_eq!(given_up_after(&looks[..2]), (Ask::LookCheckpoint, Ask::Release));
+        // It may have been: twice would be a charge that nobody caused.
+        assert_eq!(given_up_after(&looks[..3]), (Ask::RecordAttempt, Ask::PublishAgain));
+        assert_eq!(given_up_after(&looks), (Ask::Compute, Ask::PublishAgain));
     }
 
     #[test]
@@ -433,7 +519,7 @@ mod tests {
             ]
         };
         let last = |how| *walk(&mut trial(false, Attempts::default()), &answers(how)).last().expect("some");
-        assert_eq!(last(Computed::Mistaken), Ask::Bury);
+        assert_eq!(last(Computed::Mistaken), Ask::Bury(None));
         assert_eq!(last(Computed::Hopeless), Ask::Ack);
     }
 }

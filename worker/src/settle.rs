@@ -11,7 +11,7 @@ use shared::contract::{
 };
 use shared::digest::Digest;
 use shared::names::ObjectRef;
-use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
+use shared::queue::{Attempts, DeadLetter, Delivery, Letter, QueueError, Receipt};
 use shared::store::{StoreError, get_optional, layout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,9 +43,21 @@ pub enum Fault {
     /// A drain has no time left for what the store does not answer.
     #[error("the drain was over before the store answered")]
     Stopped,
-    /// What stands in the store of this job cannot be used.
+    /// What stands in the store of this job cannot be used. The protocol answers this one.
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
+}
+
+impl Fault {
+    /// Whether a slot goes on behind it: it is one delivery's or passes, and no reason to leave all others.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Lost | Self::Stopped | Self::Job(_) | Self::Queue(QueueError::TooLarge { .. }) => true,
+            Self::Queue(error) => error.is_passing(),
+            Self::Store(error) => error.is_passing(),
+            Self::Machine(_) => false,
+        }
+    }
 }
 
 /// How often a step is tried on a disk that fails.
@@ -65,7 +77,8 @@ pub enum Settled {
     Dropped,
 }
 
-/// Takes a delivery to its end. A batch that has not begun when `shed` is cancelled is passed on.
+/// Takes a delivery to its end. One that comes when `drain` or `shed` is cancelled is passed on, and so is a batch that has
+/// not begun when `shed` is.
 ///
 /// # Errors
 /// It could not be settled here; it will be delivered again, and nothing is lost.
@@ -108,22 +121,6 @@ pub async fn settle(
     tracing::trace!(job.id = %job.id, run = %job.run, settled = settled.is_ok());
     drop(running);
     settled.map(|()| hands.settled)
-}
-
-/// Hands a delivery that was never begun to somebody else, since this worker stops.
-///
-/// # Errors
-/// As [`settle`].
-pub async fn pass_on(context: &Context, delivery: Delivery) -> Result<Settled, Fault> {
-    let Delivery { letter, redelivered, receipt, .. } = delivery;
-    if redelivered {
-        // The mark of a lost worker must not get lost.
-        receipt.release().await?;
-    } else {
-        context.queue.publish(&[passed_on(&letter)]).await?;
-        receipt.ack().await?;
-    }
-    Ok(Settled::Dropped)
 }
 
 /// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a checkpoint
@@ -178,16 +175,25 @@ struct Hands<'a> {
 
 impl Hands<'_> {
     async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
-        let mut ask = protocol.start();
-        let mut given_up = None;
+        let stops = [&self.stops.drain, &self.stops.shed].into_iter().any(CancellationToken::is_cancelled);
+        let mut ask = if stops { protocol.give_up() } else { protocol.start() };
+        let (mut given_up, mut passed_on) = (None, false);
         loop {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
             failpoint::reach(When::Before, ask);
+            passed_on |= ask == Ask::PublishAgain;
             let answer = match ask {
                 Ask::Ack => {
                     receipt.ack().await?;
                     failpoint::reach(When::After, ask);
-                    self.context.settled();
+                    if !passed_on {
+                        self.context.settled();
+                    }
+                    return given_up.map_or(Ok(()), Err);
+                }
+                Ask::Release => {
+                    receipt.release().await?;
+                    failpoint::reach(When::After, ask);
                     return given_up.map_or(Ok(()), Err);
                 }
                 ask => self.answer_in_time(ask, &protocol).await,
@@ -199,15 +205,10 @@ impl Hands<'_> {
                 Ok(answer) => protocol.next(answer),
                 Err(Fault::Lost) => return Err(Fault::Lost),
                 Err(Fault::Job(error)) => {
-                    // Somebody damaged the run.
+                    tracing::warn!(job.id = %self.job.id, run = %self.job.run, %error, "what the store holds of a job cannot be used");
                     self.failure = Some(ErrorReport::of(ErrorCode::AlteredObject, &error));
                     self.ended = None;
-                    // Whoever waits for the job hears of it, unless it is the result itself that cannot be read.
-                    if let Ok(Answer::Committed) = self.commit_result(&protocol).await {
-                        self.publish_result().await?;
-                    }
-                    self.bury().await?;
-                    return Ok(receipt.ack().await?);
+                    protocol.next(Answer::Unusable)
                 }
                 // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
                 Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
@@ -275,12 +276,12 @@ impl Hands<'_> {
                 Ok(Answer::Done)
             }
             Ask::PublishRetry(spent) => self.publish_retry(spent).await,
-            Ask::Bury => self.bury().await,
+            Ask::Bury(last) => self.bury(last).await,
             Ask::PublishAgain => {
                 context.queue.publish(&[passed_on(self.letter)]).await?;
                 Ok(Answer::Done)
             }
-            Ask::Ack => unreachable!("settled by the caller"),
+            Ask::Ack | Ask::Release => unreachable!("settled by the caller"),
         }
     }
 
@@ -516,7 +517,7 @@ impl Hands<'_> {
     async fn drop_checkpoint_after(&self, found: Found, slice: u32) {
         match found {
             Found::Settled => self.drop_checkpoint(slice).await,
-            Found::Buried => {}
+            Found::Buried(_) => {}
         }
     }
 
@@ -552,10 +553,7 @@ impl Hands<'_> {
     async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
         let mut next = passed_on(self.letter);
         let attempts = &mut next.headers.attempts;
-        match spent {
-            Spent::Error => attempts.errors = attempts.errors.saturating_add(1),
-            Spent::Crash => attempts.crashes = attempts.crashes.saturating_add(1),
-        }
+        spend(attempts, spent);
         let before = attempts.errors.saturating_add(attempts.crashes).saturating_sub(1);
         let wait = FIRST_RETRY.saturating_mul(1 << before.min(8)).min(LAST_RETRY);
         // Full jitter, so that jobs that failed together do not all come back together. A broker's retry queues round it up.
@@ -564,7 +562,7 @@ impl Hands<'_> {
         Ok(Answer::Done)
     }
 
-    async fn bury(&mut self) -> Result<Answer, Fault> {
+    async fn bury(&mut self, last: Option<Spent>) -> Result<Answer, Fault> {
         let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
         let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
         let errors =
@@ -576,18 +574,21 @@ impl Hands<'_> {
         }
         let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
         dead.attempts.preemptions = self.preemptions;
-        // The one that has just failed, too.
-        match report.as_ref().map(|report| verdict(report.code)) {
-            Some(Computed::Crash) => dead.attempts.crashes = dead.attempts.crashes.saturating_add(1),
-            Some(Computed::Error) if reason == ErrorCode::Failed.as_str() => {
-                dead.attempts.errors = dead.attempts.errors.saturating_add(1);
-            }
-            _ => {}
+        if let Some(last) = last {
+            spend(&mut dead.attempts, last);
         }
         self.context.queue.bury(&dead).await?;
         self.patiently(|| store.create(&marker, bytes::Bytes::from_static(b"{}"))).await?;
         Ok(Answer::Done)
     }
+}
+
+fn spend(attempts: &mut Attempts, spent: Spent) {
+    let count = match spent {
+        Spent::Error => &mut attempts.errors,
+        Spent::Crash => &mut attempts.crashes,
+    };
+    *count = count.saturating_add(1);
 }
 
 /// What a failure means for the job. Exhaustive, so that a new sort forces a decision.

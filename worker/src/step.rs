@@ -92,6 +92,9 @@ pub struct Warm {
 /// Orders that an executor may have: one that it computes, one whose pictures it reads meanwhile.
 const ROOM: u32 = 2;
 
+/// How often an executor is started that does not start: memory and process numbers may be short for a moment.
+const START_TRIES: u32 = 5;
+
 impl Default for Warm {
     fn default() -> Self {
         Self { executor: Mutex::default(), room: Semaphore::new(ROOM as usize) }
@@ -311,9 +314,7 @@ impl Step<'_> {
         };
         let fetched = tokio::select! {
             fetched = fetch => fetched,
-            () = self.stops.lost.cancelled() => return Err(Ended::Lost),
-            () = self.over.cancelled() => return Err(Ended::Cancelled),
-            () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+            ended = self.stopped() => return Err(ended),
         };
         let cached = fetched?;
         if cached.bytes_fetched > 0 {
@@ -335,6 +336,7 @@ impl Step<'_> {
             Report::Failed(report) => Err(Ended::Failed(report)),
             Report::Disk(report) => Err(Ended::Disk(report)),
             Report::Ended(done) => Err(self.out_of_time(done)),
+            Report::NotBegun => Err(Ended::Stopped),
             report => Ok(report),
         }
     }
@@ -367,22 +369,40 @@ impl Step<'_> {
         ran.map_err(|death| crashed(&death))
     }
 
-    /// So many of an executor's places, and the executor.
+    /// So many of an executor's places, and the executor. Whoever waits for too long for a place is stopped, so that
+    /// somebody else gets the job. An executor that does not start is tried again a few times, and is then this machine's
+    /// fault.
     async fn executor<'w>(&self, warm: &'w Warm, mut places: u32) -> Early<(SemaphorePermit<'w>, Arc<Executor>)> {
+        let settings = &self.context.settings.executor;
+        let too_long = sleep(settings.wait);
+        tokio::pin!(too_long);
+        let mut tries = 1..START_TRIES;
         loop {
             let place = tokio::select! {
                 place = warm.room.acquire_many(places) => place.expect("never closed"),
-                () = self.stops.lost.cancelled() => return Err(Ended::Lost),
-                () = self.over.cancelled() => return Err(Ended::Cancelled),
-                () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+                ended = self.stopped() => return Err(ended),
                 () = self.stops.shed.cancelled() => return Err(Ended::Stopped),
+                () = &mut too_long => return Err(Ended::Stopped),
             };
-            let found = warm.executor(&self.context.settings.executor, places == ROOM).await;
-            if let Some(executor) = found.map_err(Ended::NoExecutor)? {
-                return Ok((place, executor));
+            match warm.executor(settings, places == ROOM).await {
+                Ok(Some(executor)) => return Ok((place, executor)),
+                // Worn: it goes once nobody else has an order there.
+                Ok(None) => places = ROOM,
+                Err(death) if tries.next().is_some() => tokio::select! {
+                    () = self.context.patience.wait(&death) => {}
+                    ended = self.stopped() => return Err(ended),
+                },
+                Err(death) => return Err(Ended::NoExecutor(death)),
             }
-            // Worn: it goes once nobody else has an order there.
-            places = ROOM;
+        }
+    }
+
+    /// Once it is stopped before there is anything to keep.
+    async fn stopped(&self) -> Ended {
+        tokio::select! {
+            () = self.stops.lost.cancelled() => Ended::Lost,
+            () = self.over.cancelled() => Ended::Cancelled,
+            () = self.stops.drain.cancelled() => Ended::Stopped,
         }
     }
 
