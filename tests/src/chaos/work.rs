@@ -1,6 +1,6 @@
 //! The jobs: a few small trials and batches, each many times under many names, and what they come to when nothing goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +23,8 @@ const BATCH: usize = 20;
 const EPOCHS: u32 = 400;
 /// Of so many jobs one is a batch.
 const BATCH_EVERY: usize = 3;
+/// Of so many jobs one cannot be done, in turn: its data is missing, or it diverges.
+const FAILING_EVERY: usize = 20;
 /// Jobs a wave.
 const WAVE: usize = 10;
 /// Waves that are enqueued at once at the begin: there is always something to do.
@@ -59,6 +61,16 @@ impl Work {
                 job["trial"]["seed"] = which.into();
                 job
             }
+            Sort::Missing => {
+                let (key, sha256) = (format!("datasets/none/{0}/dataset.json", "0".repeat(64)), "0".repeat(64));
+                studies::job(id, run, &json!({"key": key, "sha256": sha256}))
+            }
+            Sort::Diverging => {
+                let mut job = studies::job(id, run, &self.dataset);
+                job["trial"]["training"]["optimizer"]["learning_rate"] = json!(1e38);
+                job["trial"]["training"]["epochs"] = 5.into();
+                job
+            }
             Sort::Batch(which) => {
                 let image = |n: usize| {
                     let picture = (which + n) % self.pictures.len();
@@ -87,9 +99,10 @@ impl Work {
     /// What each of the different jobs comes to on workers that nothing happens to, in one slice.
     ///
     /// # Errors
-    /// One does not end well.
+    /// One does not end as it must.
     pub(super) async fn reference(&self, fleet: &Fleet) -> Result<Reference> {
-        let sorts = (0..TRIALS).map(Sort::Trial).chain((0..BATCHES).map(Sort::Batch));
+        let sorts =
+            (0..TRIALS).map(Sort::Trial).chain((0..BATCHES).map(Sort::Batch)).chain([Sort::Missing, Sort::Diverging]);
         let sorts: Vec<(String, Sort)> = sorts.enumerate().map(|(n, sort)| (format!("q{n}"), sort)).collect();
         let jobs: Vec<Value> = sorts.iter().map(|(id, sort)| self.job("quiet", id, *sort)).collect();
         fleet.write("quiet.json", &Value::from(jobs).to_string())?;
@@ -104,7 +117,12 @@ impl Work {
         let mut expected = BTreeMap::new();
         for (id, sort) in sorts {
             let result = results.iter().find(|result| result["id"] == id.as_str()).context("a job of the quiet run")?;
-            let outcome = Expected::of(result).with_context(|| format!("a quiet job failed: {result}"))?;
+            let outcome = Expected::of(result).with_context(|| format!("a quiet job came to nothing: {result}"))?;
+            let fails = matches!(outcome, Expected::Failure(_));
+            ensure!(
+                fails == matches!(sort, Sort::Missing | Sort::Diverging),
+                "a quiet job ended other than it must: {result}"
+            );
             expected.insert(sort, outcome);
         }
         let cpu_ms = results.iter().map(|result| result["costs"]["cpu_ms"].as_u64().unwrap_or_default()).sum();
@@ -128,12 +146,13 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// All jobs of `waves` with what they must come to.
-    pub(super) fn asked(&self, waves: &[Wave]) -> Vec<Asked> {
+    /// All jobs of `waves` with what they must come to; of some somebody tried to cancel.
+    pub(super) fn asked(&self, waves: &[Wave], cancelled: &BTreeSet<String>) -> Vec<Asked> {
         let jobs = waves.iter().flat_map(|wave| wave.jobs.iter().map(|job| (&wave.run, job))).enumerate();
-        let asked = jobs.map(|(number, (run, job))| Asked {
-            job: format!("{run}/{}", job["id"].as_str().unwrap_or_default()),
-            expected: self.expected[&Sort::of(number)].clone(),
+        let asked = jobs.map(|(number, (run, job))| {
+            let job = format!("{run}/{}", job["id"].as_str().unwrap_or_default());
+            let may_be_cancelled = cancelled.contains(&job);
+            Asked { job, expected: self.expected[&Sort::of(number)].clone(), may_be_cancelled }
         });
         asked.collect()
     }
@@ -144,12 +163,18 @@ impl Reference {
 enum Sort {
     Trial(usize),
     Batch(usize),
+    /// A trial whose data is not there.
+    Missing,
+    /// A trial that diverges.
+    Diverging,
 }
 
 impl Sort {
     /// The sort of job `number`.
     fn of(number: usize) -> Self {
-        if number.is_multiple_of(BATCH_EVERY) {
+        if number % FAILING_EVERY == FAILING_EVERY - 1 {
+            if (number / FAILING_EVERY).is_multiple_of(2) { Self::Missing } else { Self::Diverging }
+        } else if number.is_multiple_of(BATCH_EVERY) {
             Self::Batch(number / BATCH_EVERY % BATCHES)
         } else {
             Self::Trial(number % TRIALS)
