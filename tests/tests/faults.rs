@@ -168,7 +168,7 @@ async fn what_somebody_damaged_in_the_store_is_no_fault_of_the_worker() {
         let (dataset, amqp) = (fleet.push_pictures().await?, fleet.amqp().await?);
         fleet.write("job.json", &studies::stateful_job("trial", "record", &dataset, 5).to_string())?;
         fleet.gannet(&["submit", "job.json"]).await?;
-        fleet.put("runs/record/checkpoints/trial/0.json", b"half of it")?;
+        fleet.put("runs/record/checkpoints/trial/000000.json", b"half of it")?;
         let mut worker = fleet.worker("one")?;
         let result = eventually(LIMIT, "the job fails", async || Ok(fleet.results("record")?.pop())).await?;
         ensure!(result["status"] == "failed" && result["error"]["code"] == "altered_object", "{result}");

@@ -206,7 +206,7 @@ async fn an_order_whose_turn_does_not_come_is_taken_back_and_never_carried_out()
     let orders = Orders::new();
     let executor = start(&ExecutorSettings { wait: SHORT, ..settings() }).await;
     let (pause, never) = (CancellationToken::new(), CancellationToken::new());
-    let (long, short) = (orders.train(8, u32::MAX, orders.path("out")), orders.classify(1));
+    let (long, short) = (orders.train(8, 100_000, orders.path("out")), orders.classify(1));
     let mut mute = |_: Say| ();
     let (first, second) = tokio::join!(executor.run(&long, LONG, &mut mute, &pause, &never), async {
         let second = run(&executor, &short, LONG, &mut |_| ()).await;

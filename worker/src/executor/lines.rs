@@ -28,8 +28,20 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { pipe: BufReader::new(pipe), limit, line: Line::default() }
     }
 
-    /// The next line; `None` where nothing more comes. Cancel-safe.
+    /// The next line, as far as it is kept; `None` where nothing more comes. Cancel-safe.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
+        self.read(true).await
+    }
+
+    /// The next line; `None` where nothing more comes. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] as soon as a line is over the limit, whether it ends or not.
+    pub(super) async fn next_whole(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.read(false).await?.map(|line| line.bytes))
+    }
+
+    async fn read(&mut self, may_cut: bool) -> io::Result<Option<Line>> {
         loop {
             let read = self.pipe.fill_buf().await?;
             if read.is_empty() {
@@ -43,6 +55,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             self.line.cut += (part.len() - kept) as u64;
             let used = end.map_or(read.len(), |end| end + 1);
             self.pipe.consume(used);
+            if self.line.cut > 0 && !may_cut {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             if end.is_some() {
                 return Ok(Some(std::mem::take(&mut self.line)));
             }
@@ -70,5 +85,21 @@ mod tests {
         let long = [vec![b'x'; 100_000], b"\nend\n".to_vec()].concat();
         assert_eq!(read(&long, 3).await, [("xxx".into(), 99_997), ("end".into(), 0)]);
         assert_eq!(read(b"", 3).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_must_be_whole_is_given_up_before_its_end() {
+        let text = [
+            b"one
+"
+            .to_vec(),
+            vec![b'x'; 100_000],
+        ]
+        .concat();
+        let mut lines = Lines::new(&text[..], 3);
+        assert_eq!(lines.next_whole().await.expect("memory"), Some(b"one".to_vec()));
+        let error = lines.next_whole().await.expect_err("too long");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(!lines.pipe.buffer().is_empty() || lines.line.cut < 100_000, "the rest is not read");
     }
 }

@@ -1,6 +1,7 @@
 //! Hears what an executor says, hands it to whoever waits, and tells of what it died.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -146,9 +147,9 @@ impl Listener {
 
     /// The next thing it says. May be dropped while it waits.
     async fn hear(&mut self) -> Word {
-        match self.says.next().await {
-            Ok(Some(line)) if line.cut > 0 => Word::Endless,
-            Ok(Some(line)) => serde_json::from_slice(&line.bytes).map_or(Word::Nothing, Word::Said),
+        match self.says.next_whole().await {
+            Ok(Some(line)) => serde_json::from_slice(&line).map_or(Word::Nothing, Word::Said),
+            Err(error) if error.kind() == ErrorKind::InvalidData => Word::Endless,
             Ok(None) | Err(_) => Word::Nothing,
         }
     }
