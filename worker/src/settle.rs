@@ -2,27 +2,22 @@
 //! only after the result is committed and its publication confirmed.
 
 use std::io::ErrorKind;
-use std::time::Duration;
 
-use jiff::Timestamp;
-use rand::RngExt as _;
-use shared::contract::{
-    Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, Kind, MAX_MESSAGE, Outcome, Status, TrialOutcome,
-};
+use shared::contract::{ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE};
 use shared::digest::Digest;
-use shared::names::ObjectRef;
-use shared::queue::{Attempts, DeadLetter, Delivery, Letter, QueueError, Receipt};
-use shared::store::{StoreError, get_optional, layout};
+use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
+use shared::store::StoreError;
 use tokio_util::sync::CancellationToken;
 
+mod compute;
+mod outcome;
+
 use crate::cancel::Standing;
-use crate::commit::{self, CheckpointRecord};
-use crate::compute::is_full;
-use crate::executor::Report;
+use crate::commit;
 use crate::failpoint::{self, When};
-use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
+use crate::protocol::{Answer, Ask, Found, Protocol};
 use crate::scratch::Scratch;
-use crate::step::{self, Ended, Finished, Stops, Warm};
+use crate::step::{self, Ended, Stops, Warm};
 use crate::supervisor::Context;
 
 /// Why a delivery was left where it is.
@@ -59,14 +54,6 @@ impl Fault {
         }
     }
 }
-
-/// How often a step is tried on a disk that fails.
-const DISK_TRIES: u32 = 3;
-
-/// The first wait before a job is tried again; it doubles with each attempt.
-const FIRST_RETRY: Duration = Duration::from_secs(5);
-/// The longest.
-const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
 
 /// How a delivery came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,294 +304,4 @@ impl Hands<'_> {
         self.result = found;
         self.result.as_ref().map(commit::judge)
     }
-
-    /// Counted slice by slice: a slice that was committed shows that the job does not take its workers with it, and a
-    /// trial of many hours on machines that come and go loses many.
-    async fn record_attempt(&mut self, slice: u32) -> Result<Answer, Fault> {
-        let (store, run, id) = (self.context.store.as_ref(), &self.job.run, &self.job.id);
-        let key = layout::attempt(run, id, slice, &uuid::Uuid::new_v4().to_string());
-        self.patiently(|| store.put(&key, bytes::Bytes::from_static(b"{}"))).await?;
-        let all = layout::attempts_at(run, id, slice);
-        let recorded = self.patiently(|| store.children(&all)).await?;
-        self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
-        let lost = self.preemptions;
-        let message = format!("{lost} workers were lost with slice {slice} of this job in hand");
-        self.failure = Some(ErrorReport::new(ErrorCode::Preempted, &message));
-        Ok(Answer::Preemptions(lost))
-    }
-
-    async fn compute(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
-        let (store, slice) = (self.context.store.as_ref(), protocol.slice());
-        let resume = match slice.checked_sub(1) {
-            None => None,
-            Some(last) => self.patiently(|| commit::find_checkpoint(store, self.job, last)).await?,
-        };
-        if slice > 0 && resume.is_none() {
-            let message = format!("the checkpoint of slice {} is gone: was the run deleted?", slice - 1);
-            self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
-            return Ok(Answer::Computed(Computed::Mistaken));
-        }
-        let (ended, mut spent) = self.step(resume.as_ref()).await?;
-        if let Some(record) = &resume {
-            spent.durations = sum_durations(spent.durations, record.durations);
-            spent.costs = sum_costs(spent.costs, record.costs);
-        }
-        let computed = match &ended {
-            Ended::Finished(_) => {
-                self.settled = Settled::Computed;
-                Computed::Finished
-            }
-            Ended::Paused(_) => Computed::Paused,
-            Ended::Stopped => Computed::Stopped,
-            Ended::Cancelled => Computed::Cancelled,
-            Ended::Settled(result) => {
-                let found = commit::judge(result);
-                self.result = Some(JobResult::clone(result));
-                self.drop_checkpoint_after(found, slice).await;
-                return Ok(Answer::Result(found));
-            }
-            Ended::Lost => return Err(Fault::Lost),
-            Ended::Failed(report) if report.code == ErrorCode::MissingObject && resume.is_some() => {
-                // A duplicate of this delivery may have ended the slice meanwhile, and removed what it began with.
-                if let Some(quicker) = self.quicker(slice).await? {
-                    return Ok(quicker);
-                }
-                self.failure = Some(report.clone());
-                verdict(report.code)
-            }
-            Ended::Failed(report) => {
-                tracing::warn!(job.id = %self.job.id, run = %self.job.run, error = %report, "a job failed");
-                self.failure = Some(report.clone());
-                verdict(report.code)
-            }
-            Ended::Refused(_) | Ended::NoExecutor(_) | Ended::Disk(_) => {
-                return Err(match ended {
-                    Ended::Refused(error) => Fault::Store(error),
-                    Ended::NoExecutor(death) => Fault::Machine(death.into()),
-                    Ended::Disk(report) => Fault::Machine(anyhow::anyhow!("its disk fails: {report}")),
-                    _ => unreachable!("just matched"),
-                });
-            }
-        };
-        self.ended = Some((ended, spent));
-        Ok(Answer::Computed(computed))
-    }
-
-    /// Runs the job's step. A disk that fails may have done so once, or somebody has swept our folders; one that goes on
-    /// is this machine's fault.
-    async fn step(&mut self, resume: Option<&CheckpointRecord>) -> Result<(Ended, step::Spent), Fault> {
-        let mut tries = 1..DISK_TRIES;
-        loop {
-            if self.job.kind() == Kind::Trial {
-                self.scratch = Some(self.scratch().await?);
-            }
-            let scratch = self.scratch.as_ref().map(Scratch::path);
-            let ran = step::run(self.context, self.job, resume, self.warm, scratch, &self.stops).await;
-            match &ran {
-                (Ended::Disk(report), _) if tries.next().is_some() => {
-                    tracing::warn!(job.id = %self.job.id, error = %report, "the disk fails: tries again");
-                }
-                _ => return Ok(ran),
-            }
-        }
-    }
-
-    /// A new folder for what is computed. A full disk is waited for.
-    async fn scratch(&self) -> Result<Scratch, Fault> {
-        loop {
-            let error = match self.context.scratch.folder() {
-                Ok(scratch) => return Ok(scratch),
-                Err(error) if is_full(&error) => error,
-                Err(error) => return Err(Fault::Machine(error.into())),
-            };
-            tokio::select! {
-                () = self.context.patience.wait(&error) => {}
-                () = self.stops.lost.cancelled() => return Err(Fault::Lost),
-                () = self.stops.drain.cancelled() => return Err(Fault::Stopped),
-            }
-        }
-    }
-
-    /// What somebody else made of this slice, or of the whole job.
-    async fn quicker(&mut self, slice: u32) -> Result<Option<Answer>, Fault> {
-        let (store, job) = (self.context.store.as_ref(), self.job);
-        let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
-        if let Some(found) = self.found(found) {
-            return Ok(Some(Answer::Result(found)));
-        }
-        let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
-        Ok(found.map(|record| Answer::Checkpoint { mine: record.message_id == identity(self.letter) }))
-    }
-
-    async fn commit_result(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
-        let store = self.context.store.as_ref();
-        let (ended, spent) = self.ended.take().unwrap_or((Ended::Stopped, step::Spent::default()));
-        let outcome = match ended {
-            Ended::Finished(finished) => Some(self.outcome(finished, protocol.slice()).await?),
-            _ => None,
-        };
-        let attempts = self.letter.headers.attempts;
-        let result = JobResult {
-            id: self.job.id.clone(),
-            run: self.job.run.clone(),
-            kind: self.job.kind(),
-            status: if outcome.is_some() { Status::Done } else { Status::Failed },
-            worker: self.context.settings.name.clone(),
-            attempt: [attempts.crashes, self.preemptions, 1].into_iter().fold(attempts.errors, u32::saturating_add),
-            simd: outcome.is_some().then(|| crate::compute::simd_path().to_owned()),
-            finished_at: Timestamp::now(),
-            durations: spent.durations,
-            costs: spent.costs,
-            error: if outcome.is_some() { None } else { self.failure.clone() },
-            outcome,
-            outcome_ref: None,
-            nonce: uuid::Uuid::new_v4().to_string(),
-        };
-        let theirs = self.patiently(|| commit::create_result(store, &result)).await?;
-        self.drop_checkpoint_after(commit::judge(theirs.as_ref().unwrap_or(&result)), protocol.slice()).await;
-        if theirs.is_some() {
-            return Ok(Answer::Result(self.found(theirs).expect("just found")));
-        }
-        self.result = Some(result);
-        Ok(Answer::Committed)
-    }
-
-    async fn outcome(&self, finished: Finished, slice: u32) -> Result<Outcome, Fault> {
-        let store = self.context.store.as_ref();
-        Ok(match finished {
-            Finished::Evaluated(outcome) => Outcome::Trial(outcome),
-            Finished::Classified(outcome) => Outcome::Batch(Box::new(outcome)),
-            Finished::Trained { report, file } => {
-                let Report::Trained { epochs, best_epoch, validation, parameter_count, stopped_early } = report else {
-                    unreachable!("only a trained report is kept so")
-                };
-                let checkpoint = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
-                let validation = Some(validation);
-                Outcome::Trial(Box::new(TrialOutcome {
-                    epochs,
-                    best_epoch,
-                    validation,
-                    test: None,
-                    checkpoint,
-                    parameter_count,
-                    slices: slice + 1,
-                    stopped_early,
-                }))
-            }
-        })
-    }
-
-    async fn commit_checkpoint(&mut self, slice: u32) -> Result<Answer, Fault> {
-        let store = self.context.store.as_ref();
-        let Some((Ended::Paused(file), spent)) = self.ended.take() else {
-            unreachable!("only a paused step has a checkpoint")
-        };
-        let tensors: ObjectRef = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
-        let record = CheckpointRecord {
-            message_id: identity(self.letter),
-            tensors,
-            simd: crate::compute::simd_path().into(),
-            worker: self.context.settings.name.clone(),
-            durations: spent.durations,
-            costs: spent.costs,
-        };
-        let winner = self.patiently(|| commit::create_checkpoint(store, self.job, slice, &record)).await?;
-        self.drop_checkpoint(slice).await;
-        Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
-    }
-
-    /// Where the job has ended. One among the dead letters may be put back, and then goes on from there.
-    async fn drop_checkpoint_after(&self, found: Found, slice: u32) {
-        match found {
-            Found::Settled => self.drop_checkpoint(slice).await,
-            Found::Buried(_) => {}
-        }
-    }
-
-    /// Removes the tensors that slice `slice` began with: the next commit stands, nobody needs them.
-    /// The record stays, so that a late duplicate finds it.
-    async fn drop_checkpoint(&self, slice: u32) {
-        let store = self.context.store.as_ref();
-        let Some(last) = slice.checked_sub(1) else { return };
-        let removed = async {
-            if let Some(record) = commit::find_checkpoint(store, self.job, last).await? {
-                store.delete(&record.tensors.key).await?;
-            }
-            Ok::<_, StoreError>(())
-        };
-        if let Err(error) = removed.await {
-            tracing::debug!(%error, job.id = %self.job.id, "a superseded checkpoint stays");
-        }
-    }
-
-    async fn publish_result(&mut self) -> Result<Answer, Fault> {
-        let result = self.result.as_ref().expect("committed or found before it is published");
-        let body = serde_json::to_vec(result).expect("a result is plain data");
-        let by_reference = (body.len() > MAX_MESSAGE).then(|| JobResult {
-            outcome: None,
-            outcome_ref: Some(ObjectRef { key: layout::result(&result.run, &result.id), sha256: Digest::of(&body) }),
-            ..result.clone()
-        });
-        let published = by_reference.as_ref().unwrap_or(result);
-        self.context.queue.publish_result(published, self.letter.headers.reply.as_ref()).await?;
-        Ok(Answer::Done)
-    }
-
-    async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
-        let mut next = passed_on(self.letter);
-        let attempts = &mut next.headers.attempts;
-        spend(attempts, spent);
-        let before = attempts.errors.saturating_add(attempts.crashes).saturating_sub(1);
-        let wait = FIRST_RETRY.saturating_mul(1 << before.min(8)).min(LAST_RETRY);
-        // Full jitter, so that jobs that failed together do not all come back together. A broker's retry queues round it up.
-        let delay = wait.mul_f64(rand::rng().random::<f64>());
-        self.context.queue.retry(&next, delay).await?;
-        Ok(Answer::Done)
-    }
-
-    async fn bury(&mut self, last: Option<Spent>) -> Result<Answer, Fault> {
-        let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
-        let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
-        let errors =
-            report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
-        let store = self.context.store.as_ref();
-        let marker = layout::buried(&self.job.run, &self.job.id);
-        if self.patiently(|| get_optional(store, &marker)).await?.is_some() {
-            return Ok(Answer::Done);
-        }
-        let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
-        dead.attempts.preemptions = self.preemptions;
-        if let Some(last) = last {
-            spend(&mut dead.attempts, last);
-        }
-        self.context.queue.bury(&dead).await?;
-        self.patiently(|| store.create(&marker, bytes::Bytes::from_static(b"{}"))).await?;
-        Ok(Answer::Done)
-    }
-}
-
-fn spend(attempts: &mut Attempts, spent: Spent) {
-    let count = match spent {
-        Spent::Error => &mut attempts.errors,
-        Spent::Crash => &mut attempts.crashes,
-    };
-    *count = count.saturating_add(1);
-}
-
-/// What a failure means for the job. Exhaustive, so that a new sort forces a decision.
-fn verdict(code: ErrorCode) -> Computed {
-    match code {
-        ErrorCode::Diverged => Computed::Hopeless,
-        ErrorCode::InvalidJob | ErrorCode::MissingObject | ErrorCode::AlteredObject => Computed::Mistaken,
-        ErrorCode::Crashed | ErrorCode::OutOfMemory | ErrorCode::TimeLimit => Computed::Crash,
-        ErrorCode::Preempted | ErrorCode::Failed => Computed::Error,
-    }
-}
-
-fn sum_durations(a: Durations, b: Durations) -> Durations {
-    Durations { fetch_ms: a.fetch_ms + b.fetch_ms, compute_ms: a.compute_ms + b.compute_ms }
-}
-
-fn sum_costs(a: Cost, b: Cost) -> Cost {
-    Cost { cpu_ms: a.cpu_ms + b.cpu_ms, bytes_fetched: a.bytes_fetched + b.bytes_fetched }
 }
