@@ -67,7 +67,11 @@ impl Work {
             }
             Sort::Diverging => {
                 let mut job = studies::job(id, run, &self.dataset);
-                job["trial"]["training"]["optimizer"]["learning_rate"] = json!(1e38);
+                // Layer upon layer without a bound in between, and the largest steps that are accepted.
+                let linear = |units: u32| json!({"type": "linear", "units": units});
+                job["trial"]["network"]["layers"] =
+                    json!([{"type": "flatten"}, linear(8), linear(8), linear(8), linear(3)]);
+                job["trial"]["training"]["optimizer"]["learning_rate"] = json!(1e6);
                 job["trial"]["training"]["epochs"] = 5.into();
                 job
             }
