@@ -33,6 +33,8 @@ const FIRST_WAVES: usize = 3;
 /// What jobs are made of.
 pub(super) struct Work {
     dataset: Value,
+    /// A dataset whose rows are not there: `gannet submit` looks for the manifest alone.
+    hollow: Value,
     model: Value,
     pictures: Vec<Value>,
 }
@@ -50,7 +52,7 @@ impl Work {
         let digest = digest.trim();
         let model = json!({"key": format!("models/colours/{digest}/model.json"), "sha256": digest});
         let pictures = (0..PICTURES).map(|number| picture(fleet, number)).collect::<Result<_>>()?;
-        Ok(Self { dataset, model, pictures })
+        Ok(Self { hollow: hollow(fleet, &dataset)?, dataset, model, pictures })
     }
 
     /// The job `id` of `run`, one of the different ones.
@@ -61,10 +63,7 @@ impl Work {
                 job["trial"]["seed"] = which.into();
                 job
             }
-            Sort::Missing => {
-                let (key, sha256) = (format!("datasets/none/{0}/dataset.json", "0".repeat(64)), "0".repeat(64));
-                studies::job(id, run, &json!({"key": key, "sha256": sha256}))
-            }
+            Sort::Missing => studies::job(id, run, &self.hollow),
             Sort::Diverging => {
                 let mut job = studies::job(id, run, &self.dataset);
                 // Layer upon layer without a bound in between, and the largest steps that are accepted.
@@ -184,6 +183,19 @@ impl Sort {
             Self::Trial(number % TRIALS)
         }
     }
+}
+
+/// Puts a manifest like that of `dataset` into the store, whose training rows are nowhere; returns its reference.
+fn hollow(fleet: &Fleet, dataset: &Value) -> Result<Value> {
+    let manifest = fleet.object(dataset["key"].as_str().context("the dataset's key")?)?;
+    let mut manifest: Value = serde_json::from_slice(&manifest).context("read the dataset's manifest")?;
+    // A digest of nothing that a cache may hold.
+    manifest["splits"]["train"]["object"] = json!({"key": "datasets/hollow/rows", "sha256": "0".repeat(64)});
+    let bytes = manifest.to_string().into_bytes();
+    let digest = Digest::of(&bytes).to_string();
+    let key = format!("datasets/hollow/{digest}/dataset.json");
+    fleet.put(&key, &bytes)?;
+    Ok(json!({"key": key, "sha256": digest}))
 }
 
 /// Puts a picture into the store; returns its reference.
