@@ -101,6 +101,19 @@ struct Listed {
     format: Format,
 }
 
+/// What a command cannot find out now, though nothing is wrong: the same later may. Ends it with [`EX_TEMPFAIL`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotKnown(String);
+
+/// "Temporary failure, indicating something that is not really an error" (`sysexits.h`).
+const EX_TEMPFAIL: u8 = 75;
+
+/// The status that an error ends this program with.
+pub fn status_of(error: &anyhow::Error) -> u8 {
+    if error.is::<NotKnown>() { EX_TEMPFAIL } else { 1 }
+}
+
 /// A run's name made of what it is and when it began.
 fn fresh_run(of: &Name) -> Name {
     let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");

@@ -1,14 +1,15 @@
-//! Dead letters: which ones are meant, and how one is put back.
+//! Dead letters: which ones are meant, and what a job needs to be put back.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::contract::{Job, JobResult, Kind, Status};
 use shared::names::{JobId, Key, Name};
-use shared::queue::{DeadLetter, Headers, Letter, Queue, fresh_message_id};
-use shared::store::{Store, get_json, get_optional, get_optional_json, layout};
+use shared::queue::{DeadLetter, Headers, Letter, fresh_message_id};
+use shared::store::{Store, StoreError, get_json, get_optional, get_optional_json, layout};
 use shared::strict;
 
 /// A dead letter, with what can be told of it.
@@ -99,44 +100,68 @@ fn is_called(dead: &Dead, id: &str) -> bool {
     (id.len() >= SHORTEST && dead.id.starts_with(id)) || dead.name().is_some_and(|name| name == id)
 }
 
-/// Puts a job back on its queue, as if it had never been tried; a trial goes on from its last checkpoint. The dead
-/// letter stays: whoever asked for this removes it then, and where he dies in between may ask again.
+/// The job of a dead letter.
 ///
 /// # Errors
-/// It cannot be put back: it is no job, its run is cancelled, or it has a result that is no failure.
-pub async fn replay(queue: &dyn Queue, store: &dyn Store, dead: &DeadLetter) -> anyhow::Result<()> {
+/// It is none.
+pub fn job_of(dead: &DeadLetter) -> anyhow::Result<Job> {
     let Some(body) = &dead.job else { bail!("the message is no job: it can only be dropped") };
-    let job = Job::parse(body.as_bytes()).context("the message is no job: it can only be dropped")?;
+    Job::parse(body.as_bytes()).context("the message is no job: it can only be dropped")
+}
+
+/// What puts a job back on its queue, as if it had never been tried; a trial goes on from its last checkpoint.
+#[derive(Debug)]
+pub struct Revived {
+    /// To be published.
+    pub letter: Letter,
+    /// Why its result could not be read: it counted as none, and is removed.
+    pub damaged: Option<String>,
+}
+
+/// Removes from the store what would settle the job of `dead` at once, or count against it. The dead letter stays: whoever
+/// asked for this publishes the letter and then removes it, and where he dies in between may ask again.
+///
+/// # Errors
+/// It cannot be put back: its run is cancelled, or it has a result that is no failure.
+pub async fn revive(store: &dyn Store, dead: &DeadLetter, job: &Job) -> anyhow::Result<Revived> {
     let (run, id) = (&job.run, &job.id);
     if get_optional(store, &layout::cancelled(run)).await?.is_some() {
         bail!("the run `{run}` is cancelled or deleted: its jobs would be dropped");
     }
     let result = layout::result(run, id);
-    if let Some(found) = get_optional_json::<JobResult>(store, &result).await?
-        && found.status != Status::Failed
-    {
-        bail!("the job has a result ({}): there is nothing to do", found.status.as_str());
+    let mut damaged = None;
+    match get_optional_json::<JobResult>(store, &result).await {
+        Ok(Some(found)) if found.status != Status::Failed => {
+            bail!("the job has a result ({}): there is nothing to do", found.status.as_str())
+        }
+        Ok(_) => {}
+        Err(error @ StoreError::Unreadable { .. }) => damaged = Some(error.to_string()),
+        Err(error) => return Err(error.into()),
     }
     let slice = next_slice(store, run, id).await?;
-    // What would settle it at once, or count against it.
     for attempt in store.list(&layout::attempts(run, id)).await? {
         store.delete(&attempt.key).await?;
     }
     store.delete(&layout::buried(run, id)).await?;
     store.delete(&result).await?;
-    let headers = Headers { message_id: fresh_message_id(), slice, ..Headers::default() };
-    let letter = Letter { kind: job.kind(), body: body.clone().into_bytes(), headers };
-    Ok(queue.publish(&[letter]).await?)
+    // Should it be put back twice after all, whoever takes it second finds the result.
+    store.put(&layout::look(run), Bytes::from_static(b"{}")).await?;
+    let headers = Headers { message_id: fresh_message_id(), slice, reply: dead.reply.clone(), ..Headers::default() };
+    let body = dead.job.clone().unwrap_or_default().into_bytes();
+    Ok(Revived { letter: Letter { kind: job.kind(), body, headers }, damaged })
 }
 
-/// The slice to go on with. Where what it would begin with is gone, so are the records of all slices: with them a
+/// The slice to go on with. Where what it would begin with is gone or cannot be read, so are the records of all slices: with them a
 /// worker would take the job for somebody else's.
 async fn next_slice(store: &dyn Store, run: &Name, id: &JobId) -> anyhow::Result<u32> {
     let there: Vec<Key> =
         store.list(&layout::job_checkpoints(run, id)).await?.into_iter().map(|entry| entry.key).collect();
     let slice_of = |key: &Key| key.as_str().rsplit('/').next()?.strip_suffix(".json")?.parse::<u32>().ok();
     let Some(last) = there.iter().filter_map(slice_of).max() else { return Ok(0) };
-    let record: Value = get_json(store, &layout::checkpoint_record(run, id, last)).await?;
+    let record: Value = match get_json(store, &layout::checkpoint_record(run, id, last)).await {
+        Err(StoreError::Unreadable { .. }) => Value::Null,
+        record => record?,
+    };
     let tensors = record["tensors"]["key"].as_str();
     if there.iter().any(|key| Some(key.as_str()) == tensors) {
         return Ok(last + 1);

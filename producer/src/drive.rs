@@ -16,7 +16,7 @@ use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
 use tokio::time::{Instant, timeout_at};
 
-use crate::enqueue::{self, Enqueue, PART, Published};
+use crate::enqueue::{self, Enqueue, Lost, PART, Published};
 use crate::patience::patiently;
 use crate::runs;
 
@@ -79,7 +79,7 @@ impl Drive<'_> {
             tell,
         };
         // Before the first publish, so that no result is missed.
-        let mut events = self.queue.watch(Some(self.run)).await?;
+        let mut events = self.queue.watch(self.run).await?;
         self.reconcile(&mut state).await?;
         let mut waiting: Vec<&Job> = jobs.iter().rev().filter(|job| !state.results.contains_key(&job.id)).collect();
         let noted = enqueue::noted(self.store, self.run).await?;
@@ -152,7 +152,7 @@ impl Drive<'_> {
         }
         let impatient = state.moved.elapsed() > IMPATIENT;
         let lost = match self.enqueue().lost(&state.doubtful, impatient).await {
-            Ok(Some(lost)) if !lost.is_empty() => lost,
+            Ok(Lost::These(lost)) if !lost.is_empty() => lost,
             Ok(_) => return Ok(()),
             Err(error) if error.is_passing() => {
                 tracing::warn!(%error, "looks for lost jobs later");
@@ -182,7 +182,7 @@ impl Drive<'_> {
     }
 
     async fn watch_again(&self) -> Result<Box<dyn Events>, QueueError> {
-        patiently(async || self.queue.watch(Some(self.run)).await, QueueError::is_passing).await
+        patiently(async || self.queue.watch(self.run).await, QueueError::is_passing).await
     }
 
     /// Whether it was a result that was wanted.
@@ -207,7 +207,6 @@ impl Drive<'_> {
                 }
                 Ok(false)
             }
-            Event::Heartbeat(_) => Ok(false),
         }
     }
 

@@ -5,6 +5,7 @@
 //! connection or a lost confirm costs a wait, never a second letter; and a broker that lost its queues costs no job.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -18,10 +19,16 @@ use shared::store::{Created, Store, StoreError, get_json, layout, settle_json};
 use tokio::time::Instant;
 
 use crate::patience::{ask_store, patiently};
-use crate::workers::{ALL_HEARD, Workers};
+use crate::workers::{ALL_HEARD, Workers, consumers};
 
 /// Jobs a note. So many at most are in doubt after an interruption.
 pub const PART: usize = 500;
+
+/// How often is looked whether letters wait, while the workers are heard.
+const LOOK: Duration = Duration::from_secs(1);
+/// A worker names what it was given within this time. Whoever was just heard may have handed a job over to one that had been
+/// heard before.
+const HANDED_OVER: Duration = Duration::from_secs(2);
 
 /// `runs/<run>/enqueued/<sha256>.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,6 +49,22 @@ pub enum Published {
     BySomebodyElse,
     /// Some of it may be.
     Perhaps(QueueError),
+}
+
+/// What became of jobs that were perhaps enqueued.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nobody has these; all others wait or run.
+    These(BTreeSet<JobId>),
+    /// So many letters wait on the queues, and whose they are nobody can see.
+    SomeWait(u64),
+    /// Of so many slots that take jobs only so many said all that they have in hand.
+    NotAllHeard {
+        /// Slots that were heard.
+        heard: u64,
+        /// Slots that take jobs.
+        slots: u64,
+    },
 }
 
 /// One run's way onto the queue.
@@ -96,44 +119,49 @@ impl Enqueue<'_> {
         Ok(self.queue.publish(&letters).await?)
     }
 
-    /// Those of `doubtful` that nobody has; `None` where that cannot be told now. One may have got its result meanwhile.
+    /// Those of `doubtful` that nobody has, where that can be told now. One may have got its result meanwhile.
     ///
-    /// A folder's queue tells by itself. On a broker a job is nobody's when the queues are empty and no worker names it,
-    /// which takes as long as it takes to hear every worker. With `impatient`, letters that may wait on the queue count
-    /// as lost, too.
+    /// A folder's queue tells by itself. On a broker a job is nobody's when no letter waits for as long as it takes to hear
+    /// every worker, none names it, and as many slots were heard as take jobs: a worker that is silent, or names not all that it
+    /// has, may have it. With `impatient` neither letters that wait nor workers that are not heard keep a job from being lost.
     ///
     /// # Errors
     /// The queue fails.
-    pub async fn lost(
-        &self,
-        doubtful: &BTreeSet<JobId>,
-        impatient: bool,
-    ) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+    pub async fn lost(&self, doubtful: &BTreeSet<JobId>, impatient: bool) -> Result<Lost, QueueError> {
         if let Some(there) = self.queue.jobs_of(self.run).await? {
-            return Ok(Some(doubtful - &there));
+            return Ok(Lost::These(doubtful - &there));
         }
-        if !impatient && !self.is_idle().await? {
-            return Ok(None);
-        }
+        // Once before anybody is heard: who is gone after that is missed, not counted with those who were never there.
+        let (mut waiting, mut slots) = look(self.queue).await?;
         let mut workers = Workers::listen(self.queue).await?;
-        let until = Instant::now() + ALL_HEARD;
-        let mut running = BTreeSet::new();
-        while let Some(heartbeat) = workers.next(until).await? {
-            let ours = heartbeat.running.into_iter().filter(|job| job.run == *self.run);
-            running.extend(ours.map(|job| job.id));
+        let (mut running, mut partly) = (BTreeSet::new(), BTreeSet::new());
+        let mut until = Instant::now();
+        let end = until + ALL_HEARD + HANDED_OVER;
+        // Looks often: a letter that is tried again waits for five seconds, one that is passed on is named a moment later.
+        while impatient || waiting == 0 {
+            until = end.min(until + LOOK);
+            while let Some(heartbeat) = workers.next(until).await? {
+                if !heartbeat.names_all() {
+                    partly.insert(heartbeat.worker);
+                }
+                let ours = heartbeat.running.into_iter().filter(|job| job.run == *self.run);
+                running.extend(ours.map(|job| job.id));
+            }
+            let now = look(self.queue).await?;
+            waiting = now.0;
+            // The most there ever were: a slot that changes from one queue to the other is in neither for a moment.
+            slots = slots.max(now.1);
+            if until == end {
+                break;
+            }
         }
-        // Something may have been passed on meanwhile.
-        Ok((impatient || self.is_idle().await?).then(|| doubtful - &running))
-    }
-
-    /// Whether no job waits, now or for its next try.
-    async fn is_idle(&self) -> Result<bool, QueueError> {
-        let depths = self.queue.depths().await?;
-        let holds_jobs = |queue: &str| {
-            Kind::ALL.iter().any(|kind| topology::queue_of(*kind) == queue)
-                || queue.starts_with(&topology::name("retry"))
-        };
-        Ok(depths.iter().filter(|depth| holds_jobs(&depth.queue)).all(|depth| depth.ready == 0))
+        workers.heard.retain(|worker, _| !partly.contains(worker));
+        Ok(match workers.slots() {
+            _ if impatient => Lost::These(doubtful - &running),
+            _ if waiting > 0 => Lost::SomeWait(waiting),
+            heard if heard < slots => Lost::NotAllHeard { heard, slots },
+            _ => Lost::These(doubtful - &running),
+        })
     }
 
     /// Returns once the queue answers.
@@ -152,6 +180,16 @@ impl Enqueue<'_> {
         let stands = ask_store(async || settle_json(self.store, &key, note.clone()).await).await?;
         Ok(if stands.nonce == note.nonce { Created::New } else { Created::Exists })
     }
+}
+
+/// How many letters wait, now or for their next try, and how many slots take jobs.
+async fn look(queue: &dyn Queue) -> Result<(u64, u64), QueueError> {
+    let depths = queue.depths().await?;
+    let holds_jobs = |queue: &str| {
+        Kind::ALL.iter().any(|kind| topology::queue_of(*kind) == queue) || queue.starts_with(&topology::name("retry"))
+    };
+    let waiting = depths.iter().filter(|depth| holds_jobs(&depth.queue)).map(|depth| depth.ready).sum();
+    Ok((waiting, consumers(&depths)))
 }
 
 #[cfg(test)]
@@ -188,14 +226,18 @@ mod tests {
         assert_eq!(known.keys().map(JobId::as_str).collect::<Vec<_>>(), ["a", "b"]);
 
         let doubtful: BTreeSet<JobId> = known.into_keys().collect();
-        assert_eq!(enqueue.lost(&doubtful, false).await.expect("asked"), Some(BTreeSet::new()));
+        assert_eq!(enqueue.lost(&doubtful, false).await.expect("asked"), Lost::These(BTreeSet::new()));
         // One is taken and dropped, as a crash before its letter was written would leave it.
         let mut deliveries = queue.consume(Kind::Batch, 1).await.expect("consume");
         let taken = deliveries.next().await.expect("a job");
-        assert_eq!(enqueue.lost(&doubtful, false).await.expect("asked"), Some(BTreeSet::new()), "somebody has it");
+        assert_eq!(
+            enqueue.lost(&doubtful, false).await.expect("asked"),
+            Lost::These(BTreeSet::new()),
+            "somebody has it"
+        );
         taken.receipt.ack().await.expect("ack");
-        let lost = enqueue.lost(&doubtful, false).await.expect("asked").expect("a folder tells");
-        assert_eq!(lost.iter().map(JobId::as_str).collect::<Vec<_>>(), ["a"]);
+        let lost = enqueue.lost(&doubtful, false).await.expect("asked");
+        assert_eq!(lost, Lost::These([a.id.clone()].into()));
         enqueue.again(&[&a]).await.expect("published");
         assert_eq!(ready().await, 2);
         store.get(&layout::look(&run)).await.expect("workers look first");

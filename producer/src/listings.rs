@@ -54,7 +54,9 @@ pub fn status<'a>(depths: &[Depth], workers: impl Iterator<Item = &'a Heartbeat>
     }
     for worker in workers {
         let running: Vec<String> = worker.running.iter().map(|job| format!("{}/{}", job.run, job.id)).collect();
-        let numbers = [json!(worker.slots), json!(running.join(" ")), json!(worker.settled), Value::Null];
+        let more = if worker.names_all() { "" } else { " …" };
+        let running = running.join(" ") + more;
+        let numbers = [json!(worker.slots), json!(running), json!(worker.settled), Value::Null];
         listing.push(
             [json!("worker"), json!(worker.worker), Value::Null, Value::Null, Value::Null]
                 .into_iter()

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use producer::commands::{Cli, complete_if_asked};
+use producer::commands::{Cli, complete_if_asked, status_of};
 use shared::arguments;
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gannet: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(status_of(&error))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shared::contract::{Heartbeat, Kind};
 use shared::names::{JobId, Name};
-use shared::queue::{Event, Events, Queue, QueueError, by_name, topology};
+use shared::queue::{Depth, Heartbeats, Queue, QueueError, topology};
 use tokio::time::{Instant, timeout_at};
 
 /// Every worker says something within five seconds.
@@ -13,7 +13,7 @@ pub const ALL_HEARD: Duration = Duration::from_secs(6);
 
 /// Hears the workers.
 pub struct Workers {
-    events: Box<dyn Events>,
+    heartbeats: Box<dyn Heartbeats>,
     /// The last word of each that has not said that it ends.
     pub heard: BTreeMap<String, Heartbeat>,
 }
@@ -24,7 +24,7 @@ impl Workers {
     /// # Errors
     /// The queue cannot be reached or refuses.
     pub async fn listen(queue: &dyn Queue) -> Result<Self, QueueError> {
-        Ok(Self { events: queue.watch(None).await?, heard: BTreeMap::new() })
+        Ok(Self { heartbeats: queue.heartbeats().await?, heard: BTreeMap::new() })
     }
 
     /// The next word of a worker, unless none comes before `until`. Its last one has no slots.
@@ -32,17 +32,18 @@ impl Workers {
     /// # Errors
     /// The connection is lost.
     pub async fn next(&mut self, until: Instant) -> Result<Option<Heartbeat>, QueueError> {
-        while let Ok(event) = timeout_at(until, self.events.next()).await {
-            if let Event::Heartbeat(heartbeat) = event? {
-                if heartbeat.slots == 0 {
-                    self.heard.remove(&heartbeat.worker);
-                } else {
-                    self.heard.insert(heartbeat.worker.clone(), (*heartbeat).clone());
-                }
-                return Ok(Some(*heartbeat));
-            }
+        // By the clock, too: where they never pause, the wait for one never ends in time.
+        if Instant::now() >= until {
+            return Ok(None);
         }
-        Ok(None)
+        let Ok(heartbeat) = timeout_at(until, self.heartbeats.next()).await else { return Ok(None) };
+        let heartbeat = heartbeat?;
+        if heartbeat.slots == 0 {
+            self.heard.remove(&heartbeat.worker);
+        } else {
+            self.heard.insert(heartbeat.worker.clone(), heartbeat.clone());
+        }
+        Ok(Some(heartbeat))
     }
 
     /// Slots of all that were heard.
@@ -62,7 +63,7 @@ impl Workers {
         job: Option<&JobId>,
     ) -> Result<RollCall, QueueError> {
         let begun = Instant::now();
-        let mut call = RollCall { slots: consumers(queue).await?, ..RollCall::default() };
+        let mut call = RollCall { slots: consumers(&queue.depths().await?), ..RollCall::default() };
         loop {
             let all_heard = call.answered.values().sum::<u64>() >= call.slots;
             let until = match (all_heard, call.running.is_empty()) {
@@ -76,17 +77,17 @@ impl Workers {
         }
         let silent = call.slots.saturating_sub(call.answered.values().sum());
         // Some of them may have ended without a word: then they run nothing.
-        let silent = if silent > 0 { silent.min(consumers(queue).await?.saturating_sub(self.slots())) } else { 0 };
+        let silent =
+            if silent > 0 { silent.min(consumers(&queue.depths().await?).saturating_sub(self.slots())) } else { 0 };
         call.heard = call.slots - silent;
         Ok(call)
     }
 }
 
 /// Slots that take jobs.
-async fn consumers(queue: &dyn Queue) -> Result<u64, QueueError> {
-    let depths = by_name(queue.depths().await?);
-    let consumers = Kind::ALL.iter().filter_map(|kind| depths.get(&topology::queue_of(*kind)));
-    Ok(consumers.map(|depth| depth.consumers).sum())
+pub fn consumers(depths: &[Depth]) -> u64 {
+    let takes_jobs = |depth: &&Depth| Kind::ALL.iter().any(|kind| topology::queue_of(*kind) == depth.queue);
+    depths.iter().filter(takes_jobs).map(|depth| depth.consumers).sum()
 }
 
 /// What the workers said of some jobs.
@@ -102,6 +103,8 @@ pub struct RollCall {
     pub stopped: BTreeMap<JobId, String>,
     /// Jobs that still ran when they were heard of last.
     pub running: BTreeSet<(JobId, String)>,
+    /// Workers that have more jobs in hand than they name.
+    pub partly: BTreeSet<String>,
 }
 
 impl RollCall {
@@ -112,6 +115,9 @@ impl RollCall {
         let first = !self.answered.contains_key(worker);
         if heartbeat.slots > 0 {
             self.answered.insert(worker.clone(), heartbeat.slots.into());
+        }
+        if !heartbeat.names_all() {
+            self.partly.insert(worker.clone());
         }
         let running = heartbeat.running.iter().filter(|job| ours(&job.run, &job.id));
         let running =

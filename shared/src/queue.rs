@@ -82,9 +82,11 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// Says something to every worker.
     async fn publish_control(&self, control: &Control) -> Result<(), QueueError>;
 
-    /// Watches one run's results and progress, or with `None` all runs' and the workers' heartbeats.
-    /// What was published before is not seen: watchers reconcile with the store.
-    async fn watch(&self, run: Option<&Name>) -> Result<Box<dyn Events>, QueueError>;
+    /// Watches one run's results and progress. What was published before is not seen: watchers reconcile with the store.
+    async fn watch(&self, run: &Name) -> Result<Box<dyn Events>, QueueError>;
+
+    /// Hears the workers' heartbeats from now on, and nothing else: a busy fleet's results would flood who wants them.
+    async fn heartbeats(&self) -> Result<Box<dyn Heartbeats>, QueueError>;
 
     /// What is said to every worker from now on.
     async fn listen(&self) -> Result<Box<dyn Controls>, QueueError>;
@@ -109,8 +111,8 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// Up to `most` dead letters, oldest first, left where they are.
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Removes the dead letters of these ids ([`DeadLetter::id`]); all others stay, in their order. Returns how many it
-    /// removed. Whoever looks at the same moment may see none.
+    /// Removes the dead letters of these ids ([`DeadLetter::id`]), in one pass over all there are; the others stay, in
+    /// their order. Returns how many it removed. Whoever looks at the same moment may see none.
     async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError>;
 }
 
@@ -129,7 +131,17 @@ pub trait Deliveries: Send {
     async fn next(&mut self) -> Result<Delivery, QueueError>;
 }
 
-/// A stream of results, progress and heartbeats.
+/// A stream of heartbeats.
+#[async_trait]
+pub trait Heartbeats: Send {
+    /// The next one. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost: listen again.
+    async fn next(&mut self) -> Result<Heartbeat, QueueError>;
+}
+
+/// A stream of a run's results and progress.
 #[async_trait]
 pub trait Events: Send {
     /// The next event. Cancel-safe.
@@ -156,8 +168,6 @@ pub enum Event {
     Result(Box<JobResult>),
     /// A job moved on.
     Progress(Box<Progress>),
-    /// A worker is alive.
-    Heartbeat(Box<Heartbeat>),
 }
 
 /// A job as it travels: its body, untouched from the client's hand to the last retry, and what goes
@@ -189,11 +199,13 @@ pub struct Headers {
 }
 
 /// A client's own results queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reply {
     /// The queue (`reply_to`).
     pub queue: String,
     /// Repeated in the answer (`correlation_id`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }
 
@@ -263,6 +275,9 @@ pub struct DeadLetter {
     /// The body where it is not UTF-8, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_hex: Option<String>,
+    /// Where a client wants the result, too: for when the job is put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
     /// When, RFC 3339.
     pub at: jiff::Timestamp,
 }
@@ -360,6 +375,7 @@ impl DeadLetter {
             worker: worker.into(),
             job,
             job_hex,
+            reply: letter.headers.reply.clone(),
             at: jiff::Timestamp::now(),
         }
     }

@@ -25,7 +25,7 @@ mod report;
 mod work;
 
 pub use audit::Verdict;
-pub use report::Report;
+pub use report::{Floors, Report};
 
 use crate::{Amqp, Fleet, LIMIT};
 use audit::Evidence;
@@ -97,7 +97,7 @@ async fn run_on(fleet: &Arc<Fleet>, options: &Options) -> Result<Report> {
     crew.end().await;
     let whole = begin.elapsed();
     let found = evidence::gather(fleet, &fleet.amqp().await?, &waves).await?;
-    let verdict = audit::audit(&reference.asked(&waves), &found);
+    let verdict = audit::audit(&reference.asked(&waves, &producer.progress().cancelled_jobs), &found);
     report(
         options,
         &stage,
@@ -119,7 +119,11 @@ fn report(options: &Options, stage: &Stage, found: &Evidence, ended: Ended) -> R
     let (story, done, progress) = (stage.crew.story(), stage.done(), stage.producer.progress());
     let logs = story.lives.iter().map(|life| Ok((life, read_log(life)?))).collect::<Result<Vec<_>>>()?;
     let computations = logs.iter().map(|(_, log)| journal::computations(log)).sum();
-    let slices = |result: &Value| result["outcome"]["trial"]["slices"].as_u64().unwrap_or(1) as usize;
+    let is_cancelled = |result: &&Value| result["status"] == "cancelled";
+    let slices = |result: &Value| match result["outcome"]["trial"]["slices"].as_u64() {
+        Some(slices) => slices as usize,
+        None => usize::from(!is_cancelled(&result)),
+    };
     let needed = found.stored.iter().map(slices).sum();
     let mut complaints = story.complaints.clone();
     if computations < needed {
@@ -143,6 +147,7 @@ fn report(options: &Options, stage: &Stage, found: &Evidence, ended: Ended) -> R
         kills_in_flight: story.workers_killed.in_flight + story.executors_killed.in_flight,
         drains: story.drains,
         drains_cut_short: story.drains_cut_short,
+        drains_aborted: story.drains_aborted,
         pauses: story.pauses,
         broker_restarts: done.restarts.len(),
         broker_crashes: done.crashes,
@@ -153,6 +158,10 @@ fn report(options: &Options, stage: &Stage, found: &Evidence, ended: Ended) -> R
         store_troubles: done.store_troubles,
         killed_producers: progress.killed,
         repeated_producers: progress.repeated,
+        cancels: progress.cancelled_jobs.len() + progress.cancelled_runs.len(),
+        cancelled_jobs: found.stored.iter().filter(is_cancelled).count(),
+        cancelled_runs: found.cancelled_runs.len(),
+        failures: found.stored.iter().filter(|result| result["status"] == "failed").count(),
         told_again: found.told.len() - told.len(),
         computations,
         needed,
@@ -177,13 +186,13 @@ fn consumer(life: &Life, log: &[Entry]) -> Consumer {
 /// a long time.
 async fn settle_down(fleet: &Fleet, crew: &Crew, producer: &Producer, waves: &[Wave]) -> Result<()> {
     let amqp = fleet.amqp().await?;
-    let all: usize = waves.iter().map(|wave| wave.jobs.len()).sum();
     let (mut moved, mut before) = (Instant::now(), None);
     loop {
         producer.repeat(waves).await?;
         // A repeated enqueue looks whether anybody has the jobs, and may find that somebody has: again, after a while.
         for _ in 0..10 {
             let (done, left) = (count_done(fleet, waves)?, evidence::left(&amqp).await?);
+            let all = count_due(fleet, waves)?;
             let waiting: u32 = left.values().sum();
             if done == all && waiting == 0 && crew.is_idle().await && is_empty(&amqp).await? {
                 return Ok(());
@@ -233,6 +242,15 @@ async fn tell(stage: &Stage, waves: &[Wave], options: &Options, begin: Instant) 
 
 fn count_done(fleet: &Fleet, waves: &[Wave]) -> Result<usize> {
     waves.iter().map(|wave| Ok(fleet.names(&format!("runs/{}/results", wave.run))?.len())).sum()
+}
+
+/// Results that there must be. A run that is cancelled has those that it has.
+fn count_due(fleet: &Fleet, waves: &[Wave]) -> Result<usize> {
+    let due = |wave: &Wave| match producer::is_cancelled(fleet, &wave.run)? {
+        true => count_done(fleet, std::slice::from_ref(wave)),
+        false => Ok(wave.jobs.len()),
+    };
+    waves.iter().map(due).sum()
 }
 
 /// Attempts that lost workers took with them: an object each, by run, job and slice.

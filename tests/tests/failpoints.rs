@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tests::s3_server::{Fault, Rule};
 use tests::{Amqp, Fleet, LIMIT, Process, children_of, eventually, signal, studies, write_colour, write_model};
 
 /// Short enough for several slices of [`EPOCHS`].
@@ -144,6 +145,36 @@ async fn a_worker_may_die_while_it_counts_or_buries() {
             let dead = trials.dead_letters().await?;
             ensure!(dead == nth as u32 + 1, "{point}: {dead} dead letters");
         }
+        trials.tell();
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_may_die_while_it_gives_a_job_back() {
+    Fleet::run("a_worker_may_die_while_it_gives_a_job_back", async |fleet| {
+        let mut trials = Trials::on(fleet).await?;
+        for point in ["before-Release", "after-Release"] {
+            let run = point.to_lowercase();
+            trials.submit(&run, EPOCHS).await?;
+            let first = trials.victim("after-Compute", &[])?;
+            trials.dies(first, "after-Compute").await?;
+            // It stops before it could count what the first one took with it.
+            fleet.s3.go_wrong(&[Rule::reading("/results/", 1, Fault::Answer("SlowDown".into()))])?;
+            let second = trials.victim(point, &[])?;
+            eventually(LIMIT, "the worker waits for the store", async || {
+                Ok(second.stderr().contains("waits and tries again").then_some(()))
+            })
+            .await?;
+            second.terminate()?;
+            trials.dies(second, point).await?;
+            fleet.s3.go_wrong(&[])?;
+            let result = trials.survives(&run, &[]).await?;
+            ensure!(result["status"] == "done", "{result}");
+            ensure!(!fleet.names(&format!("runs/{run}/attempts/trial"))?.is_empty(), "the lost worker is counted");
+        }
+        ensure!(trials.dead_letters().await? == 0, "no healthy job was buried");
         trials.tell();
         Ok(())
     })

@@ -161,3 +161,30 @@ async fn a_job_without_its_data_fails_and_says_so_to_its_client() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_somebody_damaged_in_the_store_is_no_fault_of_the_worker() {
+    Fleet::run("what_somebody_damaged_in_the_store_is_no_fault_of_the_worker", async |fleet| {
+        let (dataset, amqp) = (fleet.push_pictures().await?, fleet.amqp().await?);
+        fleet.write("job.json", &studies::stateful_job("trial", "record", &dataset, 5).to_string())?;
+        fleet.gannet(&["submit", "job.json"]).await?;
+        fleet.put("runs/record/checkpoints/trial/000000.json", b"half of it")?;
+        let mut worker = fleet.worker("one")?;
+        let result = eventually(LIMIT, "the job fails", async || Ok(fleet.results("record")?.pop())).await?;
+        ensure!(result["status"] == "failed" && result["error"]["code"] == "altered_object", "{result}");
+        let dead = amqp.take("gannet.v1.dead", LIMIT).await?;
+        ensure!(String::from_utf8_lossy(&dead.data).contains("altered_object"), "it says why");
+
+        // Nobody can write another result, so all that is left is to put the job away.
+        fleet.write("job.json", &studies::stateful_job("trial", "result", &dataset, 5).to_string())?;
+        worker.terminate()?;
+        worker.wait(LIMIT).await?;
+        fleet.gannet(&["submit", "job.json"]).await?;
+        fleet.put("runs/result/results/trial.json", b"half of it")?;
+        let mut worker = fleet.worker("two")?;
+        let dead = amqp.take("gannet.v1.dead", LIMIT).await?;
+        ensure!(String::from_utf8_lossy(&dead.data).contains("altered_object"), "it says why");
+        worker.must_run()
+    })
+    .await;
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
-use tests::{Fleet, Folder, Inbox, LIMIT, Pictures, Process, eventually, signal, studies};
+use tests::{Fleet, Folder, Inbox, LIMIT, Pictures, Process, children_of, eventually, signal, studies};
 
 /// Waits until a worker is in the middle of a trial of `run` and returns its last word.
 async fn in_the_middle(progress: &mut Inbox, run: &str) -> Result<Value> {
@@ -26,6 +26,13 @@ async fn say(mut command: Process) -> Result<String> {
 async fn fail(mut command: Process) -> Result<String> {
     let status = command.wait(LIMIT).await?;
     ensure!(!status.success(), "it went well: {}{}", command.stdout(), command.stderr());
+    Ok(command.stderr())
+}
+
+/// Likewise for one that cannot find out something now.
+async fn not_known(mut command: Process) -> Result<String> {
+    let status = command.wait(LIMIT).await?;
+    ensure!(status.code() == Some(75), "it ended with {status}: {}", command.stderr());
     Ok(command.stderr())
 }
 
@@ -286,6 +293,37 @@ async fn dead_letters_are_listed_shown_put_back_and_dropped() {
 }
 
 #[tokio::test]
+async fn a_job_with_two_dead_letters_is_put_back_once_with_its_reply_queue() {
+    Fleet::run("a_job_with_two_dead_letters_is_put_back_once_with_its_reply_queue", async |fleet| {
+        // Nobody takes jobs; the first command declares the queues.
+        fleet.gannet(&["dead", "list"]).await?;
+        let amqp = fleet.amqp().await?;
+        for (at, id) in [("2026-01-01T00:00:00Z", "a"), ("2026-01-02T00:00:00Z", "a"), ("2026-01-03T00:00:00Z", "b")] {
+            let dead = json!({
+                "kind": "trial", "reason": "failed", "errors": ["why"], "worker": "w", "at": at,
+                "attempts": {"errors": 3}, "job": lost_job(id).to_string(),
+                "reply": {"queue": "answers", "correlation_id": "7"},
+            });
+            amqp.publish("gannet.v1.dead", "", dead.to_string().as_bytes(), BasicProperties::default()).await?;
+        }
+        fleet.put("runs/missing/results/a.json", b"{ damaged")?;
+        ensure!(fleet.gannet(&["dead", "show", "missing/b"]).await?.contains("reply to answers"));
+        let said = say(fleet.start(&["dead", "replay", "missing/a"])?).await?;
+        ensure!(said.contains("1 jobs are back") && said.contains("2 dead letters are removed"), "{said}");
+        ensure!(said.contains("missing/a: its result counts as none and is removed"), "{said}");
+        ensure!(fleet.names("runs/missing/results")?.is_empty());
+        ensure!(amqp.ready("gannet.v1.trials").await? == 1 && amqp.ready("gannet.v1.dead").await? == 1);
+        let letter = amqp.take("gannet.v1.trials", LIMIT).await?;
+        let text = |value: &Option<_>| value.as_ref().map(ToString::to_string);
+        ensure!(text(letter.properties.reply_to()).as_deref() == Some("answers"), "{letter:?}");
+        ensure!(text(letter.properties.correlation_id()).as_deref() == Some("7"), "{letter:?}");
+        ensure!(serde_json::from_slice::<Value>(&letter.data)?["id"] == "a");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_put_back_in_a_folder_too() {
     Folder::run(async |folder| {
         let start = |name: &str, args: &[&str]| Process::start(name, "gannet", args, &[], folder.path());
@@ -364,8 +402,9 @@ async fn what_is_submitted_twice_is_enqueued_once_and_what_got_lost_again() {
         ensure!(said.contains("5 jobs enqueued"), "{said}");
         let amqp = fleet.amqp().await?;
         ensure!(amqp.ready("gannet.v1.trials").await? == 5);
-        let said = submit(&[]).await?;
-        ensure!(said.contains("0 jobs enqueued") && said.contains("5 were enqueued before"), "{said}");
+        let said = not_known(fleet.start(&["submit", "jobs.json"])?).await?;
+        ensure!(said.contains("0 jobs enqueued"), "{said}");
+        ensure!(said.contains("5 of the run `many`: 5 letters wait") && said.contains("--again"), "{said}");
         ensure!(amqp.ready("gannet.v1.trials").await? == 5, "none twice");
         // Somebody takes two away: as if the first command had died before they were published.
         amqp.take("gannet.v1.trials", LIMIT).await?;
@@ -381,6 +420,39 @@ async fn what_is_submitted_twice_is_enqueued_once_and_what_got_lost_again() {
         }
         ensure!(submit(&[]).await?.contains("5 have results already"));
         ensure!(results.next(Duration::from_millis(500)).await.is_err(), "nothing was computed or told twice");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_silent_worker_has_in_hand_is_not_lost() {
+    Fleet::run("what_a_silent_worker_has_in_hand_is_not_lost", async |fleet| {
+        let dataset = fleet.push_pictures().await?;
+        fleet.write("job.json", &studies::stateful_job("t", "silent", &dataset, 3000).to_string())?;
+        let worker = fleet.worker("one")?;
+        let amqp = fleet.amqp().await?;
+        let mut progress = amqp.listen("gannet.v1.progress", "silent.progress", LIMIT).await?;
+        let mut results = amqp.listen("gannet.v1.results", "#", LIMIT).await?;
+        let submit = || fleet.start(&["submit", "job.json"]);
+        say(submit()?).await?;
+        progress.next(LIMIT).await?;
+        // So that it does not end meanwhile.
+        let executors = children_of(worker.pid());
+        ensure!(!executors.is_empty());
+        executors.iter().try_for_each(|pid| signal("STOP", *pid))?;
+        let said = say(submit()?).await?;
+        ensure!(said.contains("1 were enqueued before and wait or run"), "{said}");
+        signal("STOP", worker.pid())?;
+        let said = not_known(submit()?).await;
+        signal("CONT", worker.pid())?;
+        executors.iter().try_for_each(|pid| signal("CONT", *pid))?;
+        let said = said?;
+        ensure!(said.contains("1 of the run `silent`") && said.contains("submit the same again later"), "{said}");
+        results.next(2 * LIMIT).await?;
+        ensure!(say(submit()?).await?.contains("1 have results already"));
+        ensure!(results.next(Duration::from_millis(500)).await.is_err(), "it was told once");
+        ensure!(amqp.ready("gannet.v1.trials").await? == 0, "and has no second letter");
         Ok(())
     })
     .await;

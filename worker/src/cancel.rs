@@ -29,12 +29,34 @@ pub enum Standing {
     Cancelled,
 }
 
+/// What is known of a run.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Held for look-ups only.
+    answer: Mutex<Option<(Instant, Standing)>>,
+    /// Held while the store is asked.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Seen {
+    fn answer(&self) -> Option<(Instant, Standing)> {
+        *self.answer.lock().expect("no panic holds it")
+    }
+
+    /// What need not be asked again.
+    fn fresh(&self) -> Option<Standing> {
+        // A cancelled run stays cancelled.
+        let still = |(at, standing): &(Instant, Standing)| *standing == Standing::Cancelled || at.elapsed() < FRESH;
+        self.answer().filter(still).map(|(_, standing)| standing)
+    }
+}
+
 /// How the runs stand that this worker has met.
 #[derive(Debug)]
 pub struct Cancels {
     store: Arc<dyn Store>,
     /// Held for look-ups only, never across an await.
-    seen: Mutex<HashMap<Name, (Instant, Standing)>>,
+    seen: Mutex<HashMap<Name, Arc<Seen>>>,
     /// Counts what was heard of cancellations; everybody who waits in [`Cancels::ended`] looks then.
     heard: watch::Sender<u64>,
 }
@@ -50,11 +72,18 @@ impl Cancels {
     /// # Errors
     /// The store fails: that says nothing about the run.
     pub async fn standing(&self, run: &Name) -> Result<Standing, StoreError> {
-        if let Some((at, standing)) = self.seen.lock().expect("no panic holds it").get(run)
-            // A cancelled run stays cancelled.
-            && (*standing == Standing::Cancelled || at.elapsed() < FRESH)
-        {
-            return Ok(*standing);
+        let seen = self.seen(run);
+        if let Some(standing) = seen.fresh() {
+            return Ok(standing);
+        }
+        // Many jobs of a run ask at once: one question is enough. Where it failed, each asks for itself: an outage must not
+        // be waited for by one after the other.
+        let asking = seen.asking.try_lock();
+        if asking.is_err() {
+            drop(seen.asking.lock().await);
+            if let Some(standing) = seen.fresh() {
+                return Ok(standing);
+            }
         }
         // The answer is as old as the question.
         let asked = Instant::now();
@@ -65,13 +94,21 @@ impl Cancels {
             (None, Some(_)) => Standing::LookFirst,
             (None, None) => Standing::Open,
         };
-        let mut seen = self.seen.lock().expect("no panic holds it");
-        seen.retain(|_, (at, _)| at.elapsed() < 60 * FRESH);
-        seen.insert(run.clone(), (asked, standing));
+        *seen.answer.lock().expect("no panic holds it") = Some((asked, standing));
         Ok(standing)
     }
 
-    /// Looks again, now: somebody said that this run or a job of it was cancelled.
+    fn seen(&self, run: &Name) -> Arc<Seen> {
+        let mut all = self.seen.lock().expect("no panic holds it");
+        if let Some(seen) = all.get(run) {
+            return Arc::clone(seen);
+        }
+        all.retain(|_, seen| seen.answer().is_none_or(|(at, _)| at.elapsed() < 60 * FRESH));
+        Arc::clone(all.entry(run.clone()).or_default())
+    }
+
+    /// Looks again, now: somebody said that this run or a job of it was cancelled. The answer to a question that is under way
+    /// may be older than the word, and is forgotten, too.
     pub fn forget(&self, run: &Name) {
         self.seen.lock().expect("no panic holds it").remove(run);
         self.heard.send_modify(|count| *count += 1);
@@ -104,16 +141,21 @@ impl Cancels {
 
     /// When the run's answer is no longer fresh.
     fn due(&self, run: &Name) -> Instant {
-        let seen = self.seen.lock().expect("no panic holds it");
-        seen.get(run).map_or_else(Instant::now, |(at, _)| *at + FRESH)
+        self.seen(run).answer().map_or_else(Instant::now, |(at, _)| at + FRESH)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
     use shared::contract::Kind;
-    use shared::store::create_json;
+    use shared::names::Key;
     use shared::store::dir::DirStore;
+    use shared::store::{Created, Entry, create_json};
 
     use super::*;
 
@@ -125,6 +167,62 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(DirStore::open(folder.path()).expect("a store"));
         let cancels = Cancels::new(Arc::clone(&store));
         (folder, store, cancels, Name::new("r").expect("a name"), JobId::new("j").expect("an id"))
+    }
+
+    /// A folder that counts how often something is read, and lets others run meanwhile.
+    #[derive(Debug)]
+    struct Counting(DirStore, AtomicUsize);
+
+    #[async_trait]
+    impl Store for Counting {
+        fn place(&self) -> String {
+            self.0.place()
+        }
+
+        async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            self.0.get(key).await
+        }
+
+        async fn download(&self, key: &Key, to: &Path) -> Result<u64, StoreError> {
+            self.0.download(key, to).await
+        }
+
+        async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+            self.0.put(key, body).await
+        }
+
+        async fn upload(&self, key: &Key, from: &Path) -> Result<(), StoreError> {
+            self.0.upload(key, from).await
+        }
+
+        async fn create(&self, key: &Key, body: Bytes) -> Result<Created, StoreError> {
+            self.0.create(key, body).await
+        }
+
+        async fn list(&self, prefix: &Key) -> Result<Vec<Entry>, StoreError> {
+            self.0.list(prefix).await
+        }
+
+        async fn children(&self, prefix: &Key) -> Result<Vec<String>, StoreError> {
+            self.0.children(prefix).await
+        }
+
+        async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+            self.0.delete(key).await
+        }
+    }
+
+    #[tokio::test]
+    async fn many_that_ask_at_once_are_one_question() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Arc::new(Counting(DirStore::open(folder.path()).expect("a store"), AtomicUsize::new(0)));
+        let cancels = Cancels::new(Arc::clone(&store) as Arc<dyn Store>);
+        let run = Name::new("r").expect("a name");
+        let standings = futures::future::join_all((0..50).map(|_| cancels.standing(&run))).await;
+        assert!(standings.into_iter().all(|standing| standing.expect("read") == Standing::Open));
+        assert_eq!(store.1.load(Ordering::Relaxed), 2, "a look at each of the two markers");
     }
 
     async fn mark(store: &dyn Store, key: &shared::names::Key) {

@@ -8,7 +8,7 @@ use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, StoreError, get_optional_json, layout, settle_json};
 
-use crate::protocol::Found;
+use crate::protocol::{Found, Spent};
 
 /// What ended a slice: `runs/<run>/checkpoints/<job>/<slice>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,8 +43,24 @@ pub async fn create_result(store: &dyn Store, result: &JobResult) -> Result<Opti
 
 /// Where a found result leaves its job.
 pub fn judge(result: &JobResult) -> Found {
-    let diverged = result.error.as_ref().is_some_and(|error| error.code == ErrorCode::Diverged);
-    if result.status == Status::Failed && !diverged { Found::Buried } else { Found::Settled }
+    let code = result.error.as_ref().map(|error| error.code);
+    match result.status {
+        Status::Failed if code != Some(ErrorCode::Diverged) => Found::Buried(code.and_then(last_attempt)),
+        _ => Found::Settled,
+    }
+}
+
+/// The attempt that such a failure spent. Exhaustive, so that a new sort forces a decision.
+fn last_attempt(code: ErrorCode) -> Option<Spent> {
+    match code {
+        ErrorCode::Failed => Some(Spent::Error),
+        ErrorCode::Crashed | ErrorCode::OutOfMemory | ErrorCode::TimeLimit => Some(Spent::Crash),
+        ErrorCode::Diverged
+        | ErrorCode::InvalidJob
+        | ErrorCode::MissingObject
+        | ErrorCode::AlteredObject
+        | ErrorCode::Preempted => None,
+    }
 }
 
 /// Reads the record that ended a slice, if there is one.

@@ -8,6 +8,7 @@ mod ahead;
 mod child;
 mod death;
 mod limits;
+mod lines;
 mod listener;
 mod models;
 mod nursery;
@@ -20,8 +21,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStdin, Command};
+use shared::store::MAX_SMALL;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{ChildStderr, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,7 @@ use crate::memory;
 
 pub use child::run_if_asked;
 pub use death::Death;
+use lines::Lines;
 use listener::{Heard, Listener, Waiting};
 pub use wire::{Classify, Order, Report, Say};
 
@@ -50,6 +53,8 @@ pub struct ExecutorSettings {
     /// Longest silence of an executor that computes, and longest time for it to end an order when it is asked to; then
     /// it is killed.
     pub stall: Duration,
+    /// Longest time that an order waits for its turn behind another; then it is given to somebody else.
+    pub wait: Duration,
     /// Orders after which another takes its place.
     pub recycle_jobs: u64,
     /// Memory that it may hold between two orders, in bytes, before another takes its place.
@@ -65,6 +70,7 @@ impl ExecutorSettings {
             unsandboxed: false,
             memory: None,
             stall: Self::STALL,
+            wait: Self::WAIT,
             recycle_jobs: Self::RECYCLE_JOBS,
             recycle_memory: None,
         }
@@ -76,9 +82,11 @@ impl ExecutorSettings {
         self.recycle_memory = memory.map(|memory| memory / 2);
     }
 
-    /// Default of `stall`: one step of the largest network that is sensible on a CPU, many times over. With the limit of
-    /// an order it stays below any broker's consumer timeout (30 min).
+    /// Default of `stall`: one step of the largest network that is sensible on a CPU, many times over. With `wait` and the
+    /// limit of an order it stays below any broker's consumer timeout (30 min).
     pub const STALL: Duration = Duration::from_secs(10 * 60);
+    /// Default of `wait`.
+    pub const WAIT: Duration = Duration::from_secs(4 * 60);
     /// Default of `recycle_jobs`: whatever leaks has leaked little by then, and a start costs milliseconds.
     pub const RECYCLE_JOBS: u64 = 10_000;
 }
@@ -87,8 +95,10 @@ impl ExecutorSettings {
 const START: Duration = Duration::from_secs(60);
 /// Lines of its standard error that are kept for the report of its death.
 const KEPT_LINES: usize = 20;
-/// Characters of each.
+/// Bytes of each.
 const LONGEST_LINE: usize = 500;
+/// Bytes of a line that it says to its supervisor: more than any report has, whose result must be read by others, too.
+const LONGEST_WORD: usize = MAX_SMALL as usize;
 
 /// A running executor. It carries out orders in the order in which they are sent, one at a time, and reads the
 /// pictures of the next one meanwhile.
@@ -99,6 +109,7 @@ pub struct Executor {
     orders: tokio::sync::Mutex<ChildStdin>,
     waiting: Arc<Mutex<Waiting>>,
     stall: Duration,
+    wait: Duration,
     /// Given a death to kill it for, and closed, which also kills it, when this is dropped.
     kill: watch::Sender<Option<Death>>,
 }
@@ -132,7 +143,7 @@ impl Executor {
         let errors = Arc::new(Mutex::new(VecDeque::new()));
         let listener = Listener {
             child,
-            says: BufReader::new(stdout).lines(),
+            says: Lines::new(stdout, LONGEST_WORD),
             reader: tokio::spawn(keep_lines(stderr, Arc::clone(&errors))),
             errors,
             waiting: Arc::clone(&waiting),
@@ -142,7 +153,7 @@ impl Executor {
         };
         tokio::spawn(listener.run(killed));
         let orders = tokio::sync::Mutex::new(orders);
-        let executor = Self { id, orders, waiting, stall: settings.stall, kill };
+        let executor = Self { id, orders, waiting, stall: settings.stall, wait: settings.wait, kill };
         match timeout(START, hear.recv()).await {
             Ok(Some(Heard::Said(Say::Ready))) => Ok(executor),
             Ok(_) => Err(executor.death()),
@@ -170,7 +181,8 @@ impl Executor {
     /// milliseconds.
     ///
     /// After `limit`, counted from when its turn comes, it is asked to end: training leaves a checkpoint, anything else
-    /// [`Report::Ended`]. One that does not within [`ExecutorSettings::stall`] is killed. `each` hears how it moves on.
+    /// [`Report::Ended`]. One that does not within [`ExecutorSettings::stall`] is killed. An order whose turn has not come
+    /// after [`ExecutorSettings::wait`] is taken back: [`Report::NotBegun`]. `each` hears how it moves on.
     /// `pause` asks training alone to end; `give_up` kills.
     ///
     /// # Errors
@@ -191,7 +203,7 @@ impl Executor {
         };
         let can_pause = matches!(order, Order::Train { .. });
         let (mut begun, mut asked) = (false, false);
-        let time = sleep(Duration::MAX);
+        let time = sleep(self.wait);
         tokio::pin!(time);
         loop {
             tokio::select! {
@@ -217,7 +229,11 @@ impl Executor {
                     time.as_mut().reset(Instant::now() + self.stall);
                     self.write(&Order::End(number)).await;
                 }
-                () = &mut time, if begun => {
+                () = &mut time => {
+                    if !begun {
+                        self.write(&Order::End(number)).await;
+                        return Ok((0, Report::NotBegun));
+                    }
                     if asked {
                         return Err(self.kill(Death::Overtime { limit, grace: self.stall }, &mut hear).await);
                     }
@@ -277,15 +293,18 @@ async fn write(orders: &mut ChildStdin, order: &Order) {
     let _ = orders.flush().await;
 }
 
-async fn keep_lines(stderr: tokio::process::ChildStderr, kept: Arc<Mutex<VecDeque<String>>>) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::debug!(executor.said = %line);
-        let line: String = line.chars().take(LONGEST_LINE).collect();
+async fn keep_lines(stderr: ChildStderr, kept: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = Lines::new(stderr, LONGEST_LINE);
+    while let Ok(Some(line)) = lines.next().await {
+        let mut text = String::from_utf8_lossy(&line.bytes).into_owned();
+        if line.cut > 0 {
+            text.push_str(&format!("… ({} more bytes)", line.cut));
+        }
+        tracing::debug!(executor.said = %text);
         let mut kept = kept.lock().expect("no panic holds it");
         if kept.len() == KEPT_LINES {
             kept.pop_front();
         }
-        kept.push_back(line);
+        kept.push_back(text);
     }
 }

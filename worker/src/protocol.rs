@@ -8,10 +8,17 @@
 //! 2. Slice `n + 1` is published only by the delivery that the checkpoint of slice `n` names. Its
 //!    redelivery has the same message id, and so has its letter when it is passed on or tried again: nothing is
 //!    lost, whoever commits late. A duplicate finds another's name and ends.
-//! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins.
+//! 3. A stop never costs an attempt; an attempt that a lost worker took with it is counted before the next begins. Until
+//!    it is, the letter keeps the broker's mark: it is given back, not published again.
+//! 4. A job of which the store holds something that cannot be used fails like any other: by a create-only write, which
+//!    finds the result that somebody else has committed meanwhile.
 
 use shared::contract::Kind;
 use shared::queue::Attempts;
+
+mod words;
+
+pub use words::{Answer, Ask, Computed, Found, Spent};
 
 /// How many attempts of each sort a job has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,147 +39,6 @@ impl Default for Budgets {
     }
 }
 
-/// What the protocol wants done next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Ask {
-    /// Look for the run's cancel marker. Answer: [`Answer::Cancelled`], [`Answer::LookFirst`] or [`Answer::Absent`].
-    LookCancelled,
-    /// Look for the job's result. Answer: [`Answer::Result`] or [`Answer::Absent`].
-    LookResult,
-    /// Look for this slice's checkpoint. Answer: [`Answer::Checkpoint`] or [`Answer::Absent`].
-    LookCheckpoint,
-    /// Record in the store that a lost worker took an attempt at this slice with it, and count those. Answer:
-    /// [`Answer::Preemptions`].
-    RecordAttempt,
-    /// Fetch and compute. Answer: [`Answer::Computed`]; or, where somebody was quicker or the job was cancelled
-    /// meanwhile, or the slice's beginning is gone for that reason, what is there instead: [`Answer::Result`] or
-    /// [`Answer::Checkpoint`].
-    Compute,
-    /// Create the result object from what was computed, or from the failure. Answer:
-    /// [`Answer::Committed`] if it is ours, else [`Answer::Result`] with what stands there.
-    CommitResult,
-    /// Upload the tensors, create the checkpoint record. Answer: [`Answer::Checkpoint`] with who won.
-    CommitCheckpoint,
-    /// Publish the result that stands in the store; wait for the confirm. Answer: [`Answer::Done`].
-    PublishResult,
-    /// Publish the job's next slice; wait for the confirm. Answer: [`Answer::Done`].
-    PublishNextSlice,
-    /// Publish the job to a retry queue with these attempts; wait for the confirm. Answer: [`Answer::Done`].
-    PublishRetry(Spent),
-    /// Put the job away with the reason unless it was, wait for the confirm, and note it. Answer: [`Answer::Done`].
-    Bury,
-    /// Acknowledge the delivery. The last step.
-    Ack,
-    /// Publish the same letter, for somebody else; wait for the confirm. Giving the
-    /// delivery back instead would mark it as redelivered, and a stop would look like a lost worker. Answer:
-    /// [`Answer::Done`].
-    PublishAgain,
-}
-
-impl Ask {
-    /// Every step, by name.
-    pub const NAMES: [&str; 13] = [
-        "LookCancelled",
-        "LookResult",
-        "LookCheckpoint",
-        "RecordAttempt",
-        "Compute",
-        "CommitResult",
-        "CommitCheckpoint",
-        "PublishResult",
-        "PublishNextSlice",
-        "PublishRetry",
-        "Bury",
-        "PublishAgain",
-        "Ack",
-    ];
-
-    /// Its name, as logs and tests have it.
-    pub fn name(self) -> &'static str {
-        let at = match self {
-            Self::LookCancelled => 0,
-            Self::LookResult => 1,
-            Self::LookCheckpoint => 2,
-            Self::RecordAttempt => 3,
-            Self::Compute => 4,
-            Self::CommitResult => 5,
-            Self::CommitCheckpoint => 6,
-            Self::PublishResult => 7,
-            Self::PublishNextSlice => 8,
-            Self::PublishRetry(_) => 9,
-            Self::Bury => 10,
-            Self::PublishAgain => 11,
-            Self::Ack => 12,
-        };
-        Self::NAMES[at]
-    }
-}
-
-/// Which attempt was spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Spent {
-    /// One more error.
-    Error,
-    /// One more crash.
-    Crash,
-}
-
-/// What the world says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Answer {
-    /// It is done.
-    Done,
-    /// It is not there.
-    Absent,
-    /// The run is cancelled or deleted.
-    Cancelled,
-    /// The run goes on, but its jobs may have results before anybody takes them: one was cancelled, or published again.
-    LookFirst,
-    /// A result stands in the store.
-    Result(Found),
-    /// A checkpoint of this slice stands in the store.
-    Checkpoint {
-        /// Whether it names this delivery's message id.
-        mine: bool,
-    },
-    /// The result object is ours.
-    Committed,
-    /// Attempts at this slice that lost workers took with them, the last one included.
-    Preemptions(u32),
-    /// What computing came to.
-    Computed(Computed),
-}
-
-/// A result that somebody committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Found {
-    /// The job is done, or failed by its own nature, or was cancelled.
-    Settled,
-    /// It failed and belongs among the dead letters.
-    Buried,
-}
-
-/// What computing came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Computed {
-    /// There is an outcome.
-    Finished,
-    /// The slice is over; there is a checkpoint to commit.
-    Paused,
-    /// It was stopped before there was anything to keep.
-    Stopped,
-    /// The run was cancelled meanwhile.
-    Cancelled,
-    /// It failed and would fail again; the outcome is that failure (a diverged trial).
-    Hopeless,
-    /// It failed and would fail again, by somebody's mistake.
-    Mistaken,
-    /// It failed and may go well the next time.
-    Error,
-    /// The executor died.
-    Crash,
-}
-
 /// One delivery's way. Feed answers to [`Protocol::next`] until it asks to settle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Protocol {
@@ -182,14 +48,26 @@ pub struct Protocol {
     attempts: [u32; 2],
     budgets: Budgets,
     asked: Option<Ask>,
-    bury: bool,
+    /// Where the result that stands there, or is to, leaves the job.
+    found: Found,
+    /// A lost worker took an attempt with it that may not be recorded.
+    unrecorded: bool,
 }
 
 impl Protocol {
     /// The protocol of one delivery.
     pub fn new(kind: Kind, slice: u32, redelivered: bool, attempts: Attempts, budgets: Budgets) -> Self {
         let attempts = [attempts.errors, attempts.crashes];
-        Self { kind, redelivered, slice, attempts, budgets, asked: None, bury: false }
+        Self {
+            kind,
+            redelivered,
+            slice,
+            attempts,
+            budgets,
+            asked: None,
+            found: Found::Settled,
+            unrecorded: redelivered,
+        }
     }
 
     /// The first question.
@@ -218,7 +96,7 @@ impl Protocol {
             (Ask::LookCheckpoint | Ask::CommitCheckpoint, Answer::Checkpoint { mine: false }) => Ask::Ack,
             (Ask::LookCheckpoint, Answer::Absent) => self.before_compute(),
 
-            (Ask::RecordAttempt, Answer::Preemptions(count)) if count > self.budgets.preemptions => self.fail(),
+            (Ask::RecordAttempt, Answer::Preemptions(count)) if count > self.budgets.preemptions => self.fail(None),
             (Ask::RecordAttempt, Answer::Preemptions(_)) => Ask::Compute,
 
             (Ask::Compute, Answer::Computed(computed)) => self.computed(computed),
@@ -228,30 +106,41 @@ impl Protocol {
             (Ask::Compute, Answer::Checkpoint { mine: false }) => Ask::Ack,
 
             (Ask::CommitResult, Answer::Committed) => Ask::PublishResult,
-            (Ask::PublishResult, Answer::Done) if self.bury => Ask::Bury,
+            (Ask::PublishResult, Answer::Done) => match self.found {
+                Found::Settled => Ask::Ack,
+                Found::Buried(last) => Ask::Bury(last),
+            },
+            (Ask::PublishNextSlice | Ask::PublishAgain | Ask::PublishRetry(_) | Ask::Bury(_), Answer::Done) => Ask::Ack,
+
+            // No other result can be written, and there is none to publish.
+            (Ask::LookResult | Ask::CommitResult, Answer::Unusable) => Ask::Bury(None),
+            // Something stands where the note does, so somebody noted it.
+            (Ask::Bury(_), Answer::Unusable) => Ask::Ack,
             (
-                Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishAgain | Ask::PublishRetry(_) | Ask::Bury,
-                Answer::Done,
-            ) => Ask::Ack,
+                Ask::LookCancelled | Ask::LookCheckpoint | Ask::RecordAttempt | Ask::Compute | Ask::CommitCheckpoint,
+                Answer::Unusable,
+            ) => self.fail(None),
             (asked, answer) => unreachable!("{answer:?} is no answer to {asked:?}"),
         };
         self.ask(next)
     }
 
-    /// In place of an answer: this worker cannot go on (a drain has no time left, or its store or machine fails), which
-    /// is no fault of the job. Whether the last question was carried out need not be known.
+    /// In place of the first question or of an answer: this worker cannot go on (it stops, a drain has no time left, or
+    /// its store or machine fails), which is no fault of the job. Whether the last question was carried out need not be
+    /// known; an attempt that may have been recorded is not counted again.
     pub fn give_up(&mut self) -> Ask {
-        self.ask(Ask::PublishAgain)
+        self.ask(if self.unrecorded { Ask::Release } else { Ask::PublishAgain })
     }
 
     fn ask(&mut self, ask: Ask) -> Ask {
         self.asked = Some(ask);
+        self.unrecorded &= ask != Ask::RecordAttempt;
         ask
     }
 
     /// Publishes what stands there. Whoever committed a failure may have died before it buried the job.
     fn found(&mut self, found: Found) -> Ask {
-        self.bury = found == Found::Buried;
+        self.found = found;
         Ask::PublishResult
     }
 
@@ -268,18 +157,20 @@ impl Protocol {
             Computed::Cancelled => Ask::Ack,
             Computed::Error if errors.saturating_add(1) < self.budgets.errors => Ask::PublishRetry(Spent::Error),
             Computed::Crash if crashes.saturating_add(1) < self.budgets.crashes => Ask::PublishRetry(Spent::Crash),
-            Computed::Mistaken | Computed::Error | Computed::Crash => self.fail(),
+            Computed::Error => self.fail(Some(Spent::Error)),
+            Computed::Crash => self.fail(Some(Spent::Crash)),
+            Computed::Mistaken => self.fail(None),
         }
     }
 
-    fn fail(&mut self) -> Ask {
-        self.bury = true;
+    fn fail(&mut self, last: Option<Spent>) -> Ask {
+        self.found = Found::Buried(last);
         Ask::CommitResult
     }
 
-    /// Whether the failure to commit belongs among the dead letters.
-    pub fn buries(&self) -> bool {
-        self.bury
+    /// Where the result to commit leaves the job.
+    pub fn leaves(&self) -> Found {
+        self.found
     }
 
     /// The slice this delivery is to compute.
@@ -289,151 +180,4 @@ impl Protocol {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn walk(protocol: &mut Protocol, answers: &[Answer]) -> Vec<Ask> {
-        let mut asks = vec![protocol.start()];
-        asks.extend(answers.iter().map(|answer| protocol.next(*answer)));
-        asks
-    }
-
-    fn trial(redelivered: bool, attempts: Attempts) -> Protocol {
-        Protocol::new(Kind::Trial, 0, redelivered, attempts, Budgets::default())
-    }
-
-    #[test]
-    fn a_trial_looks_computes_commits_publishes_and_acks_in_this_order() {
-        let answers = [
-            Answer::Absent,
-            Answer::Absent,
-            Answer::Absent,
-            Answer::Computed(Computed::Finished),
-            Answer::Committed,
-            Answer::Done,
-        ];
-        let asks = walk(&mut trial(false, Attempts::default()), &answers);
-        let expected = [
-            Ask::LookCancelled,
-            Ask::LookResult,
-            Ask::LookCheckpoint,
-            Ask::Compute,
-            Ask::CommitResult,
-            Ask::PublishResult,
-            Ask::Ack,
-        ];
-        assert_eq!(asks, expected);
-    }
-
-    #[test]
-    fn a_fresh_batch_looks_for_nothing_but_the_cancel_marker() {
-        let mut batch = Protocol::new(Kind::Batch, 0, false, Attempts::default(), Budgets::default());
-        assert_eq!(walk(&mut batch, &[Answer::Absent]), [Ask::LookCancelled, Ask::Compute]);
-    }
-
-    #[test]
-    fn a_fresh_batch_of_a_run_with_cancelled_jobs_looks_for_its_result() {
-        let mut batch = Protocol::new(Kind::Batch, 0, false, Attempts::default(), Budgets::default());
-        let asks = walk(&mut batch, &[Answer::LookFirst, Answer::Result(Found::Settled), Answer::Done]);
-        assert_eq!(asks, [Ask::LookCancelled, Ask::LookResult, Ask::PublishResult, Ask::Ack]);
-    }
-
-    #[test]
-    fn a_job_that_is_cancelled_while_it_is_computed_ends_with_the_result_that_stands_there() {
-        let answers = [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Result(Found::Settled), Answer::Done];
-        assert_eq!(walk(&mut trial(false, Attempts::default()), &answers)[4..], [Ask::PublishResult, Ask::Ack]);
-    }
-
-    #[test]
-    fn a_found_result_is_published_again_and_acked() {
-        let answers = [Answer::Absent, Answer::Result(Found::Settled), Answer::Done];
-        let asks = walk(&mut trial(true, Attempts::default()), &answers);
-        assert_eq!(asks[2..], [Ask::PublishResult, Ask::Ack]);
-    }
-
-    #[test]
-    fn only_the_delivery_that_the_checkpoint_names_goes_on() {
-        for (mine, next) in [(true, Ask::PublishNextSlice), (false, Ask::Ack)] {
-            let found = walk(
-                &mut trial(true, Attempts::default()),
-                &[Answer::Absent, Answer::Absent, Answer::Checkpoint { mine }],
-            );
-            assert_eq!(found[3], next, "found, mine: {mine}");
-            let answers = [
-                Answer::Absent,
-                Answer::Absent,
-                Answer::Absent,
-                Answer::Computed(Computed::Paused),
-                Answer::Checkpoint { mine },
-            ];
-            let committed = walk(&mut trial(false, Attempts::default()), &answers);
-            assert_eq!(committed[4..], [Ask::CommitCheckpoint, next], "committed, mine: {mine}");
-        }
-    }
-
-    #[test]
-    fn a_redelivery_counts_an_attempt_before_it_computes() {
-        let answers = [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Preemptions(1)];
-        let asks = walk(&mut trial(true, Attempts::default()), &answers);
-        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::Compute]);
-        let spent = Answer::Preemptions(Budgets::default().preemptions + 1);
-        let answers =
-            [Answer::Absent, Answer::Absent, Answer::Absent, spent, Answer::Committed, Answer::Done, Answer::Done];
-        let asks = walk(&mut trial(true, Attempts::default()), &answers);
-        assert_eq!(asks[3..], [Ask::RecordAttempt, Ask::CommitResult, Ask::PublishResult, Ask::Bury, Ask::Ack]);
-    }
-
-    #[test]
-    fn budgets_are_counted_apart() {
-        let attempts = Attempts { errors: 2, crashes: 0, preemptions: 0 };
-        let computed = |computed| [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Computed(computed)];
-        let last = |computed_as| *walk(&mut trial(false, attempts), &computed(computed_as)).last().expect("some");
-        assert_eq!(last(Computed::Error), Ask::CommitResult);
-        assert_eq!(last(Computed::Crash), Ask::PublishRetry(Spent::Crash));
-    }
-
-    #[test]
-    fn a_stop_passes_on_and_a_cancel_acks() {
-        let computed = |computed| [Answer::Absent, Answer::Absent, Answer::Absent, Answer::Computed(computed)];
-        let last = |how| *walk(&mut trial(false, Attempts::default()), &computed(how)).last().expect("some");
-        assert_eq!(last(Computed::Stopped), Ask::PublishAgain);
-        assert_eq!(last(Computed::Cancelled), Ask::Ack);
-        assert_eq!(walk(&mut trial(true, Attempts::default()), &[Answer::Cancelled]).last(), Some(&Ask::Ack));
-    }
-
-    #[test]
-    fn a_worker_that_cannot_go_on_passes_the_letter_on() {
-        let mut trial = trial(true, Attempts::default());
-        trial.start();
-        assert_eq!(trial.give_up(), Ask::PublishAgain);
-        assert_eq!(trial.next(Answer::Done), Ask::Ack);
-    }
-
-    #[test]
-    fn a_slice_whose_beginning_is_gone_follows_whoever_was_quicker() {
-        let to = |answer| {
-            let mut trial = Protocol::new(Kind::Trial, 3, false, Attempts::default(), Budgets::default());
-            *walk(&mut trial, &[Answer::Absent, Answer::Absent, Answer::Absent, answer]).last().expect("some")
-        };
-        assert_eq!(to(Answer::Checkpoint { mine: false }), Ask::Ack);
-        assert_eq!(to(Answer::Checkpoint { mine: true }), Ask::PublishNextSlice);
-        assert_eq!(to(Answer::Result(Found::Settled)), Ask::PublishResult);
-    }
-
-    #[test]
-    fn a_mistake_is_buried_and_a_diverged_trial_is_not() {
-        let answers = |computed| {
-            [
-                Answer::Absent,
-                Answer::Absent,
-                Answer::Absent,
-                Answer::Computed(computed),
-                Answer::Committed,
-                Answer::Done,
-            ]
-        };
-        let last = |how| *walk(&mut trial(false, Attempts::default()), &answers(how)).last().expect("some");
-        assert_eq!(last(Computed::Mistaken), Ask::Bury);
-        assert_eq!(last(Computed::Hopeless), Ask::Ack);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use shared::queue::{Deliveries, Delivery, QueueError};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::settle::{Fault, Settled, pass_on, settle};
+use crate::settle::{Fault, Settled, settle};
 use crate::step::Warm;
 use crate::supervisor::Context;
 
@@ -128,8 +128,8 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
             }
             Err(Fault::Stopped) => return Ok(()),
             Err(Fault::Store(error)) if error.is_passing() && drain.is_cancelled() => return Ok(()),
-            // One job's: it comes again and spends its attempts. No reason to leave all others.
-            Err(fault @ (Fault::Job(_) | Fault::Queue(QueueError::TooLarge { .. }))) => {
+            // One job's: it comes again and spends its attempts.
+            Err(fault) if fault.is_passing() => {
                 tracing::error!(kind = %now, error = format!("{:#}", anyhow::Error::from(fault)), "a job cannot be settled");
             }
             Err(fault) => return Err(fault),
@@ -143,7 +143,7 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
 enum Next {
     /// Takes more of the same, another number at once.
     SameKind,
-    /// There were none for a while.
+    /// There were none for a while: looks for another kind, if it takes one.
     OtherKind,
 }
 
@@ -186,7 +186,12 @@ async fn take(
             next = timeout(IDLE, source.next()), if has_room => match next {
                 Ok(Ok(delivery)) => settling.push(settle(context, warm, delivery, drain, &shed).boxed()),
                 Ok(Err(error)) => break Err(error.into()),
-                Err(_) if settling.is_empty() && context.settings.kinds.len() > 1 => break Ok(Next::OtherKind),
+                // To another kind, or back to one consumer: the queue's count of them tells how many slots take jobs.
+                Err(_)
+                    if settling.is_empty() && (context.settings.kinds.len() > 1 || source.consumers.len() > 1) =>
+                {
+                    break Ok(Next::OtherKind);
+                }
                 Err(_) => {}
             },
         }
@@ -203,20 +208,26 @@ async fn take(
         None => loop {
             tokio::select! {
                 left = &mut stopped => break left,
-                Some(settled) = settling.next() => ended = ended.and_then(|next| settled.map(|_| next)),
+                Some(settled) = settling.next() => ended = graver(ended, settled),
             }
         },
     };
     for delivery in left {
-        settling.push(match drain.is_cancelled() || shed.is_cancelled() {
-            true => pass_on(context, delivery).boxed(),
-            false => settle(context, warm, delivery, drain, &shed).boxed(),
-        });
+        settling.push(settle(context, warm, delivery, drain, &shed).boxed());
     }
     while let Some(settled) = settling.next().await {
-        ended = ended.and_then(|next| settled.map(|_| next));
+        ended = graver(ended, settled);
     }
     ended
+}
+
+/// How a slot ends that meets one more fault: one that ends it is not hidden by one that passes.
+fn graver<T>(ended: Result<T, Fault>, settled: Result<Settled, Fault>) -> Result<T, Fault> {
+    match (ended, settled) {
+        (Ok(_), Err(fault)) => Err(fault),
+        (Err(first), Err(fault)) if first.is_passing() && !fault.is_passing() => Err(fault),
+        (ended, _) => ended,
+    }
 }
 
 async fn consume(
@@ -257,6 +268,17 @@ mod tests {
         assert!((8..=11).contains(&about), "what half a second holds, not {about}");
         assert_eq!(of(&pace_after(200, Duration::from_secs(30))), FEWEST);
         assert_eq!(pace_after(200, Duration::from_millis(1)).in_hand(Kind::Trial), 1);
+    }
+
+    #[test]
+    fn a_fault_that_ends_the_slot_is_not_hidden_by_one_that_passes() {
+        let machine = || Err(Fault::Machine(anyhow::anyhow!("no executor")));
+        let is_machine = |ended| matches!(ended, Err(Fault::Machine(_)));
+        assert!(is_machine(graver::<()>(Err(Fault::Lost), machine())));
+        assert!(is_machine(graver::<()>(Ok(()), machine())));
+        assert!(is_machine(graver::<()>(machine().map(|_: Settled| ()), Err(Fault::Lost))));
+        assert!(is_machine(graver::<()>(machine().map(|_: Settled| ()), Ok(Settled::Dropped))));
+        assert!(graver(Ok(()), Ok(Settled::Computed)).is_ok());
     }
 
     #[test]

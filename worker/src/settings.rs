@@ -39,9 +39,9 @@ pub struct WorkerSettings {
 pub const SLICE: Duration = Duration::from_secs(5 * 60);
 /// Default of [`WorkerSettings::cache_limit`].
 pub const CACHE_LIMIT: u64 = 20 * 1024 * 1024 * 1024;
-/// Default of [`WorkerSettings::time_limit`]: with [`ExecutorSettings::STALL`] behind it, what the usual consumer timeout
-/// (30 min) allows.
-pub const TIME_LIMIT: Duration = Duration::from_secs(19 * 60);
+/// Default of [`WorkerSettings::time_limit`]: with [`ExecutorSettings::WAIT`] before it and [`ExecutorSettings::STALL`]
+/// behind it, what the usual consumer timeout (30 min) allows.
+pub const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The least memory of an executor, in bytes: what its threads reserve, and a small network.
 pub const LEAST_MEMORY: u64 = 256 << 20;
 

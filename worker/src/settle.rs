@@ -2,27 +2,22 @@
 //! only after the result is committed and its publication confirmed.
 
 use std::io::ErrorKind;
-use std::time::Duration;
 
-use jiff::Timestamp;
-use rand::RngExt as _;
-use shared::contract::{
-    Cost, Durations, ErrorCode, ErrorReport, Job, JobResult, Kind, MAX_MESSAGE, Outcome, Status, TrialOutcome,
-};
+use shared::contract::{ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE};
 use shared::digest::Digest;
-use shared::names::ObjectRef;
 use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
-use shared::store::{StoreError, get_optional, layout};
+use shared::store::StoreError;
 use tokio_util::sync::CancellationToken;
 
+mod compute;
+mod outcome;
+
 use crate::cancel::Standing;
-use crate::commit::{self, CheckpointRecord};
-use crate::compute::is_full;
-use crate::executor::Report;
+use crate::commit;
 use crate::failpoint::{self, When};
-use crate::protocol::{Answer, Ask, Computed, Found, Protocol, Spent};
+use crate::protocol::{Answer, Ask, Found, Protocol};
 use crate::scratch::Scratch;
-use crate::step::{self, Ended, Finished, Stops, Warm};
+use crate::step::{self, Ended, Stops, Warm};
 use crate::supervisor::Context;
 
 /// Why a delivery was left where it is.
@@ -43,18 +38,22 @@ pub enum Fault {
     /// A drain has no time left for what the store does not answer.
     #[error("the drain was over before the store answered")]
     Stopped,
-    /// What stands in the store of this job cannot be used.
+    /// What stands in the store of this job cannot be used. The protocol answers this one.
     #[error("what the store holds of this job cannot be used")]
     Job(#[source] StoreError),
 }
 
-/// How often a step is tried on a disk that fails.
-const DISK_TRIES: u32 = 3;
-
-/// The first wait before a job is tried again; it doubles with each attempt.
-const FIRST_RETRY: Duration = Duration::from_secs(5);
-/// The longest.
-const LAST_RETRY: Duration = Duration::from_secs(10 * 60);
+impl Fault {
+    /// Whether a slot goes on behind it: it is one delivery's or passes, and no reason to leave all others.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Lost | Self::Stopped | Self::Job(_) | Self::Queue(QueueError::TooLarge { .. }) => true,
+            Self::Queue(error) => error.is_passing(),
+            Self::Store(error) => error.is_passing(),
+            Self::Machine(_) => false,
+        }
+    }
+}
 
 /// How a delivery came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +64,8 @@ pub enum Settled {
     Dropped,
 }
 
-/// Takes a delivery to its end. A batch that has not begun when `shed` is cancelled is passed on.
+/// Takes a delivery to its end. One that comes when `drain` or `shed` is cancelled is passed on, and so is a batch that has
+/// not begun when `shed` is.
 ///
 /// # Errors
 /// It could not be settled here; it will be delivered again, and nothing is lost.
@@ -108,22 +108,6 @@ pub async fn settle(
     tracing::trace!(job.id = %job.id, run = %job.run, settled = settled.is_ok());
     drop(running);
     settled.map(|()| hands.settled)
-}
-
-/// Hands a delivery that was never begun to somebody else, since this worker stops.
-///
-/// # Errors
-/// As [`settle`].
-pub async fn pass_on(context: &Context, delivery: Delivery) -> Result<Settled, Fault> {
-    let Delivery { letter, redelivered, receipt, .. } = delivery;
-    if redelivered {
-        // The mark of a lost worker must not get lost.
-        receipt.release().await?;
-    } else {
-        context.queue.publish(&[passed_on(&letter)]).await?;
-        receipt.ack().await?;
-    }
-    Ok(Settled::Dropped)
 }
 
 /// The same letter for somebody else. It keeps its identity: a worker that lost its connection may commit a checkpoint
@@ -178,16 +162,25 @@ struct Hands<'a> {
 
 impl Hands<'_> {
     async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
-        let mut ask = protocol.start();
-        let mut given_up = None;
+        let stops = [&self.stops.drain, &self.stops.shed].into_iter().any(CancellationToken::is_cancelled);
+        let mut ask = if stops { protocol.give_up() } else { protocol.start() };
+        let (mut given_up, mut passed_on) = (None, false);
         loop {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
             failpoint::reach(When::Before, ask);
+            passed_on |= ask == Ask::PublishAgain;
             let answer = match ask {
                 Ask::Ack => {
                     receipt.ack().await?;
                     failpoint::reach(When::After, ask);
-                    self.context.settled();
+                    if !passed_on {
+                        self.context.settled();
+                    }
+                    return given_up.map_or(Ok(()), Err);
+                }
+                Ask::Release => {
+                    receipt.release().await?;
+                    failpoint::reach(When::After, ask);
                     return given_up.map_or(Ok(()), Err);
                 }
                 ask => self.answer_in_time(ask, &protocol).await,
@@ -199,15 +192,10 @@ impl Hands<'_> {
                 Ok(answer) => protocol.next(answer),
                 Err(Fault::Lost) => return Err(Fault::Lost),
                 Err(Fault::Job(error)) => {
-                    // Somebody damaged the run.
+                    tracing::warn!(job.id = %self.job.id, run = %self.job.run, %error, "what the store holds of a job cannot be used");
                     self.failure = Some(ErrorReport::of(ErrorCode::AlteredObject, &error));
                     self.ended = None;
-                    // Whoever waits for the job hears of it, unless it is the result itself that cannot be read.
-                    if let Ok(Answer::Committed) = self.commit_result(&protocol).await {
-                        self.publish_result().await?;
-                    }
-                    self.bury().await?;
-                    return Ok(receipt.ack().await?);
+                    protocol.next(Answer::Unusable)
                 }
                 // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
                 Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
@@ -275,12 +263,12 @@ impl Hands<'_> {
                 Ok(Answer::Done)
             }
             Ask::PublishRetry(spent) => self.publish_retry(spent).await,
-            Ask::Bury => self.bury().await,
+            Ask::Bury(last) => self.bury(last).await,
             Ask::PublishAgain => {
                 context.queue.publish(&[passed_on(self.letter)]).await?;
                 Ok(Answer::Done)
             }
-            Ask::Ack => unreachable!("settled by the caller"),
+            Ask::Ack | Ask::Release => unreachable!("settled by the caller"),
         }
     }
 
@@ -316,294 +304,4 @@ impl Hands<'_> {
         self.result = found;
         self.result.as_ref().map(commit::judge)
     }
-
-    /// Counted slice by slice: a slice that was committed shows that the job does not take its workers with it, and a
-    /// trial of many hours on machines that come and go loses many.
-    async fn record_attempt(&mut self, slice: u32) -> Result<Answer, Fault> {
-        let (store, run, id) = (self.context.store.as_ref(), &self.job.run, &self.job.id);
-        let key = layout::attempt(run, id, slice, &uuid::Uuid::new_v4().to_string());
-        self.patiently(|| store.put(&key, bytes::Bytes::from_static(b"{}"))).await?;
-        let all = layout::attempts_at(run, id, slice);
-        let recorded = self.patiently(|| store.children(&all)).await?;
-        self.preemptions = u32::try_from(recorded.len()).unwrap_or(u32::MAX);
-        let lost = self.preemptions;
-        let message = format!("{lost} workers were lost with slice {slice} of this job in hand");
-        self.failure = Some(ErrorReport::new(ErrorCode::Preempted, &message));
-        Ok(Answer::Preemptions(lost))
-    }
-
-    async fn compute(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
-        let (store, slice) = (self.context.store.as_ref(), protocol.slice());
-        let resume = match slice.checked_sub(1) {
-            None => None,
-            Some(last) => self.patiently(|| commit::find_checkpoint(store, self.job, last)).await?,
-        };
-        if slice > 0 && resume.is_none() {
-            let message = format!("the checkpoint of slice {} is gone: was the run deleted?", slice - 1);
-            self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
-            return Ok(Answer::Computed(Computed::Mistaken));
-        }
-        let (ended, mut spent) = self.step(resume.as_ref()).await?;
-        if let Some(record) = &resume {
-            spent.durations = sum_durations(spent.durations, record.durations);
-            spent.costs = sum_costs(spent.costs, record.costs);
-        }
-        let computed = match &ended {
-            Ended::Finished(_) => {
-                self.settled = Settled::Computed;
-                Computed::Finished
-            }
-            Ended::Paused(_) => Computed::Paused,
-            Ended::Stopped => Computed::Stopped,
-            Ended::Cancelled => Computed::Cancelled,
-            Ended::Settled(result) => {
-                let found = commit::judge(result);
-                self.result = Some(JobResult::clone(result));
-                self.drop_checkpoint_after(found, slice).await;
-                return Ok(Answer::Result(found));
-            }
-            Ended::Lost => return Err(Fault::Lost),
-            Ended::Failed(report) if report.code == ErrorCode::MissingObject && resume.is_some() => {
-                // A duplicate of this delivery may have ended the slice meanwhile, and removed what it began with.
-                if let Some(quicker) = self.quicker(slice).await? {
-                    return Ok(quicker);
-                }
-                self.failure = Some(report.clone());
-                verdict(report.code)
-            }
-            Ended::Failed(report) => {
-                tracing::warn!(job.id = %self.job.id, run = %self.job.run, error = %report, "a job failed");
-                self.failure = Some(report.clone());
-                verdict(report.code)
-            }
-            Ended::Refused(_) | Ended::NoExecutor(_) | Ended::Disk(_) => {
-                return Err(match ended {
-                    Ended::Refused(error) => Fault::Store(error),
-                    Ended::NoExecutor(death) => Fault::Machine(death.into()),
-                    Ended::Disk(report) => Fault::Machine(anyhow::anyhow!("its disk fails: {report}")),
-                    _ => unreachable!("just matched"),
-                });
-            }
-        };
-        self.ended = Some((ended, spent));
-        Ok(Answer::Computed(computed))
-    }
-
-    /// Runs the job's step. A disk that fails may have done so once, or somebody has swept our folders; one that goes on
-    /// is this machine's fault.
-    async fn step(&mut self, resume: Option<&CheckpointRecord>) -> Result<(Ended, step::Spent), Fault> {
-        let mut tries = 1..DISK_TRIES;
-        loop {
-            if self.job.kind() == Kind::Trial {
-                self.scratch = Some(self.scratch().await?);
-            }
-            let scratch = self.scratch.as_ref().map(Scratch::path);
-            let ran = step::run(self.context, self.job, resume, self.warm, scratch, &self.stops).await;
-            match &ran {
-                (Ended::Disk(report), _) if tries.next().is_some() => {
-                    tracing::warn!(job.id = %self.job.id, error = %report, "the disk fails: tries again");
-                }
-                _ => return Ok(ran),
-            }
-        }
-    }
-
-    /// A new folder for what is computed. A full disk is waited for.
-    async fn scratch(&self) -> Result<Scratch, Fault> {
-        loop {
-            let error = match self.context.scratch.folder() {
-                Ok(scratch) => return Ok(scratch),
-                Err(error) if is_full(&error) => error,
-                Err(error) => return Err(Fault::Machine(error.into())),
-            };
-            tokio::select! {
-                () = self.context.patience.wait(&error) => {}
-                () = self.stops.lost.cancelled() => return Err(Fault::Lost),
-                () = self.stops.drain.cancelled() => return Err(Fault::Stopped),
-            }
-        }
-    }
-
-    /// What somebody else made of this slice, or of the whole job.
-    async fn quicker(&mut self, slice: u32) -> Result<Option<Answer>, Fault> {
-        let (store, job) = (self.context.store.as_ref(), self.job);
-        let found = self.patiently(|| commit::find_result(store, &job.run, &job.id)).await?;
-        if let Some(found) = self.found(found) {
-            return Ok(Some(Answer::Result(found)));
-        }
-        let found = self.patiently(|| commit::find_checkpoint(store, job, slice)).await?;
-        Ok(found.map(|record| Answer::Checkpoint { mine: record.message_id == identity(self.letter) }))
-    }
-
-    async fn commit_result(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
-        let store = self.context.store.as_ref();
-        let (ended, spent) = self.ended.take().unwrap_or((Ended::Stopped, step::Spent::default()));
-        let outcome = match ended {
-            Ended::Finished(finished) => Some(self.outcome(finished, protocol.slice()).await?),
-            _ => None,
-        };
-        let attempts = self.letter.headers.attempts;
-        let result = JobResult {
-            id: self.job.id.clone(),
-            run: self.job.run.clone(),
-            kind: self.job.kind(),
-            status: if outcome.is_some() { Status::Done } else { Status::Failed },
-            worker: self.context.settings.name.clone(),
-            attempt: [attempts.crashes, self.preemptions, 1].into_iter().fold(attempts.errors, u32::saturating_add),
-            simd: outcome.is_some().then(|| crate::compute::simd_path().to_owned()),
-            finished_at: Timestamp::now(),
-            durations: spent.durations,
-            costs: spent.costs,
-            error: if outcome.is_some() { None } else { self.failure.clone() },
-            outcome,
-            outcome_ref: None,
-            nonce: uuid::Uuid::new_v4().to_string(),
-        };
-        let theirs = self.patiently(|| commit::create_result(store, &result)).await?;
-        self.drop_checkpoint_after(commit::judge(theirs.as_ref().unwrap_or(&result)), protocol.slice()).await;
-        if theirs.is_some() {
-            return Ok(Answer::Result(self.found(theirs).expect("just found")));
-        }
-        self.result = Some(result);
-        Ok(Answer::Committed)
-    }
-
-    async fn outcome(&self, finished: Finished, slice: u32) -> Result<Outcome, Fault> {
-        let store = self.context.store.as_ref();
-        Ok(match finished {
-            Finished::Evaluated(outcome) => Outcome::Trial(outcome),
-            Finished::Classified(outcome) => Outcome::Batch(Box::new(outcome)),
-            Finished::Trained { report, file } => {
-                let Report::Trained { epochs, best_epoch, validation, parameter_count, stopped_early } = report else {
-                    unreachable!("only a trained report is kept so")
-                };
-                let checkpoint = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
-                let validation = Some(validation);
-                Outcome::Trial(Box::new(TrialOutcome {
-                    epochs,
-                    best_epoch,
-                    validation,
-                    test: None,
-                    checkpoint,
-                    parameter_count,
-                    slices: slice + 1,
-                    stopped_early,
-                }))
-            }
-        })
-    }
-
-    async fn commit_checkpoint(&mut self, slice: u32) -> Result<Answer, Fault> {
-        let store = self.context.store.as_ref();
-        let Some((Ended::Paused(file), spent)) = self.ended.take() else {
-            unreachable!("only a paused step has a checkpoint")
-        };
-        let tensors: ObjectRef = self.patiently(|| commit::upload_tensors(store, self.job, &file)).await?;
-        let record = CheckpointRecord {
-            message_id: identity(self.letter),
-            tensors,
-            simd: crate::compute::simd_path().into(),
-            worker: self.context.settings.name.clone(),
-            durations: spent.durations,
-            costs: spent.costs,
-        };
-        let winner = self.patiently(|| commit::create_checkpoint(store, self.job, slice, &record)).await?;
-        self.drop_checkpoint(slice).await;
-        Ok(Answer::Checkpoint { mine: winner.message_id == record.message_id })
-    }
-
-    /// Where the job has ended. One among the dead letters may be put back, and then goes on from there.
-    async fn drop_checkpoint_after(&self, found: Found, slice: u32) {
-        match found {
-            Found::Settled => self.drop_checkpoint(slice).await,
-            Found::Buried => {}
-        }
-    }
-
-    /// Removes the tensors that slice `slice` began with: the next commit stands, nobody needs them.
-    /// The record stays, so that a late duplicate finds it.
-    async fn drop_checkpoint(&self, slice: u32) {
-        let store = self.context.store.as_ref();
-        let Some(last) = slice.checked_sub(1) else { return };
-        let removed = async {
-            if let Some(record) = commit::find_checkpoint(store, self.job, last).await? {
-                store.delete(&record.tensors.key).await?;
-            }
-            Ok::<_, StoreError>(())
-        };
-        if let Err(error) = removed.await {
-            tracing::debug!(%error, job.id = %self.job.id, "a superseded checkpoint stays");
-        }
-    }
-
-    async fn publish_result(&mut self) -> Result<Answer, Fault> {
-        let result = self.result.as_ref().expect("committed or found before it is published");
-        let body = serde_json::to_vec(result).expect("a result is plain data");
-        let by_reference = (body.len() > MAX_MESSAGE).then(|| JobResult {
-            outcome: None,
-            outcome_ref: Some(ObjectRef { key: layout::result(&result.run, &result.id), sha256: Digest::of(&body) }),
-            ..result.clone()
-        });
-        let published = by_reference.as_ref().unwrap_or(result);
-        self.context.queue.publish_result(published, self.letter.headers.reply.as_ref()).await?;
-        Ok(Answer::Done)
-    }
-
-    async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
-        let mut next = passed_on(self.letter);
-        let attempts = &mut next.headers.attempts;
-        match spent {
-            Spent::Error => attempts.errors = attempts.errors.saturating_add(1),
-            Spent::Crash => attempts.crashes = attempts.crashes.saturating_add(1),
-        }
-        let before = attempts.errors.saturating_add(attempts.crashes).saturating_sub(1);
-        let wait = FIRST_RETRY.saturating_mul(1 << before.min(8)).min(LAST_RETRY);
-        // Full jitter, so that jobs that failed together do not all come back together. A broker's retry queues round it up.
-        let delay = wait.mul_f64(rand::rng().random::<f64>());
-        self.context.queue.retry(&next, delay).await?;
-        Ok(Answer::Done)
-    }
-
-    async fn bury(&mut self) -> Result<Answer, Fault> {
-        let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
-        let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
-        let errors =
-            report.iter().flat_map(|report| std::iter::once(&report.message).chain(&report.causes)).cloned().collect();
-        let store = self.context.store.as_ref();
-        let marker = layout::buried(&self.job.run, &self.job.id);
-        if self.patiently(|| get_optional(store, &marker)).await?.is_some() {
-            return Ok(Answer::Done);
-        }
-        let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
-        dead.attempts.preemptions = self.preemptions;
-        // The one that has just failed, too.
-        match report.as_ref().map(|report| verdict(report.code)) {
-            Some(Computed::Crash) => dead.attempts.crashes = dead.attempts.crashes.saturating_add(1),
-            Some(Computed::Error) if reason == ErrorCode::Failed.as_str() => {
-                dead.attempts.errors = dead.attempts.errors.saturating_add(1);
-            }
-            _ => {}
-        }
-        self.context.queue.bury(&dead).await?;
-        self.patiently(|| store.create(&marker, bytes::Bytes::from_static(b"{}"))).await?;
-        Ok(Answer::Done)
-    }
-}
-
-/// What a failure means for the job. Exhaustive, so that a new sort forces a decision.
-fn verdict(code: ErrorCode) -> Computed {
-    match code {
-        ErrorCode::Diverged => Computed::Hopeless,
-        ErrorCode::InvalidJob | ErrorCode::MissingObject | ErrorCode::AlteredObject => Computed::Mistaken,
-        ErrorCode::Crashed | ErrorCode::OutOfMemory | ErrorCode::TimeLimit => Computed::Crash,
-        ErrorCode::Preempted | ErrorCode::Failed => Computed::Error,
-    }
-}
-
-fn sum_durations(a: Durations, b: Durations) -> Durations {
-    Durations { fetch_ms: a.fetch_ms + b.fetch_ms, compute_ms: a.compute_ms + b.compute_ms }
-}
-
-fn sum_costs(a: Cost, b: Cost) -> Cost {
-    Cost { cpu_ms: a.cpu_ms + b.cpu_ms, bytes_fetched: a.bytes_fetched + b.bytes_fetched }
 }

@@ -1,7 +1,6 @@
 //! One job's step: fetch what it names, compute, hand back the outcome. Knows no broker.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::contract::{
@@ -11,14 +10,15 @@ use shared::contract::{
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError, get_optional, layout};
 use shared::strict;
-use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+mod compute;
 
 use crate::cache::{CacheError, Cached};
 use crate::commit::CheckpointRecord;
-use crate::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
+use crate::executor::{Classify, Death, Order, Report};
 use crate::supervisor::Context;
+pub use compute::Warm;
 
 /// What stops a step.
 #[derive(Debug, Clone)]
@@ -80,47 +80,6 @@ pub struct Spent {
     /// The rest.
     pub costs: Cost,
 }
-
-/// A slot's executor, started when first needed and kept warm.
-#[derive(Debug)]
-pub struct Warm {
-    executor: Mutex<Option<Arc<Executor>>>,
-    /// A place for each order that may be with the executor.
-    room: Semaphore,
-}
-
-/// Orders that an executor may have: one that it computes, one whose pictures it reads meanwhile.
-const ROOM: u32 = 2;
-
-impl Default for Warm {
-    fn default() -> Self {
-        Self { executor: Mutex::default(), room: Semaphore::new(ROOM as usize) }
-    }
-}
-
-impl Warm {
-    /// The executor, another one if it has died. `None` where it is worn, unless the caller has it alone: then another
-    /// takes its place.
-    async fn executor(&self, settings: &ExecutorSettings, alone: bool) -> Result<Option<Arc<Executor>>, Death> {
-        let mut held = self.executor.lock().await;
-        if let Some(executor) = held.as_ref().filter(|executor| executor.is_alive()) {
-            if !executor.is_worn(settings) {
-                return Ok(Some(Arc::clone(executor)));
-            }
-            if !alone {
-                return Ok(None);
-            }
-            tracing::debug!(executor.id = executor.id(), "an executor is worn: another takes its place");
-        }
-        // The old one goes first: there is memory for one.
-        *held = None;
-        Ok(Some(Arc::clone(held.insert(Arc::new(Executor::start(settings).await?)))))
-    }
-}
-
-/// How long a drain waits for a checkpoint before it kills the executor and passes the job on. Behind it the checkpoint
-/// is uploaded, until [`crate::supervisor::LATE`].
-const GRACE: Duration = Duration::from_secs(6);
 
 /// Runs one step. A trial needs `scratch`, an empty folder of its own.
 pub async fn run(
@@ -311,9 +270,7 @@ impl Step<'_> {
         };
         let fetched = tokio::select! {
             fetched = fetch => fetched,
-            () = self.stops.lost.cancelled() => return Err(Ended::Lost),
-            () = self.over.cancelled() => return Err(Ended::Cancelled),
-            () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
+            ended = self.stopped() => return Err(ended),
         };
         let cached = fetched?;
         if cached.bytes_fetched > 0 {
@@ -325,111 +282,12 @@ impl Step<'_> {
         Ok(path)
     }
 
-    async fn compute(&mut self, order: &Order, warm: &Warm) -> Early<Report> {
-        let begun = Instant::now();
-        let answered = self.answer(order, warm).await;
-        self.spent.durations.compute_ms += millis(begun.elapsed());
-        let (cpu_ms, report) = answered?;
-        self.spent.costs.cpu_ms += cpu_ms;
-        match report {
-            Report::Failed(report) => Err(Ended::Failed(report)),
-            Report::Disk(report) => Err(Ended::Disk(report)),
-            Report::Ended(done) => Err(self.out_of_time(done)),
-            report => Ok(report),
-        }
-    }
-
-    /// How long the order may be computed before it is asked to end.
-    fn limit(&self, order: &Order) -> Duration {
-        let settings = &self.context.settings;
-        if matches!(order, Order::Train { .. }) { settings.slice } else { settings.time_limit }
-    }
-
-    fn out_of_time(&self, done: f64) -> Ended {
-        let limit = humantime::format_duration(self.context.settings.time_limit);
-        failed(
-            ErrorCode::TimeLimit,
-            &format!(
-                "time limit: {:.1} % were done after {limit}; make it smaller, or give workers a longer --time-limit",
-                done * 100.0
-            ),
-        )
-    }
-
-    /// Has the order carried out. When the executor dies while it has two, whose fault it was is not known: then this
-    /// one is tried again, alone.
-    async fn answer(&mut self, order: &Order, warm: &Warm) -> Early<(u64, Report)> {
-        let mut ran = self.have_done(order, warm, 1).await?;
-        if let Err(Death::InCompany(death)) = ran {
-            tracing::warn!(job.id = %self.job.id, %death, "an executor died with two jobs: each is tried again alone");
-            ran = self.have_done(order, warm, ROOM).await?;
-        }
-        ran.map_err(|death| crashed(&death))
-    }
-
-    /// So many of an executor's places, and the executor.
-    async fn executor<'w>(&self, warm: &'w Warm, mut places: u32) -> Early<(SemaphorePermit<'w>, Arc<Executor>)> {
-        loop {
-            let place = tokio::select! {
-                place = warm.room.acquire_many(places) => place.expect("never closed"),
-                () = self.stops.lost.cancelled() => return Err(Ended::Lost),
-                () = self.over.cancelled() => return Err(Ended::Cancelled),
-                () = self.stops.drain.cancelled() => return Err(Ended::Stopped),
-                () = self.stops.shed.cancelled() => return Err(Ended::Stopped),
-            };
-            let found = warm.executor(&self.context.settings.executor, places == ROOM).await;
-            if let Some(executor) = found.map_err(Ended::NoExecutor)? {
-                return Ok((place, executor));
-            }
-            // Worn: it goes once nobody else has an order there.
-            places = ROOM;
-        }
-    }
-
-    /// Has the order carried out while it takes up so many of the executor's places. The inner error is the
-    /// executor's death.
-    async fn have_done(&mut self, order: &Order, warm: &Warm, places: u32) -> Early<Result<(u64, Report), Death>> {
-        let (place, executor) = self.executor(warm, places).await?;
-        let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let (mut told, full) = (false, Notify::new());
-        let mut each = |said: Say| match said {
-            Say::Step { fraction, epoch } => self.context.tell(self.job, fraction, epoch),
-            Say::DiskFull(error) => {
-                full.notify_one();
-                if !std::mem::replace(&mut told, true) {
-                    tracing::error!(job.id = %self.job.id, %error, "the disk is full: what was computed waits until there is room");
-                }
-            }
-            Say::Ready | Say::Report { .. } => {}
-        };
-        let ran = {
-            let run = executor.run(order, self.limit(order), &mut each, &pause, &give_up);
-            tokio::pin!(run);
-            let grace = async {
-                self.stops.drain.cancelled().await;
-                sleep(GRACE).await;
-            };
-            tokio::pin!(grace);
-            loop {
-                tokio::select! {
-                    ran = &mut run => break ran,
-                    // The cache may be what fills it.
-                    () = full.notified() => if let Err(error) = self.context.cache.make_room().await {
-                        tracing::warn!(%error, "cannot make room in the cache");
-                    },
-                    () = self.stops.drain.cancelled(), if !pause.is_cancelled() => pause.cancel(),
-                    () = &mut grace, if !give_up.is_cancelled() => give_up.cancel(),
-                    () = self.stops.lost.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
-                    () = self.over.cancelled(), if !give_up.is_cancelled() => give_up.cancel(),
-                }
-            }
-        };
-        drop(place);
-        match ran {
-            Err(Death::GivenUp) if self.stops.lost.is_cancelled() => Err(Ended::Lost),
-            Err(Death::GivenUp) if self.over.is_cancelled() => Err(Ended::Cancelled),
-            Err(Death::GivenUp) => Err(Ended::Stopped),
-            ran => Ok(ran),
+    /// Once it is stopped before there is anything to keep.
+    async fn stopped(&self) -> Ended {
+        tokio::select! {
+            () = self.stops.lost.cancelled() => Ended::Lost,
+            () = self.over.cancelled() => Ended::Cancelled,
+            () = self.stops.drain.cancelled() => Ended::Stopped,
         }
     }
 }
@@ -452,8 +310,4 @@ fn invalid(message: impl AsRef<str>) -> Ended {
 
 fn nonsense() -> Ended {
     failed(ErrorCode::Failed, "the executor's report does not belong to its order")
-}
-
-fn crashed(death: &Death) -> Ended {
-    Ended::Failed(ErrorReport::of(death.code(), death))
 }

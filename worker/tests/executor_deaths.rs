@@ -194,6 +194,37 @@ async fn an_executor_that_does_not_end_its_order_is_killed() {
 }
 
 #[tokio::test]
+async fn an_executor_that_never_ends_a_line_is_killed() {
+    let executor = start(&ExecutorSettings { program: program("babbler"), ..settings() }).await;
+    let death = run(&executor, &Orders::new().classify(1), LONG, &mut |_| ()).await.expect_err("killed");
+    assert!(death.to_string().contains("it said a line of more than 64 MiB"), "{death}");
+    assert_eq!(death.code(), ErrorCode::Crashed);
+}
+
+#[tokio::test]
+async fn an_order_whose_turn_does_not_come_is_taken_back_and_never_carried_out() {
+    let orders = Orders::new();
+    let executor = start(&ExecutorSettings { wait: SHORT, ..settings() }).await;
+    let (pause, never) = (CancellationToken::new(), CancellationToken::new());
+    let (long, short) = (orders.train(8, 100_000, orders.path("out")), orders.classify(1));
+    let mut mute = |_: Say| ();
+    let (first, second) = tokio::join!(executor.run(&long, LONG, &mut mute, &pause, &never), async {
+        let second = run(&executor, &short, LONG, &mut |_| ()).await;
+        pause.cancel();
+        second
+    });
+    assert!(matches!(first, Ok((_, Report::Paused))), "{first:?}");
+    assert!(matches!(second, Ok((_, Report::NotBegun))), "{second:?}");
+    let third = loop {
+        match run(&executor, &short, LONG, &mut |_| ()).await {
+            Ok((_, Report::NotBegun)) => {}
+            third => break third,
+        }
+    };
+    assert!(matches!(third, Ok((_, Report::Classified(_)))), "{third:?}");
+}
+
+#[tokio::test]
 async fn an_executor_is_worn_after_so_many_orders_or_so_much_memory() {
     let orders = Orders::new();
     let (jobs, memory) = (

@@ -121,6 +121,11 @@ fn faults(default: u8) -> u8 {
     std::env::var("GANNET_TEST_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Whether the tests may take minutes.
+fn is_full() -> bool {
+    std::env::var_os("GANNET_TEST_FULL").is_some()
+}
+
 fn check(kind: Kind, bounds: Bounds) {
     let Explored { worlds, ends } = explore(bounds);
     eprintln!("{kind}, {} faults, {} slices: {worlds} worlds, {ends} of them ends", bounds.faults, bounds.slices);
@@ -129,16 +134,73 @@ fn check(kind: Kind, bounds: Bounds) {
 
 #[test]
 fn no_fault_loses_or_doubles_a_trial() {
-    let faults = faults(if std::env::var_os("GANNET_TEST_FULL").is_some() { 3 } else { 2 });
-    check(Kind::Trial, Bounds { kind: Kind::Trial, slices: 3, faults, mishaps: 0, stops: 1, cancels: 1 });
+    let faults = faults(if is_full() { 3 } else { 2 });
+    check(
+        Kind::Trial,
+        Bounds { kind: Kind::Trial, slices: 3, faults, mishaps: 0, stops: 1, cancels: 1, damages: 0, replays: 0 },
+    );
 }
 
 #[test]
 fn no_fault_loses_or_doubles_a_trial_that_fails() {
-    check(Kind::Trial, Bounds { kind: Kind::Trial, slices: 2, faults: faults(2), mishaps: 2, stops: 0, cancels: 0 });
+    check(
+        Kind::Trial,
+        Bounds {
+            kind: Kind::Trial,
+            slices: 2,
+            faults: faults(2),
+            mishaps: 2,
+            stops: 0,
+            cancels: 0,
+            damages: 0,
+            replays: 0,
+        },
+    );
+}
+
+#[test]
+fn no_fault_loses_or_doubles_a_trial_whose_objects_are_damaged() {
+    let bounds = Bounds {
+        kind: Kind::Trial,
+        slices: 2,
+        faults: faults(2),
+        mishaps: 0,
+        stops: 1,
+        cancels: 0,
+        damages: 1,
+        replays: 0,
+    };
+    check(Kind::Trial, bounds);
+}
+
+#[test]
+fn no_fault_loses_or_doubles_a_trial_that_is_put_back() {
+    let bounds = Bounds {
+        kind: Kind::Trial,
+        slices: 2,
+        faults: faults(1),
+        mishaps: 2,
+        stops: 0,
+        cancels: 0,
+        damages: 0,
+        replays: 1,
+    };
+    check(Kind::Trial, bounds);
 }
 
 #[test]
 fn no_fault_loses_or_doubles_a_batch() {
-    check(Kind::Batch, Bounds { kind: Kind::Batch, slices: 1, faults: faults(3), mishaps: 2, stops: 1, cancels: 1 });
+    check(
+        Kind::Batch,
+        Bounds {
+            kind: Kind::Batch,
+            slices: 1,
+            faults: faults(if is_full() { 3 } else { 2 }),
+            mishaps: 2,
+            stops: 1,
+            cancels: 1,
+            damages: 0,
+            replays: 0,
+        },
+    );
 }

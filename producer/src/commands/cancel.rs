@@ -109,6 +109,13 @@ fn doubts(call: &RollCall) -> String {
         let who: BTreeSet<&str> = call.running.iter().map(|(_, worker)| worker.as_str()).collect();
         doubts.push_str(&format!("; no word yet that {} has stopped", Vec::from_iter(who).join(", ")));
     }
+    if !call.partly.is_empty() {
+        let who: BTreeSet<&str> = call.partly.iter().map(String::as_str).collect();
+        doubts.push_str(&format!(
+            "; {} had more jobs in hand than a heartbeat names: what was stopped there counts as dropped",
+            Vec::from_iter(who).join(", ")
+        ));
+    }
     if call.heard < call.slots {
         doubts.push_str(&format!(
             "; {} of {} slots were not heard: what they run stops when they look at the store, within seconds of \

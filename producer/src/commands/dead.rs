@@ -1,18 +1,18 @@
 //! `gannet dead`: jobs that could not be done, and messages that are none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, IsTerminal as _};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use shared::contract::Kind;
-use shared::names::Name;
+use shared::contract::{Job, Kind};
+use shared::names::{JobId, Name};
 use shared::queue::{DeadLetter, Queue};
 
 use super::{Listed, completions};
-use crate::dead::{Dead, Filter, replay};
+use crate::dead::{Dead, Filter, Revived, job_of, revive};
 use crate::report::{Format, Listing};
 use crate::session::Session;
 
@@ -38,7 +38,7 @@ pub(super) enum Command {
     },
     /// Put jobs back on their queues with fresh budgets
     #[command(
-        after_help = "Examples:\n  gannet dead replay night-1/t0007\n  gannet dead replay --run night-1 --reason crashed\n  gannet dead replay --yes\n\nThe failed result is removed, and what was counted against the job; a trial goes on from its last checkpoint. `gannet tune` with the same --run collects the new results."
+        after_help = "Examples:\n  gannet dead replay night-1/t0007\n  gannet dead replay --run night-1 --reason crashed\n  gannet dead replay --yes\n\nThe failed result is removed, and what was counted against the job; a trial goes on from its last checkpoint, and the answer goes to whom it was promised (`reply_to`). A job with several dead letters is put back once, and all of them are removed. A result that cannot be read counts as none. `gannet tune` with the same --run collects the new results."
     )]
     Replay {
         #[command(flatten)]
@@ -144,7 +144,7 @@ fn show(letters: &[Dead], format: Format) -> anyhow::Result<()> {
 /// A letter in words.
 fn told(dead: &Dead) -> String {
     let Dead { id, letter, .. } = dead;
-    let DeadLetter { kind, reason, errors, attempts, worker, at, .. } = letter;
+    let DeadLetter { kind, reason, errors, attempts, worker, reply, at, .. } = letter;
     let name = dead.name().unwrap_or_else(|| "a message that names no job".into());
     let mut text = format!("{id}  {name} ({kind})\nreason   {reason}\n");
     for (depth, error) in errors.iter().enumerate() {
@@ -155,6 +155,9 @@ fn told(dead: &Dead) -> String {
     text.push_str(&format!("attempts {spent}, {lost} workers lost\nput away {at}"));
     if !worker.is_empty() {
         text.push_str(&format!(" by {worker}"));
+    }
+    if let Some(reply) = reply {
+        text.push_str(&format!("\nreply to {}", reply.queue));
     }
     let job = serde_json::to_string_pretty(&body(letter)).unwrap_or_default();
     text.push_str(&format!("\n{job}\n\n"));
@@ -170,25 +173,64 @@ fn body(letter: &DeadLetter) -> Value {
     }
 }
 
+/// Jobs that are put back before their dead letters are removed. Each removal goes over all letters there are; an
+/// interruption leaves so many letters at most whose jobs are back.
+const PART: usize = 500;
+
 async fn put_back(session: &Session, filter: &Filter, yes: bool) -> anyhow::Result<()> {
     let (queue, store) = (session.queue.as_ref(), session.store.as_ref());
-    let letters = chosen(queue, filter).await?;
+    let all: Vec<Dead> = queue.dead(usize::MAX).await?.into_iter().map(Dead::new).collect();
+    let letters = filter.choose(all.clone(), Timestamp::now())?;
     confirm(filter, yes, letters.len(), "put back")?;
-    let (mut back, mut failed) = (0, 0);
+    let mut failed = 0;
+    let mut stays = |name: String, error: anyhow::Error| {
+        eprintln!("gannet: {name} stays: {error:#}");
+        failed += 1;
+    };
+    // A job may have several: it is put back once, as the last one has it, and all of them go.
+    let mut jobs: BTreeMap<(Name, JobId), (&Dead, Job)> = BTreeMap::new();
     for dead in &letters {
-        match replay(queue, store, &dead.letter).await {
-            // Only now, and one by one: what is not on its queue must not be lost.
-            Ok(()) => {
-                queue.remove_dead(&BTreeSet::from([dead.id.clone()])).await.context("remove a dead letter")?;
-                back += 1;
-            }
-            Err(error) => {
-                eprintln!("gannet: {} stays: {error:#}", dead.name().unwrap_or_else(|| dead.id.clone()));
-                failed += 1;
-            }
+        match job_of(&dead.letter) {
+            Ok(job) => drop(jobs.insert((job.run.clone(), job.id.clone()), (dead, job))),
+            Err(error) => stays(dead.name().unwrap_or_else(|| dead.id.clone()), error),
         }
     }
+    let mut letters_of: BTreeMap<(Name, JobId), BTreeSet<String>> = BTreeMap::new();
+    for dead in &all {
+        if let Ok(job) = job_of(&dead.letter) {
+            letters_of.entry((job.run, job.id)).or_default().insert(dead.id.clone());
+        }
+    }
+    let (mut back, mut removed) = (0, 0);
+    let jobs: Vec<_> = jobs.into_iter().collect();
+    for part in jobs.chunks(PART) {
+        let (mut revived, mut ids) = (Vec::new(), BTreeSet::new());
+        for (key, (dead, job)) in part {
+            let name = format!("{}/{}", key.0, key.1);
+            match revive(store, &dead.letter, job).await {
+                Ok(Revived { letter, damaged }) => {
+                    if let Some(why) = damaged {
+                        eprintln!("gannet: {name}: its result counts as none and is removed: {why}");
+                    }
+                    revived.push(letter);
+                    ids.extend(letters_of.remove(key).unwrap_or_default());
+                }
+                Err(error) => stays(name, error),
+            }
+        }
+        if revived.is_empty() {
+            continue;
+        }
+        queue.publish(&revived).await.context("put jobs back (their dead letters stay: the same again goes on)")?;
+        back += revived.len();
+        // Only now: what is not on its queue must not be lost.
+        removed +=
+            queue.remove_dead(&ids).await.context("remove dead letters of jobs that are back on their queues")?;
+    }
     eprintln!("{back} jobs are back on their queues at {}", queue.place());
+    if removed > back as u64 {
+        eprintln!("{removed} dead letters are removed: some jobs had several");
+    }
     if failed > 0 {
         bail!("{failed} of {} dead letters could not be put back", letters.len());
     }

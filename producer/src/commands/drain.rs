@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     wait: humantime::Duration,
 }
 
+/// How often the word is said while a worker is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
 /// Three heartbeats: who is not heard for so long has ended without a word, or is cut off.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -36,7 +39,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let queue = session.queue.as_ref();
     let mut workers = Workers::listen(queue).await?;
     let begun = Instant::now();
-    let mut drain = Drain { all: arguments.all, waits: BTreeMap::new(), ended: 0 };
+    let mut drain = Drain { all: arguments.all, waits: BTreeMap::new(), said: begun, ended: 0 };
     eprintln!("waits for the workers' word: each says something every 5 s");
     for worker in arguments.workers {
         drain.ask(queue, worker).await?;
@@ -55,6 +58,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             drain.check_names(&workers)?;
         }
         drain.drop_silent(now);
+        drain.say_again(queue, now).await?;
         if now >= deadline && !drain.waits.is_empty() {
             let names: Vec<&str> = drain.waits.keys().map(String::as_str).collect();
             bail!("{} still run after {}: look at their logs", names.join(", "), arguments.wait);
@@ -68,6 +72,8 @@ struct Drain {
     all: bool,
     /// Those that were asked and have not ended, and when each was heard last.
     waits: BTreeMap<String, Option<Instant>>,
+    /// When the word was said last.
+    said: Instant,
     ended: usize,
 }
 
@@ -75,6 +81,19 @@ impl Drain {
     async fn ask(&mut self, queue: &dyn Queue, worker: String) -> anyhow::Result<()> {
         queue.publish_control(&Control::Drain { worker: worker.clone() }).await.context("tell the workers")?;
         self.waits.insert(worker, None);
+        Ok(())
+    }
+
+    /// The word may be lost, and a worker that connects again does not hear what was said before. Its end is its answer.
+    async fn say_again(&mut self, queue: &dyn Queue, now: Instant) -> anyhow::Result<()> {
+        if now - self.said < SAY_EVERY {
+            return Ok(());
+        }
+        self.said = now;
+        for worker in self.waits.keys() {
+            let word = Control::Drain { worker: worker.clone() };
+            queue.publish_control(&word).await.context("tell the workers again")?;
+        }
         Ok(())
     }
 

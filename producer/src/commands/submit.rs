@@ -11,18 +11,18 @@ use shared::names::{JobId, ObjectRef};
 use shared::store::{Store, fetch_checked, get_optional, layout};
 use shared::strict::{self, Problem};
 
-use super::Listed;
 use super::embedded::{Embedded, with_workers};
+use super::{Listed, NotKnown};
 use crate::bar::Bar;
 use crate::drive::Drive;
-use crate::enqueue::{Enqueue, PART, Published, noted};
+use crate::enqueue::{Enqueue, Lost, PART, Published, noted};
 use crate::listings;
 use crate::runs;
 use crate::session::Session;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet submit job.json\n  jq -c '.jobs[]' plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued. The same again enqueues only what has no result and is neither on the queue nor running."
+    after_help = "Examples:\n  gannet submit job.json\n  jq -c '.jobs[]' plan.json | gannet submit - --wait\n\n`gannet schema job` says what a job looks like. Every job is checked before the first is enqueued. The same again enqueues only what has no result and is neither on the queue nor running. On a broker that takes some seconds and cannot always be told: then the status is 75, and the same again, later, tells."
 )]
 pub(super) struct Arguments {
     /// A file of JSON jobs, one after another or in an array; `-` for standard input
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// Waits for the results and lists them; without a fleet, computes them here
     #[arg(long)]
     wait: bool,
-    /// Enqueues also what was enqueued before and has no result
+    /// Enqueues also what was enqueued before and has no result, whether it still waits or not
     #[arg(long, conflicts_with = "wait")]
     again: bool,
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Enqueues what has no result and was not enqueued before, or got lost.
 async fn enqueue(session: &Session, jobs: &[Job], again: bool) -> anyhow::Result<()> {
     let (queue, store) = (session.queue.as_ref(), session.store.as_ref());
-    let (mut enqueued, mut done, mut before) = (0, 0, 0);
+    let (mut enqueued, mut done, mut before, mut unknown) = (0, 0, 0, Vec::new());
     for jobs in runs_of(jobs) {
         let run = &jobs[0].run;
         if get_optional(store, &layout::cancelled(run)).await?.is_some() {
@@ -121,7 +121,14 @@ async fn enqueue(session: &Session, jobs: &[Job], again: bool) -> anyhow::Result
                 }
             }
         }
-        let again = if again { doubtful.clone() } else { lost(&enqueue, &doubtful).await? };
+        let again = if again { Ok(doubtful.clone()) } else { lost(&enqueue, &doubtful).await? };
+        let again = match again {
+            Ok(again) => again,
+            Err(why) => {
+                unknown.push(format!("{} of the run `{run}`: {why}", doubtful.len()));
+                continue;
+            }
+        };
         for part in again.chunks(PART) {
             enqueue.again(part).await?;
         }
@@ -135,18 +142,32 @@ async fn enqueue(session: &Session, jobs: &[Job], again: bool) -> anyhow::Result
     if before > 0 {
         eprintln!("{before} were enqueued before and wait or run: not enqueued twice (--again does it anyway)");
     }
-    Ok(())
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let what = "enqueued before, and whether they still wait or run or got lost cannot be told now";
+    let hint = "submit the same again later; with --again they are enqueued now, and perhaps computed twice";
+    Err(NotKnown(format!("{what}: {}; {hint}", unknown.join("; "))).into())
 }
 
-/// Those of `doubtful` that nobody has.
-async fn lost<'a>(enqueue: &Enqueue<'_>, doubtful: &[&'a Job]) -> anyhow::Result<Vec<&'a Job>> {
+/// Those of `doubtful` that nobody has, or why that cannot be told.
+async fn lost<'a>(enqueue: &Enqueue<'_>, doubtful: &[&'a Job]) -> anyhow::Result<Result<Vec<&'a Job>, String>> {
     if doubtful.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Ok(Vec::new()));
     }
     let ids = doubtful.iter().map(|job| job.id.clone()).collect();
-    let Some(lost) = enqueue.lost(&ids, false).await? else { return Ok(Vec::new()) };
+    let lost = match enqueue.lost(&ids, false).await? {
+        Lost::These(lost) => lost,
+        Lost::SomeWait(letters) => {
+            return Ok(Err(format!("{letters} letters wait on the queues, and whose they are a broker does not say")));
+        }
+        Lost::NotAllHeard { heard, slots } => {
+            let silent = slots.saturating_sub(heard);
+            return Ok(Err(format!("{silent} of {slots} slots were not heard, and may have them in hand")));
+        }
+    };
     let results: BTreeSet<JobId> = runs::jobs_done(enqueue.store, enqueue.run).await?.into_iter().collect();
-    Ok(doubtful.iter().filter(|job| lost.contains(&job.id) && !results.contains(&job.id)).copied().collect())
+    Ok(Ok(doubtful.iter().filter(|job| lost.contains(&job.id) && !results.contains(&job.id)).copied().collect()))
 }
 
 /// Checks jobs against what they name in the store, as a study's are: a worker should not have to.

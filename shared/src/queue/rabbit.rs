@@ -1,7 +1,8 @@
 //! The fleet's queue: RabbitMQ 3.10 to 4.3 over AMQP 0-9-1.
 //!
 //! One connection, opened when it is needed and again when it was lost (`link`); a channel for every consumer, and
-//! channels in confirm mode that one publishing call has at a time. Budgets, commits and retries are decided elsewhere.
+//! a bounded number of
+//! channels in confirm mode, each of which one publishing call has at a time. Budgets, commits and retries are decided elsewhere.
 //!
 //! Message bodies and passwords are never logged here. lapin itself logs a returned message whole: whoever sets up the log
 //! filter puts [`QUIET`] into it.
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lapin::Channel;
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde::Serialize;
@@ -21,7 +24,8 @@ use self::link::{Address, Link};
 use self::publish::Outgoing;
 use super::topology::{self, Topology};
 use super::{
-    Controls, DeadLetter, Deliveries, Depth, Events, Letter, Queue, QueueError, Reply, check_size, result_body,
+    Controls, DeadLetter, Deliveries, Depth, Events, Heartbeats, Letter, Queue, QueueError, Reply, check_size,
+    result_body,
 };
 use crate::contract::{Control, Heartbeat, JobResult, Kind, Progress};
 use crate::names::Name;
@@ -165,7 +169,7 @@ impl Queue for RabbitQueue {
     }
 
     async fn publish_heartbeat(&self, heartbeat: &Heartbeat) {
-        self.whisper(topology::HEARTBEAT_KEY.into(), heartbeat).await;
+        self.whisper(topology::HEARTBEAT_KEY.into(), heartbeat.cut().as_ref()).await;
     }
 
     async fn publish_control(&self, control: &Control) -> Result<(), QueueError> {
@@ -174,9 +178,14 @@ impl Queue for RabbitQueue {
         publish::whispered(&link, topology::control(), String::new(), &body).await
     }
 
-    async fn watch(&self, run: Option<&Name>) -> Result<Box<dyn Events>, QueueError> {
+    async fn watch(&self, run: &Name) -> Result<Box<dyn Events>, QueueError> {
         let link = self.link().await?;
         Ok(Box::new(link.in_time("watching", watch::watch(&link, run)).await??))
+    }
+
+    async fn heartbeats(&self) -> Result<Box<dyn Heartbeats>, QueueError> {
+        let link = self.link().await?;
+        Ok(Box::new(link.in_time("hearing the workers", watch::heartbeats(&link)).await??))
     }
 
     async fn listen(&self) -> Result<Box<dyn Controls>, QueueError> {
@@ -191,8 +200,9 @@ impl Queue for RabbitQueue {
         for queue in Topology::new().queues {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
             let name = topology::short(&queue.name);
-            let found = channel.queue_declare(name, options, FieldTable::default()).await;
-            let found = found.map_err(|error| link.failed(&format!("the depth of `{}`", queue.name), &error))?;
+            let what = format!("the depth of `{}`", queue.name);
+            let asked = channel.queue_declare(name, options, FieldTable::default());
+            let found = link.in_time(&what, asked).await?.map_err(|error| link.failed(&what, &error))?;
             depths.push(Depth {
                 queue: queue.name,
                 ready: found.message_count().into(),
@@ -206,16 +216,16 @@ impl Queue for RabbitQueue {
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let link = self.link().await?;
         let channel = link.channel().await?;
-        let failed = |error: lapin::Error| link.failed("looking at dead letters", &error);
+        let what = "looking at dead letters";
         let mut letters = Vec::new();
         while letters.len() < most {
-            let got = channel.basic_get(topology::short(&topology::dead()), BasicGetOptions::default()).await;
-            let Some(message) = got.map_err(failed)? else { break };
-            letters.push(letters::read_dead(&message.delivery));
+            let Some(message) = next_dead(&link, &channel, what).await? else { break };
+            letters.push(letters::read_dead(&message));
         }
         if !letters.is_empty() {
             // All of this channel's, at once. Where this fails the channel's end gives them back.
-            channel.basic_nack(0, all_again()).await.map_err(failed)?;
+            let given = link.in_time(what, channel.basic_nack(0, all_again())).await?;
+            given.map_err(|error| link.failed(what, &error))?;
         }
         Ok(letters)
     }
@@ -223,29 +233,34 @@ impl Queue for RabbitQueue {
     async fn remove_dead(&self, ids: &BTreeSet<String>) -> Result<u64, QueueError> {
         let link = self.link().await?;
         let channel = link.channel().await?;
-        let failed = |error: lapin::Error| link.failed("removing dead letters", &error);
+        let what = "removing dead letters";
+        let failed = |error: lapin::Error| link.failed(what, &error);
         let (mut removed, mut kept) = (0, 0);
         // Every one is taken before any is given back: the queue then has them in their order again.
-        loop {
-            let got = channel.basic_get(topology::short(&topology::dead()), BasicGetOptions::default()).await;
-            let Some(message) = got.map_err(failed)? else { break };
-            if ids.contains(&letters::read_dead(&message.delivery).id()) {
-                message.delivery.acker.ack(BasicAckOptions::default()).await.map_err(failed)?;
+        while let Some(message) = next_dead(&link, &channel, what).await? {
+            if ids.contains(&letters::read_dead(&message).id()) {
+                link.in_time(what, message.acker.ack(BasicAckOptions::default())).await?.map_err(failed)?;
                 removed += 1;
             } else {
                 kept += 1;
             }
         }
         if kept > 0 {
-            channel.basic_nack(0, all_again()).await.map_err(failed)?;
+            link.in_time(what, channel.basic_nack(0, all_again())).await?.map_err(failed)?;
         }
         // Neither of the two is answered; this is, after them.
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        let name = topology::short(&topology::dead());
-        let asked = channel.queue_declare(name, options, FieldTable::default());
-        link.in_time("removing dead letters", asked).await?.map_err(failed)?;
+        let asked = channel.queue_declare(topology::short(&topology::dead()), options, FieldTable::default());
+        link.in_time(what, asked).await?.map_err(failed)?;
         Ok(removed)
     }
+}
+
+/// Takes the next dead letter.
+async fn next_dead(link: &Link, channel: &Channel, what: &str) -> Result<Option<Delivery>, QueueError> {
+    let asked = channel.basic_get(topology::short(&topology::dead()), BasicGetOptions::default());
+    let got = link.in_time(what, asked).await?.map_err(|error| link.failed(what, &error))?;
+    Ok(got.map(|message| message.delivery))
 }
 
 fn all_again() -> BasicNackOptions {

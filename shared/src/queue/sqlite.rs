@@ -19,8 +19,8 @@ use self::desk::{Clerk, Desk};
 use self::events::Topic;
 use self::jobs::Taken;
 use super::{
-    Controls, DeadLetter, Deliveries, Delivery, Depth, Events, Letter, Queue, QueueError, Receipt, Reply, check_size,
-    result_body,
+    Controls, DeadLetter, Deliveries, Delivery, Depth, Events, Heartbeats, Letter, Queue, QueueError, Receipt, Reply,
+    check_size, result_body,
 };
 use crate::contract::{Control, Heartbeat, JobResult, Kind, Progress};
 use crate::names::{JobId, Name};
@@ -160,7 +160,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn publish_heartbeat(&self, heartbeat: &Heartbeat) {
-        self.inner.whisper(Topic::Heartbeat, None, heartbeat).await;
+        self.inner.whisper(Topic::Heartbeat, None, heartbeat.cut().as_ref()).await;
     }
 
     async fn publish_control(&self, control: &Control) -> Result<(), QueueError> {
@@ -168,8 +168,12 @@ impl Queue for SqliteQueue {
         self.inner.write("a word to workers", move |desk| desk.tell_all(Topic::Control, None, &body)).await
     }
 
-    async fn watch(&self, run: Option<&Name>) -> Result<Box<dyn Events>, QueueError> {
+    async fn watch(&self, run: &Name) -> Result<Box<dyn Events>, QueueError> {
         Ok(Box::new(events::watch(&self.inner, run).await?))
+    }
+
+    async fn heartbeats(&self) -> Result<Box<dyn Heartbeats>, QueueError> {
+        Ok(Box::new(events::heartbeats(&self.inner).await?))
     }
 
     async fn listen(&self) -> Result<Box<dyn Controls>, QueueError> {

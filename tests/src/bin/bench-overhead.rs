@@ -161,7 +161,7 @@ impl Ours {
     /// Jobs a second from the first publish to the last result that a collector heard, then the milliseconds of single jobs.
     async fn throughput_and_latency(&self, round: usize, arguments: &Arguments) -> Result<(f64, Vec<f64>)> {
         let run = Name::new(format!("overhead-{round}"))?;
-        let mut events = self.queue.watch(Some(&run)).await?;
+        let mut events = self.queue.watch(&run).await?;
         // The first jobs start the executors and fetch the model.
         self.queue.publish(&self.letters(&run, 0..50)?).await?;
         hear(events.as_mut(), 50).await?;

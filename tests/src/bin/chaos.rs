@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use tests::chaos::{Options, Report, run};
+use tests::chaos::{Floors, Options, Report, run};
 
 /// Runs a fleet on a RabbitMQ and an S3 server of its own while workers, executors, broker, lines, store and producer fail;
 /// heals it, waits until every job has ended, and audits the store and the broker.
 ///
-/// Ends with status 1 where a job was lost, doubled, failed or came to something else than without faults, where a letter was
-/// left over, or where a worker got stuck; and with 2 where the run itself could not be made.
+/// Ends with status 1 where a job was lost, doubled, or came to something else than without faults, where a letter was
+/// left over, where a worker got stuck, or where less was hit than --at-least-kills or --at-least-restarts ask for; and with 2 where the run itself could not be made.
 #[derive(Debug, Parser)]
 #[command(
     name = "tests/chaos",
@@ -31,6 +31,12 @@ struct Arguments {
     /// Jobs, enqueued evenly over the time [default: 134 a minute]
     #[arg(long, value_name = "M")]
     jobs: Option<usize>,
+    /// Fail where fewer SIGKILLs hit a job in flight. A run of 15 minutes says so for fewer than 100
+    #[arg(long, value_name = "N")]
+    at_least_kills: Option<usize>,
+    /// Fail where the broker was restarted less often. A run of 15 minutes says so for fewer than 20
+    #[arg(long, value_name = "N")]
+    at_least_restarts: Option<usize>,
     /// How long a delivery trains
     #[arg(long, value_name = "TIME", default_value = "400ms")]
     slice: String,
@@ -63,13 +69,20 @@ async fn main() -> ExitCode {
 }
 
 async fn chaos(arguments: Arguments) -> Result<bool> {
-    let Arguments { minutes, seed, workers, jobs, slice, format } = arguments;
+    let Arguments { minutes, seed, workers, jobs, at_least_kills, at_least_restarts, slice, format } = arguments;
     ensure!((0.2..=24.0 * 60.0).contains(&minutes), "--minutes is {minutes}: 0.2 to 1440 is accepted");
     let jobs = jobs.unwrap_or((JOBS_A_MINUTE * minutes) as usize).max(1);
     let length = Duration::from_secs_f64(60.0 * minutes);
     let report = run(&Options { length, seed, workers: workers.into(), jobs, slice }).await?;
     print(&report, format)?;
-    Ok(report.good)
+    let usual = Floors::of(length);
+    let said =
+        Floors { kills: at_least_kills.unwrap_or(usual.kills), restarts: at_least_restarts.unwrap_or(usual.restarts) };
+    for short in report.short_of(&said) {
+        eprintln!("tests/chaos: THIS RUN SAYS LITTLE: {short}");
+    }
+    let asked = Floors { kills: at_least_kills.unwrap_or(0), restarts: at_least_restarts.unwrap_or(0) };
+    Ok(report.good && report.short_of(&asked).is_empty())
 }
 
 fn print(report: &Report, format: Format) -> Result<()> {

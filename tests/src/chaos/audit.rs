@@ -12,6 +12,8 @@ pub(super) struct Asked {
     pub(super) job: String,
     /// What a quiet run of the same work came to.
     pub(super) expected: Expected,
+    /// Somebody tried to cancel it.
+    pub(super) may_be_cancelled: bool,
 }
 
 /// What a job must come to, whatever happened.
@@ -21,15 +23,27 @@ pub(super) enum Expected {
     Network(String),
     /// The pictures of a batch with their labels and scores.
     Labels(Value),
+    /// A failure of this code: the job cannot be done.
+    Failure(String),
 }
 
 impl Expected {
-    /// What `result` came to; nothing where it has no outcome.
+    /// What `result` came to; nothing where it has neither an outcome nor an error.
     pub(super) fn of(result: &Value) -> Option<Self> {
         let outcome = &result["outcome"];
         let network = || Some(Self::Network(outcome["trial"]["checkpoint"]["sha256"].as_str()?.to_owned()));
         let labels = || outcome["batch"]["images"].is_array().then(|| Self::Labels(outcome["batch"]["images"].clone()));
-        network().or_else(labels)
+        let failure =
+            || (result["status"] == "failed").then_some(&result["error"]["code"])?.as_str().map(str::to_owned);
+        network().or_else(labels).or_else(|| failure().map(Self::Failure))
+    }
+
+    /// Why its dead letter was put away, where it has one. A diverged trial has none: that is a result.
+    fn burial(&self) -> Option<&str> {
+        match self {
+            Self::Failure(code) if code != "diverged" => Some(code),
+            Self::Failure(_) | Self::Network(_) | Self::Labels(_) => None,
+        }
     }
 }
 
@@ -46,6 +60,8 @@ pub(super) struct Evidence {
     pub(super) left: BTreeMap<String, u32>,
     /// The sha256 of each network in the store, by the key that its result names; none where there is no such object.
     pub(super) networks: BTreeMap<String, Option<String>>,
+    /// Runs that are cancelled.
+    pub(super) cancelled_runs: BTreeSet<String>,
 }
 
 /// What is wrong, by the names of the jobs.
@@ -58,12 +74,14 @@ pub struct Verdict {
     /// Two different results were told, or one that is not the one in the store. The same result told twice is none: a
     /// worker that finds a result publishes it again.
     pub doubled: BTreeSet<String>,
-    /// The job is healthy and did not end well.
+    /// The job did not end as it must: well, or with its own failure, or cancelled where somebody asked for that.
     pub failed: BTreeSet<String>,
     /// It ended well and came to something else than in the quiet run, or its network is not in the store as it says.
     pub differing: BTreeSet<String>,
-    /// A dead letter of a healthy job.
+    /// A dead letter of a job that must have none, or with another reason.
     pub dead: Vec<String>,
+    /// The job failed as it must, and has no dead letter.
+    pub unburied: BTreeSet<String>,
     /// A result of a job that nobody asked for.
     pub unasked: BTreeSet<String>,
     /// Queues that are not empty.
@@ -77,13 +95,20 @@ impl Verdict {
     }
 }
 
-/// Looks what became of the jobs that were `asked` for, all of them healthy.
+/// Looks what became of the jobs that were `asked` for. Those of a cancelled run may have ended or not.
 pub(super) fn audit(asked: &[Asked], found: &Evidence) -> Verdict {
+    let expected: BTreeMap<&str, &Expected> = asked.iter().map(|asked| (asked.job.as_str(), &asked.expected)).collect();
+    let is_due = |letter: &Value| {
+        let reason = letter["reason"].as_str();
+        reason.is_some()
+            && expected.get(job_of(&job_of_letter(letter)).as_str()).is_some_and(|job| job.burial() == reason)
+    };
     let mut verdict = Verdict {
-        dead: found.dead.iter().map(ToString::to_string).collect(),
+        dead: found.dead.iter().filter(|letter| !is_due(letter)).map(ToString::to_string).collect(),
         left: found.left.iter().filter(|(_, left)| **left > 0).map(|(queue, left)| (queue.clone(), *left)).collect(),
         ..Verdict::default()
     };
+    let buried: BTreeSet<String> = found.dead.iter().map(|letter| job_of(&job_of_letter(letter))).collect();
     let stored: BTreeMap<String, &Value> = found.stored.iter().map(|result| (job_of(result), result)).collect();
     let mut told: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for result in &found.told {
@@ -98,18 +123,29 @@ pub(super) fn audit(asked: &[Asked], found: &Evidence) -> Verdict {
     let names: BTreeSet<&str> = asked.iter().map(|asked| asked.job.as_str()).collect();
     let others = stored.keys().chain(told.keys()).filter(|job| !names.contains(job.as_str()));
     verdict.unasked = others.cloned().collect();
-    for Asked { job, expected } in asked {
+    for Asked { job, expected, may_be_cancelled } in asked {
+        let run_is_cancelled = job.split('/').next().is_some_and(|run| found.cancelled_runs.contains(run));
         let Some(result) = stored.get(job) else {
-            verdict.lost.insert(job.clone());
+            if !run_is_cancelled {
+                verdict.lost.insert(job.clone());
+            }
             continue;
         };
-        if !told.contains_key(job) {
+        if !told.contains_key(job) && !run_is_cancelled {
             verdict.untold.insert(job.clone());
         }
-        if result["status"] != "done" {
-            verdict.failed.insert(format!("{job}: {} {}", result["status"], result["error"]));
-        } else if Expected::of(result).as_ref() != Some(expected) || !has_its_network(result, found) {
-            verdict.differing.insert(job.clone());
+        match (Expected::of(result), expected) {
+            (None, _) if *may_be_cancelled && result["status"] == "cancelled" => {}
+            (Some(Expected::Failure(code)), Expected::Failure(must)) if code == *must => {
+                if expected.burial().is_some() && !buried.contains(job) && !run_is_cancelled {
+                    verdict.unburied.insert(job.clone());
+                }
+            }
+            (None | Some(Expected::Failure(_)), _) | (_, Expected::Failure(_)) => {
+                verdict.failed.insert(format!("{job}: {} {}", result["status"], result["error"]));
+            }
+            (Some(outcome), expected) if outcome == *expected && has_its_network(result, found) => {}
+            _ => drop(verdict.differing.insert(job.clone())),
         }
     }
     verdict
@@ -120,6 +156,11 @@ fn has_its_network(result: &Value, found: &Evidence) -> bool {
     let network = &result["outcome"]["trial"]["checkpoint"];
     let Some(key) = network["key"].as_str() else { return true };
     found.networks.get(key).and_then(|sha256| sha256.as_deref()) == network["sha256"].as_str()
+}
+
+/// The job of a dead letter; null where it has none.
+pub(super) fn job_of_letter(letter: &Value) -> Value {
+    letter["job"].as_str().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default()
 }
 
 /// `run/id`.
@@ -141,7 +182,11 @@ mod tests {
     /// Three jobs that went well, the second one told twice.
     fn sound() -> (Vec<Asked>, Evidence) {
         let jobs = ["a", "b", "c"];
-        let asked = |job: &&str| Asked { job: format!("r/{job}"), expected: Expected::Network((*job).into()) };
+        let asked = |job: &&str| Asked {
+            job: format!("r/{job}"),
+            expected: Expected::Network((*job).into()),
+            may_be_cancelled: false,
+        };
         let stored: Vec<Value> = jobs.iter().map(|job| result(job, job, "1")).collect();
         let mut told = stored.clone();
         told.push(stored[1].clone());
@@ -206,9 +251,57 @@ mod tests {
         let labels = |label: &str| json!([{"image": "1", "predictions": [{"label": label}]}]);
         let batch = json!({"run": "r", "id": "p", "status": "done", "outcome": {"batch": {"images": labels("red")}}});
         let found = Evidence { stored: vec![batch.clone()], told: vec![batch], ..Evidence::default() };
-        let asked = |label| [Asked { job: "r/p".into(), expected: Expected::Labels(labels(label)) }];
+        let asked =
+            |label| [Asked { job: "r/p".into(), expected: Expected::Labels(labels(label)), may_be_cancelled: false }];
         assert!(audit(&asked("red"), &found).is_good());
         assert_eq!(audit(&asked("blue"), &found).differing, one("r/p"));
+    }
+
+    /// The verdict on one job that must fail with `code`, by its result and its dead letters.
+    fn failing(code: &str, result: &Value, reasons: &[&str]) -> Verdict {
+        let asked = [Asked { job: "r/f".into(), expected: Expected::Failure(code.into()), may_be_cancelled: false }];
+        let letter = |reason: &&str| json!({"reason": reason, "job": json!({"run": "r", "id": "f"}).to_string()});
+        let dead = reasons.iter().map(letter).collect();
+        let (stored, told) = (vec![result.clone()], vec![result.clone()]);
+        audit(&asked, &Evidence { stored, told, dead, ..Evidence::default() })
+    }
+
+    #[test]
+    fn a_job_that_must_fail_does_so_in_its_own_way_and_has_its_dead_letter() {
+        let failed = |code: &str| json!({"run": "r", "id": "f", "status": "failed", "error": {"code": code}});
+        let missing = failed("missing_object");
+        assert!(failing("missing_object", &missing, &["missing_object"]).is_good());
+        assert!(failing("missing_object", &missing, &["missing_object"; 2]).is_good(), "its worker died in between");
+        assert_eq!(failing("missing_object", &missing, &[]).unburied, one("r/f"));
+        assert_eq!(failing("missing_object", &missing, &["missing_object", "crashed"]).dead.len(), 1);
+        assert_eq!(failing("missing_object", &failed("crashed"), &["missing_object"]).failed.len(), 1);
+        assert_eq!(failing("missing_object", &result("f", "f", "1"), &[]).failed.len(), 1);
+        assert!(failing("diverged", &failed("diverged"), &[]).is_good());
+        assert_eq!(failing("diverged", &failed("diverged"), &["diverged"]).dead.len(), 1);
+    }
+
+    #[test]
+    fn a_job_may_be_cancelled_where_somebody_asked_for_it() {
+        let (mut asked, mut found) = sound();
+        let cancelled = json!({"run": "r", "id": "a", "status": "cancelled"});
+        found.stored[0] = cancelled.clone();
+        found.told[0] = cancelled;
+        assert_eq!(audit(&asked, &found).failed.len(), 1, "nobody asked");
+        asked[0].may_be_cancelled = true;
+        assert!(audit(&asked, &found).is_good());
+        found.told.push(result("a", "a", "1"));
+        assert_eq!(audit(&asked, &found).doubled, one("r/a"));
+    }
+
+    #[test]
+    fn jobs_of_a_cancelled_run_may_be_dropped_and_not_be_wrong() {
+        let (asked, mut found) = sound();
+        found.stored.remove(0);
+        found.told.remove(0);
+        found.cancelled_runs.insert("r".into());
+        assert!(audit(&asked, &found).is_good());
+        found.stored[0] = result("b", "x", "1");
+        assert!(!audit(&asked, &found).is_good());
     }
 
     #[test]

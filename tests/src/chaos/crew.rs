@@ -41,6 +41,8 @@ pub(super) struct Story {
     pub(super) drains: u32,
     /// Those after which a worker ended with an error: its broker did not answer in time.
     pub(super) drains_cut_short: u32,
+    /// Those that ended well, but dropped what they had in hand: likewise.
+    pub(super) drains_aborted: u32,
     /// SIGSTOPs.
     pub(super) pauses: u32,
     /// Workers that were frozen, or cut off from the broker: nobody takes jobs then.
@@ -164,7 +166,10 @@ impl Crew {
         self.story().drains += 1;
         self.end_life(process.log());
         match process.wait(LIMIT).await {
-            Ok(status) if status.success() => {}
+            Ok(status) if status.success() => {
+                let aborted = journal::was_aborted(&journal::read(&process.stderr()));
+                self.story().drains_aborted += u32::from(aborted);
+            }
             Ok(_) => self.story().drains_cut_short += 1,
             Err(_) => self.complain(at, "did not end when it was told to"),
         }

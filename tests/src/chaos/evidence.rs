@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use shared::digest::Digest;
 
-use super::audit::Evidence;
-use super::producer::Wave;
+use super::audit::{Evidence, job_of_letter};
+use super::producer::{Wave, is_cancelled};
 use crate::{Amqp, Fleet};
 
 /// Queues that are empty when nothing is left to do.
@@ -21,11 +21,15 @@ pub(super) async fn gather(fleet: &Fleet, amqp: &Amqp, waves: &[Wave]) -> Result
     let mut found = Evidence { left: left(amqp).await?, ..Evidence::default() };
     for wave in waves {
         found.stored.extend(fleet.results(&wave.run)?);
+        if is_cancelled(fleet, &wave.run)? {
+            found.cancelled_runs.insert(wave.run.clone());
+        }
     }
     let told = json(&amqp.take_all("gannet.v1.results").await?)?;
     // The quiet run was told to the same queue.
     found.told = told.into_iter().filter(|result| result["run"] != "quiet").collect();
-    found.dead = json(&amqp.take_all("gannet.v1.dead").await?)?;
+    let dead = json(&amqp.take_all("gannet.v1.dead").await?)?;
+    found.dead = dead.into_iter().filter(|letter| job_of_letter(letter)["run"] != "quiet").collect();
     let keys = found.stored.iter().filter_map(|result| result["outcome"]["trial"]["checkpoint"]["key"].as_str());
     let digest = |key: &str| (key.to_owned(), fleet.object(key).ok().map(|bytes| Digest::of(&bytes).to_string()));
     found.networks = keys.map(digest).collect();

@@ -29,6 +29,8 @@ pub(super) enum What {
     Consumes,
     /// It says that it cannot go on.
     Error(String),
+    /// At the last call of a drain it dropped what it had in hand.
+    Aborted,
 }
 
 /// Reads a log; other lines are skipped.
@@ -46,6 +48,8 @@ fn entry(line: &str) -> Option<Entry> {
         What::Left(job()?)
     } else if line["consumes"].is_string() {
         What::Consumes
+    } else if line["message"].as_str().is_some_and(|message| message.starts_with("some slots do not end")) {
+        What::Aborted
     } else if line["level"] == "ERROR" {
         What::Error(format!("{} {}", line["message"].as_str()?, line["error"].as_str().unwrap_or_default()))
     } else {
@@ -63,10 +67,15 @@ pub(super) fn in_hand(log: &[Entry]) -> BTreeMap<&str, &str> {
             What::Step(job, step) if step == "Ack" => drop(jobs.remove(job.as_str())),
             What::Step(job, step) => drop(jobs.insert(job.as_str(), step.as_str())),
             What::Left(job) => drop(jobs.remove(job.as_str())),
-            What::Consumes | What::Error(_) => {}
+            What::Consumes | What::Error(_) | What::Aborted => {}
         }
     }
     jobs
+}
+
+/// Whether a drain ended with jobs in hand that the broker did not take back in time.
+pub(super) fn was_aborted(log: &[Entry]) -> bool {
+    log.iter().any(|entry| entry.what == What::Aborted)
 }
 
 /// How often a worker began to compute.
@@ -88,9 +97,11 @@ not JSON
 {"timestamp":"2026-11-24T21:30:00.5Z","level":"TRACE","job.id":"c","run":"r","ask":"Compute","target":"worker::settle"}
 {"timestamp":"2026-11-24T21:30:00.6Z","level":"TRACE","job.id":"b","run":"r","ask":"Ack","target":"worker::settle"}
 {"timestamp":"2026-11-24T21:30:00.7Z","level":"TRACE","job.id":"c","run":"r","settled":false,"target":"worker::settle"}
-{"timestamp":"2026-11-24T21:30:00.8Z","level":"INFO","message":"has ended","settled":3,"target":"worker"}"#;
+{"timestamp":"2026-11-24T21:30:00.8Z","level":"INFO","message":"has ended","settled":3,"target":"worker"}
+{"timestamp":"2026-11-24T21:30:00.9Z","level":"WARN","message":"some slots do not end: their jobs go back to the queue","slots":1,"target":"worker::supervisor"}"#;
         let log = read(log);
-        assert_eq!(log.len(), 7);
+        assert_eq!(log.len(), 8);
+        assert!(was_aborted(&log) && !was_aborted(&log[..7]));
         assert_eq!(log[0].what, What::Consumes);
         assert_eq!(in_hand(&log), BTreeMap::from([("r/a", "Compute")]));
         assert_eq!(computations(&log), 3);

@@ -116,6 +116,7 @@ impl Stage {
                 sleep_until(until(length)).await;
                 self.fleet.s3.go_wrong(&[])
             }
+            Event::Cancel { run, share } => self.producer.cancel(run, share).await,
             Event::KillProducer(after) => {
                 self.producer.doom(after);
                 Ok(())

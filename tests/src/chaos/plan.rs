@@ -45,6 +45,13 @@ pub(super) enum Event {
     Store(Rule, Duration),
     /// SIGKILL of the command that enqueues, so long after its start; of the next one where none runs.
     KillProducer(Duration),
+    /// Somebody cancels one of the jobs that were enqueued last, or the run of one: which, is a share of them.
+    Cancel {
+        /// The whole run.
+        run: bool,
+        /// From 0, the last one, to 1.
+        share: f64,
+    },
 }
 
 /// Whose line.
@@ -100,6 +107,8 @@ pub(super) fn plan(seed: u32, length: Duration, workers: usize) -> Vec<Planned> 
         Event::Store(rule, seconds(random, 2.0, 8.0))
     });
     sort("producer", 20.0, &|random| Event::KillProducer(seconds(random, 0.0, 0.4)));
+    sort("cancel a job", 12.0, &|random| Event::Cancel { run: false, share: random.random() });
+    sort("cancel a run", 90.0, &|random| Event::Cancel { run: true, share: random.random() });
     planned.sort_by_key(|planned| planned.at);
     planned
 }

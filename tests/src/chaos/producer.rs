@@ -1,6 +1,7 @@
 //! Enqueues the jobs with the real `gannet submit`, wave after wave, on lines of its own; it is killed now and then, and
 //! repeats what was interrupted.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,19 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{Fleet, LIMIT, Lines};
+
+/// Jobs that are looked at for one to cancel: some of them wait, some run, some are done.
+const RECENT: usize = 30;
+/// Time for a command that cancels.
+const CANCEL: Duration = Duration::from_secs(30);
+
+/// Whether a run is cancelled, by the store.
+///
+/// # Errors
+/// The store's folder cannot be read.
+pub(super) fn is_cancelled(fleet: &Fleet, run: &str) -> Result<bool> {
+    Ok(fleet.names(&format!("runs/{run}"))?.iter().any(|name| name == "cancelled"))
+}
 
 /// Jobs that are enqueued together: a run of its own.
 #[derive(Debug)]
@@ -42,6 +56,12 @@ pub(super) struct Progress {
     pub(super) interrupted: Vec<usize>,
     /// Commands that repeated a wave.
     pub(super) repeated: u32,
+    /// The jobs, as `run/id`, of the waves that are enqueued whole, in order, each with its kind.
+    whole: Vec<(String, String)>,
+    /// Jobs that somebody tried to cancel, as `run/id`.
+    pub(super) cancelled_jobs: BTreeSet<String>,
+    /// Runs, likewise.
+    pub(super) cancelled_runs: BTreeSet<String>,
 }
 
 impl Progress {
@@ -91,7 +111,37 @@ impl Producer {
                 self.progress().interrupted(number);
                 sleep(Duration::from_millis(500)).await;
             }
+            let name = |job: &Value| {
+                let text = |key: &str| job[key].as_str().unwrap_or_default().to_owned();
+                (format!("{}/{}", wave.run, text("id")), text("kind"))
+            };
+            self.progress().whole.extend(wave.jobs.iter().map(name));
         }
+        Ok(())
+    }
+
+    /// Cancels one of the jobs that were enqueued last, or its run, by `share`: 0 is the last, 1 the first of [`RECENT`]. Whether
+    /// that comes through is not looked at: the lines may fail.
+    ///
+    /// # Errors
+    /// The command cannot be started.
+    pub(super) async fn cancel(&self, run: bool, share: f64) -> Result<()> {
+        let (target, kind) = {
+            let mut progress = self.progress();
+            let back = (share * RECENT.min(progress.whole.len()) as f64) as usize;
+            let Some((job, kind)) = progress.whole.iter().rev().nth(back).cloned() else { return Ok(()) };
+            let name = job.split('/').next().unwrap_or_default().to_owned();
+            let target = if run { name } else { job };
+            let tried = if run { &mut progress.cancelled_runs } else { &mut progress.cancelled_jobs };
+            tried.insert(target.clone());
+            (target, kind)
+        };
+        let mut args = vec!["cancel", &target];
+        if !run {
+            args.extend(["--kind", &kind]);
+        }
+        // Dropped where it does not end, and so killed.
+        let _ = self.fleet.start_on(&self.lines, &args)?.wait(CANCEL).await;
         Ok(())
     }
 
@@ -102,7 +152,8 @@ impl Producer {
     pub(super) async fn repeat(&self, waves: &[Wave]) -> Result<()> {
         let interrupted = self.progress().interrupted.clone();
         for wave in interrupted.into_iter().map(|number| &waves[number]) {
-            if self.fleet.names(&format!("runs/{}/results", wave.run))?.len() < wave.jobs.len() {
+            let missing = self.fleet.names(&format!("runs/{}/results", wave.run))?.len() < wave.jobs.len();
+            if missing && !is_cancelled(&self.fleet, &wave.run)? {
                 self.progress().repeated += 1;
                 self.submit(wave).await?;
             }
@@ -119,7 +170,8 @@ impl Producer {
         loop {
             sleep(Duration::from_millis(20)).await;
             if let Some(status) = command.has_ended()? {
-                return Ok(status.success());
+                // 75: somebody may still have them, of an attempt before. Such a wave is asked for again at the end.
+                return Ok(status.success() || status.code() == Some(75));
             }
             if self.is_doomed(begun.elapsed()) {
                 command.kill()?;

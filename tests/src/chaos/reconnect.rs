@@ -20,7 +20,8 @@ pub(super) struct Consumer {
 /// The time from each return of the broker (`restarts`: gone, back) to each worker's next consumer, in order of size.
 ///
 /// A worker counts that consumed before and was neither killed nor told to end meanwhile. One that was frozen or cut off
-/// is counted from the end of that; one that does not consume before the broker goes again, with all the time until then.
+/// is counted from the end of that, and not at all where it was back before; one that does not consume before the broker
+/// goes again, with all the time until then.
 pub(super) fn times(
     consumers: &[Consumer],
     restarts: &[(Timestamp, Timestamp)],
@@ -40,7 +41,7 @@ pub(super) fn times(
                 obstacles.iter().filter(|obstacle| obstacle.worker.is_none_or(|worker| worker == consumer.worker));
             let since =
                 ours.filter(|obstacle| obstacle.from < until).map(|obstacle| obstacle.to).fold(*back, Timestamp::max);
-            times.push(Duration::try_from(until.duration_since(since)).unwrap_or_default());
+            times.extend(Duration::try_from(until.duration_since(since)));
         }
     }
     times.sort_unstable();
@@ -85,6 +86,12 @@ mod tests {
         assert_eq!(seconds(&[consumer(&[1, 23, 75], None)], &[frozen(Some(0))]), [1, 5]);
         assert_eq!(seconds(&[consumer(&[1, 23, 75], None)], &[frozen(None)]), [1, 5]);
         assert_eq!(seconds(&[consumer(&[1, 23, 75], None)], &[frozen(Some(1))]), [3, 5]);
+    }
+
+    #[test]
+    fn whoever_was_back_before_the_end_of_an_obstacle_is_not_counted() {
+        let frozen = Obstacle { worker: None, from: at(5), to: at(30) };
+        assert_eq!(seconds(&[consumer(&[1, 23, 75], None)], &[frozen]), [5]);
     }
 
     #[test]

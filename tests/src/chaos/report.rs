@@ -1,6 +1,7 @@
 //! What a run came to, for people and as JSON.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ pub struct Report {
     pub drains: u32,
     /// See `drains`.
     pub drains_cut_short: u32,
+    /// Those that ended well, but dropped what they had in hand, for the same reason.
+    pub drains_aborted: u32,
     /// SIGSTOPs.
     pub pauses: u32,
     /// Restarts of the broker, and those that were a SIGKILL of it.
@@ -52,6 +55,14 @@ pub struct Report {
     pub killed_producers: u32,
     /// See `killed_producers`.
     pub repeated_producers: u32,
+    /// Jobs and runs that somebody tried to cancel, jobs and runs that are cancelled, and jobs that failed as they must.
+    pub cancels: usize,
+    /// See `cancels`.
+    pub cancelled_jobs: usize,
+    /// See `cancels`.
+    pub cancelled_runs: usize,
+    /// See `cancels`.
+    pub failures: usize,
     /// Results that were told more than once: the same ones.
     pub told_again: usize,
     /// Computations that workers began, and those that the results needed.
@@ -68,17 +79,44 @@ pub struct Report {
     pub good: bool,
 }
 
+/// How much a run must hit to say something.
+#[derive(Debug, Clone, Copy)]
+pub struct Floors {
+    /// SIGKILLs with a job in flight.
+    pub kills: usize,
+    /// Restarts of the broker.
+    pub restarts: usize,
+}
+
+impl Floors {
+    /// What a quarter of an hour, or a longer run, is to hit; a shorter one anything.
+    pub fn of(length: Duration) -> Self {
+        let is_long = length >= Duration::from_secs(15 * 60);
+        if is_long { Self { kills: 100, restarts: 20 } } else { Self { kills: 0, restarts: 0 } }
+    }
+}
+
 impl Report {
     /// Computations that nobody needed, as a share of those that were.
     pub fn repeated(&self) -> f64 {
         self.computations.saturating_sub(self.needed) as f64 / self.needed.max(1) as f64
+    }
+
+    /// What it hit less often than `floors` ask for, in words.
+    pub fn short_of(&self, floors: &Floors) -> Vec<String> {
+        let counts = [
+            ("kills in flight", self.kills_in_flight as usize, floors.kills),
+            ("broker restarts", self.broker_restarts, floors.restarts),
+        ];
+        let short = counts.iter().filter(|(_, count, floor)| count < floor);
+        short.map(|(what, count, floor)| format!("{count} {what}, and at least {floor} are asked for")).collect()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |time: Option<f64>| time.map_or_else(|| "not measured".into(), |time| format!("{time:.1} s"));
-        let Verdict { lost, untold, doubled, failed, differing, dead, unasked, left } = &self.verdict;
+        let Verdict { lost, untold, doubled, failed, differing, dead, unburied, unasked, left } = &self.verdict;
         writeln!(f, "chaos with seed {}: {:.0} s, {:.0} s until all had ended", self.seed, self.chaos_s, self.whole_s)?;
         writeln!(
             f,
@@ -92,8 +130,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  drains, pauses      {} ({} without an answer of the broker), {}",
-            self.drains, self.drains_cut_short, self.pauses
+            "  drains, pauses      {} ({} without an answer of the broker, {} with jobs dropped at the last call), {}",
+            self.drains, self.drains_cut_short, self.drains_aborted, self.pauses
         )?;
         writeln!(
             f,
@@ -117,6 +155,11 @@ impl fmt::Display for Report {
             100.0 * self.repeated(),
             self.attempts
         )?;
+        writeln!(
+            f,
+            "  cancels, failures   {} asked for, {} jobs and {} runs cancelled; {} jobs failed as they must",
+            self.cancels, self.cancelled_jobs, self.cancelled_runs, self.failures
+        )?;
         writeln!(f, "  told again          {} (the same results)", self.told_again)?;
         let counts = [
             ("lost", lost.len()),
@@ -124,7 +167,8 @@ impl fmt::Display for Report {
             ("doubled", doubled.len()),
             ("failed", failed.len()),
             ("differing", differing.len()),
-            ("dead letters", dead.len()),
+            ("dead letters too many", dead.len()),
+            ("without a dead letter", unburied.len()),
             ("unasked", unasked.len()),
             ("queues not empty", left.len()),
             ("complaints", self.complaints.len()),
@@ -137,6 +181,7 @@ impl fmt::Display for Report {
             ("doubled", doubled),
             ("failed", failed),
             ("differing", differing),
+            ("without a dead letter", unburied),
             ("unasked", unasked),
         ];
         for (what, jobs) in names {

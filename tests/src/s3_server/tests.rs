@@ -32,6 +32,25 @@ async fn its_conditional_put_is_one() {
     server.stop().await.expect("stopped");
 }
 
+/// Half of all requests are turned away; then half of the writes are done without an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_passes_the_probe() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let faults = folder.path().join("faults");
+    let options = Options { faults: Some(faults.clone()), ..Options::new(folder.path().join("root")) };
+    let server = S3Server::start(&options).await.expect("started");
+    let lost = Rule { operation: Some("PutObject".into()), ..Rule::every(2, Fault::LostAnswer) };
+    for rule in [Rule::every(2, Fault::Answer("SlowDown".into())), lost] {
+        write_rules(&faults, std::slice::from_ref(&rule)).expect("written");
+        let store = S3Store::with_keys("gannet-test", "p", server.endpoint(), "test", "testtest").await;
+        let store: Arc<dyn Store> = Arc::new(store);
+        probe(&store).await.unwrap_or_else(|error| panic!("{rule:?}: {error}"));
+    }
+    let turned_away = server.requests().iter().filter(|request| request.status == 503).count();
+    assert!(turned_away > shared::store::probe::WRITERS, "{turned_away}");
+    server.stop().await.expect("stopped");
+}
+
 #[tokio::test]
 async fn its_log_counts_requests() {
     let (folder, server) = server().await;

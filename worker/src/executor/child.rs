@@ -1,10 +1,9 @@
 //! The executor process itself: reads orders, computes, reports. Single-minded: whatever goes wrong
 //! beyond an order's own failure ends the process, and the supervisor tells of what.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use shared::contract::{ErrorCode, ErrorReport};
@@ -43,7 +42,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     }
     let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     compute::set_threads(threads);
-    let to_end = Arc::new(AtomicU64::new(0));
+    let to_end = Arc::new(ToEnd::default());
     let (sender, orders) = mpsc::channel();
     let reader_to_end = Arc::clone(&to_end);
     std::thread::spawn(move || read_orders(&sender, &reader_to_end));
@@ -54,10 +53,15 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut before = cpu_time();
     for (number, work) in (1..).zip(work) {
         let mut teller = Teller::new(number, &to_end);
-        let report = carry_out(work, &mut teller, &mut held).unwrap_or_else(|error| {
-            let report = ErrorReport::of(error.code(), &error);
-            if matches!(error, ComputeError::Disk { .. }) { Report::Disk(report) } else { Report::Failed(report) }
-        });
+        let report = match work {
+            // Taken back before its turn.
+            Work::Classify(..) if to_end.contains(number) => teller.ended(),
+            work => carry_out(work, &mut teller, &mut held).unwrap_or_else(|error| {
+                let report = ErrorReport::of(error.code(), &error);
+                if matches!(error, ComputeError::Disk { .. }) { Report::Disk(report) } else { Report::Failed(report) }
+            }),
+        };
+        to_end.forget_until(number);
         // From report to report, so that pictures that were read ahead are counted, and counted once.
         let now = cpu_time();
         let cpu_ms = now.saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
@@ -81,11 +85,11 @@ fn ignore_stop_signals() {
 
 /// Feeds orders to the computing thread. The supervisor's end of the pipe closes when it dies: then
 /// nobody wants the result, and the process ends in the middle of whatever it does.
-fn read_orders(orders: &mpsc::Sender<Order>, to_end: &AtomicU64) {
+fn read_orders(orders: &mpsc::Sender<Order>, to_end: &ToEnd) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
-            Ok(Order::End(number)) => to_end.store(number, Ordering::Relaxed),
+            Ok(Order::End(number)) => to_end.add(number),
             Ok(order) => {
                 if orders.send(order).is_err() {
                     break;
@@ -166,18 +170,41 @@ fn classify(
     Ok(Report::Classified(outcomes))
 }
 
+/// The orders that are to end: the one that is carried out, and others that wait for their turn.
+#[derive(Default)]
+struct ToEnd(Mutex<BTreeSet<u64>>);
+
+impl ToEnd {
+    fn add(&self, number: u64) {
+        self.numbers().insert(number);
+    }
+
+    fn contains(&self, number: u64) -> bool {
+        self.numbers().contains(&number)
+    }
+
+    /// Those up to `number` have ended.
+    fn forget_until(&self, number: u64) {
+        self.numbers().retain(|ended| *ended > number);
+    }
+
+    fn numbers(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Tells the supervisor how an order moves on, and hears whether it is to end.
 struct Teller<'a> {
     number: u64,
-    /// The order that is to end.
-    to_end: &'a AtomicU64,
+    /// The orders that are to end.
+    to_end: &'a ToEnd,
     told: Option<Instant>,
     fraction: f64,
     broken_pipe: bool,
 }
 
 impl<'a> Teller<'a> {
-    fn new(number: u64, to_end: &'a AtomicU64) -> Self {
+    fn new(number: u64, to_end: &'a ToEnd) -> Self {
         Self { number, to_end, told: None, fraction: 0.0, broken_pipe: false }
     }
 
@@ -198,7 +225,7 @@ impl Watch for Teller<'_> {
     fn step(&mut self, step: &Step) -> Flow {
         self.fraction = step.fraction;
         self.tell(step.epoch);
-        let is_over = self.broken_pipe || self.to_end.load(Ordering::Relaxed) == self.number;
+        let is_over = self.broken_pipe || self.to_end.contains(self.number);
         if is_over { Flow::Pause } else { Flow::Go }
     }
 

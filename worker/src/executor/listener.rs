@@ -1,16 +1,17 @@
 //! Hears what an executor says, hands it to whoever waits, and tells of what it died.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::io::{BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Death, Say};
+use super::lines::Lines;
+use super::{Death, LONGEST_WORD, Say};
 use crate::memory;
 
 /// What a caller hears of its order.
@@ -78,10 +79,20 @@ impl Waiting {
     }
 }
 
+/// What was heard.
+enum Word {
+    /// Something that makes sense.
+    Said(Say),
+    /// It is dead, or talks nonsense, which only a broken one does.
+    Nothing,
+    /// A line that is too long.
+    Endless,
+}
+
 /// Owns the process.
 pub(super) struct Listener {
     pub(super) child: Child,
-    pub(super) says: Lines<BufReader<ChildStdout>>,
+    pub(super) says: Lines<ChildStdout>,
     pub(super) errors: Arc<Mutex<VecDeque<String>>>,
     pub(super) reader: JoinHandle<()>,
     pub(super) waiting: Arc<Mutex<Waiting>>,
@@ -99,8 +110,12 @@ impl Listener {
             let overdue = self.overdue();
             tokio::select! {
                 said = timeout_at(overdue, self.hear()) => match said {
-                    Ok(Some(said)) => self.waiting().hand_on(said),
-                    Ok(None) => break self.death().await,
+                    Ok(Word::Said(said)) => self.waiting().hand_on(said),
+                    Ok(Word::Nothing) => break self.death().await,
+                    Ok(Word::Endless) => {
+                        let how = format!("it said a line of more than {} MiB and was killed", LONGEST_WORD >> 20);
+                        break self.kill(Death::Died { how, said: String::new() }).await;
+                    }
                     // An order may have come since.
                     Err(_) if self.overdue() > overdue => {}
                     Err(_) => break self.kill(Death::Silent(self.stall)).await,
@@ -130,11 +145,13 @@ impl Listener {
         waiting.heard + self.stall
     }
 
-    /// The next thing it says; `None` when it is dead or talks nonsense, which only a broken one does.
-    /// May be dropped while it waits.
-    async fn hear(&mut self) -> Option<Say> {
-        let line = self.says.next_line().await.ok()??;
-        serde_json::from_str(&line).ok()
+    /// The next thing it says. May be dropped while it waits.
+    async fn hear(&mut self) -> Word {
+        match self.says.next_whole().await {
+            Ok(Some(line)) => serde_json::from_slice(&line).map_or(Word::Nothing, Word::Said),
+            Err(error) if error.kind() == ErrorKind::InvalidData => Word::Endless,
+            Ok(None) | Err(_) => Word::Nothing,
+        }
     }
 
     async fn kill(&mut self, why: Death) -> Death {

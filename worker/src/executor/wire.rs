@@ -37,7 +37,7 @@ pub enum Order {
     /// Label pictures.
     Classify(Box<Classify>),
     /// End the order of this number, counted from 1 in the order of sending: training with a checkpoint at the next
-    /// step, anything else without an answer. Comes to nothing where it has ended meanwhile.
+    /// step, anything else without an answer. Comes to nothing where it has ended meanwhile; one that has not begun never does.
     End(u64),
 }
 
@@ -107,6 +107,9 @@ pub enum Report {
     Classified(Vec<ImageOutcome>),
     /// It was ended before there was an answer, when this share was done.
     Ended(f64),
+    /// Its turn did not come in time, and it was taken back: the supervisor's own word, no executor says it.
+    #[serde(skip)]
+    NotBegun,
     /// It could not be computed.
     Failed(ErrorReport),
     /// It could not be computed, since a file of this machine cannot be read or written: no fault of the job.

@@ -24,6 +24,10 @@ pub(crate) struct Bounds {
     pub(crate) stops: u8,
     /// Cancellations, of the run or of the job.
     pub(crate) cancels: u8,
+    /// Objects of the job's that somebody damages.
+    pub(crate) damages: u8,
+    /// Dead letters that are put back.
+    pub(crate) replays: u8,
 }
 
 /// A step to another world.
@@ -40,14 +44,18 @@ pub(crate) struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     left: Bounds,
-    /// Nobody meddled: no mishap, no job cancelled.
+    /// Nobody meddled: no mishap, no job cancelled, nothing damaged.
     healthy: bool,
+    /// Times that a letter was doubled, or may have been: what was enqueued again, lost, or put back.
+    doubled: u8,
+    /// A dead letter was put back.
+    was_replayed: bool,
     cancelled: bool,
     /// Workers are to look for a result first; one that looked at this a moment ago may not know.
     look: bool,
     result: Option<Stored>,
-    /// Of each slice: who committed it, and whether its tensors are still there.
-    checkpoints: Vec<Option<(u8, bool)>>,
+    /// Of each slice.
+    checkpoints: Vec<Option<Checkpoint>>,
     /// Attempts that were recorded in the store, of each slice.
     recorded: Vec<u32>,
     /// Connections that were lost with a letter in hand, by its slice.
@@ -61,10 +69,22 @@ pub(crate) struct World {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Checkpoint {
+    /// The message id of who committed it.
+    by: u8,
+    /// Whether its tensors are still there.
+    tensors: bool,
+    /// Whether its record cannot be read.
+    damaged: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Stored {
     found: Found,
     /// Slices behind it, or none for a failure or a cancellation.
     slices: Option<u32>,
+    /// Whether it cannot be read.
+    damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +93,8 @@ struct Letter {
     tag: u8,
     /// The message id, which a letter keeps when it is passed on or tried again.
     id: u8,
+    /// The message id of the letter that published it as its next slice.
+    from: u8,
     slice: u32,
     errors: u32,
     crashes: u32,
@@ -80,8 +102,12 @@ struct Letter {
     taken: bool,
 }
 
+/// No message id, or one that no letter has any more.
+const NOBODY: u8 = u8::MAX;
+
 /// The letter that is enqueued.
-const FIRST: Letter = Letter { tag: 0, id: 0, slice: 0, errors: 0, crashes: 0, redelivered: false, taken: false };
+const FIRST: Letter =
+    Letter { tag: 0, id: 0, from: NOBODY, slice: 0, errors: 0, crashes: 0, redelivered: false, taken: false };
 
 /// A worker with a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -95,6 +121,8 @@ struct Hand {
     begun: bool,
     /// Computed something that is to be kept.
     outcome: bool,
+    /// The result that it committed or found, where another may stand there later.
+    result: Option<Stored>,
 }
 
 impl World {
@@ -103,6 +131,8 @@ impl World {
         Self {
             left: bounds,
             healthy: true,
+            doubled: 0,
+            was_replayed: false,
             cancelled: false,
             look: false,
             result: None,
@@ -127,18 +157,40 @@ impl World {
         let spent = self.lost.iter().any(|lost| *lost > BUDGETS.preemptions);
         let problem = if self.recorded.iter().zip(&self.lost).any(|(recorded, lost)| recorded > lost) {
             "an attempt was charged that no lost worker took"
-        } else if self.published && self.result.is_none() {
-            "a result was published that is not in the store"
         } else if self.healthy && !spent && self.result.is_some_and(|r| r.slices.is_none()) {
             "a healthy job failed"
         } else if self.result.is_some_and(|r| r.slices.is_some_and(|slices| slices != self.checkpoints.len() as u32)) {
             "a result from another number of slices than the job needs"
-        } else if self.buried && !self.result.is_some_and(|r| r.found == Found::Buried) {
+        } else if self.buried && !self.was_replayed && !self.result.is_some_and(|r| r.is_failure() || r.damaged) {
             "a job lies among the dead letters and has no failure"
+        } else if let Some(problem) = self.fork() {
+            problem
         } else {
             return Ok(());
         };
         Err(problem.into())
+    }
+
+    /// Whether the job goes on in two ways. A trial is one line of letters: those of its next slice come from the letter
+    /// that the last checkpoint names, and there is never one more of them than losses and duplicates have made.
+    fn fork(&self) -> Option<&'static str> {
+        let letters = || self.letters.iter().chain(self.hands.iter().map(|hand| &hand.letter));
+        for letter in letters().filter(|letter| letter.slice > 0) {
+            let before = self.checkpoints[letter.slice as usize - 1];
+            if before.is_none_or(|before| before.by != letter.from) {
+                return Some("a slice goes on from a letter that the checkpoint before it does not name");
+            }
+            if letter.id == letter.from {
+                return Some("two slices have one message id");
+            }
+        }
+        // Those that are behind the last checkpoint or have a result come to nothing.
+        let open = self.checkpoints.iter().take_while(|checkpoint| checkpoint.is_some()).count();
+        let mut live: Vec<u8> =
+            letters().filter(|letter| letter.slice as usize == open).map(|letter| letter.id).collect();
+        live.sort_unstable();
+        live.dedup();
+        (self.result.is_none() && live.len() > 1 + usize::from(self.doubled)).then_some("a trial has forked")
     }
 
     /// What holds when nothing is left to do.
@@ -146,10 +198,12 @@ impl World {
         match self.result {
             _ if self.cancelled => Ok(()),
             None => Err("the job is lost: no letter and no result".into()),
+            Some(stored) if stored.damaged => match self.published || self.buried {
+                true => Ok(()),
+                false => Err("nobody was told of a result that cannot be read".into()),
+            },
             Some(_) if !self.published => Err("nobody was told of the result".into()),
-            Some(stored) if stored.found == Found::Buried && !self.buried => {
-                Err("a failure without a dead letter".into())
-            }
+            Some(stored) if stored.is_failure() && !self.buried => Err("a failure without a dead letter".into()),
             Some(_) => Ok(()),
         }
     }
@@ -164,6 +218,7 @@ impl World {
         if !self.is_over() {
             self.meddle(&mut steps);
         }
+        self.replay(&mut steps);
         for step in &mut steps {
             step.to.tidy();
         }
@@ -175,11 +230,13 @@ impl World {
         self.letters
             .sort_unstable_by_key(|letter| (letter.slice, letter.errors, letter.crashes, letter.id, letter.tag));
         let letters = || self.letters.iter().chain(self.hands.iter().map(|hand| &hand.letter));
-        let (tags, ids) = (Names::of(letters().map(|letter| letter.tag)), Names::of(letters().map(|letter| letter.id)));
+        let tags = Names::of(letters().map(|letter| letter.tag));
+        let named = self.checkpoints.iter().flatten().map(|checkpoint| checkpoint.by);
+        let ids = Names::of(letters().map(|letter| letter.id).chain(named));
         for letter in self.letters.iter_mut().chain(self.hands.iter_mut().map(|hand| &mut hand.letter)) {
-            (letter.tag, letter.id) = (tags.name(letter.tag), ids.name(letter.id));
+            (letter.tag, letter.id, letter.from) = (tags.name(letter.tag), ids.name(letter.id), ids.name(letter.from));
         }
-        self.checkpoints.iter_mut().flatten().for_each(|(id, _)| *id = ids.name(*id));
+        self.checkpoints.iter_mut().flatten().for_each(|checkpoint| checkpoint.by = ids.name(checkpoint.by));
         self.next = [tags.0.len() as u8, ids.0.len() as u8];
         self.hands.sort_by_key(|hand| (hand.letter.tag, hand.holds, hand.begun));
     }
@@ -196,17 +253,18 @@ impl World {
             let attempts = Attempts { errors: letter.errors, crashes: letter.crashes, preemptions: 0 };
             let mut protocol = Protocol::new(self.left.kind, letter.slice, letter.redelivered, attempts, BUDGETS);
             let ask = protocol.start();
-            to.hands.push(Hand { letter, holds: true, protocol, ask, begun: false, outcome: false });
+            to.hands.push(Hand { letter, holds: true, protocol, ask, begun: false, outcome: false, result: None });
             steps.push(Step { name: format!("{} is delivered: {ask:?}", letter.tag), to, is_fault: false });
         }
     }
 
-    /// Crashes, lost connections, doubled letters, cancellations.
+    /// Crashes, lost connections, doubled letters, cancellations, damages, replays.
     fn meddle(&self, steps: &mut Vec<Step>) {
         if self.left.faults > 0 {
             let mut fault = |name: String, change: &dyn Fn(&mut Self)| {
                 let mut to = self.clone();
                 to.left.faults -= 1;
+                to.doubled += 1;
                 change(&mut to);
                 steps.push(Step { name, to, is_fault: true });
             };
@@ -237,10 +295,53 @@ impl World {
                 to.left.cancels -= 1;
                 to.healthy = false;
                 to.look = true;
-                to.result = Some(Stored { found: Found::Settled, slices: None });
+                to.result = Some(Stored { found: Found::Settled, slices: None, damaged: false });
                 steps.push(Step { name: "the job is cancelled".into(), to, is_fault: true });
             }
         }
+        if self.left.damages > 0 {
+            let mut damage = |name: String, change: &dyn Fn(&mut Self)| {
+                let mut to = self.clone();
+                to.left.damages -= 1;
+                to.healthy = false;
+                change(&mut to);
+                steps.push(Step { name, to, is_fault: true });
+            };
+            if self.result.is_some_and(|stored| !stored.damaged) {
+                damage("the result is damaged".into(), &|to| to.result.as_mut().expect("there").damaged = true);
+            }
+            for (slice, _) in self.checkpoints.iter().enumerate().filter(|(_, at)| at.is_some_and(|at| !at.damaged)) {
+                damage(format!("the record of slice {slice} is damaged"), &|to| {
+                    to.checkpoints[slice].as_mut().expect("there").damaged = true;
+                });
+            }
+        }
+    }
+
+    /// The dead letter is put back, as `gannet dead replay` does.
+    fn replay(&self, steps: &mut Vec<Step>) {
+        let last = self.checkpoints.iter().rposition(Option::is_some);
+        let is_refused = self.cancelled
+            || self.result.is_some_and(|stored| stored.damaged || stored.slices.is_some() || stored.cancelled())
+            || last.is_some_and(|last| self.checkpoints[last].expect("there").damaged);
+        if self.left.replays == 0 || !self.buried || is_refused {
+            return;
+        }
+        let mut to = self.clone();
+        to.left.replays -= 1;
+        to.doubled += 1;
+        (to.was_replayed, to.buried, to.published, to.result) = (true, false, false, None);
+        to.recorded.fill(0);
+        let goes_on = last.and_then(|last| self.checkpoints[last].filter(|at| at.tensors).map(|at| (last, at.by)));
+        let id = to.fresh_id();
+        match goes_on {
+            Some((last, by)) => to.publish(Letter { id, from: by, slice: last as u32 + 1, ..FIRST }),
+            None => {
+                to.checkpoints.fill(None);
+                to.publish(Letter { id, ..FIRST });
+            }
+        }
+        steps.push(Step { name: "the dead letter is put back".into(), to, is_fault: true });
     }
 
     /// The next step of a worker, with every answer that it may get.
@@ -253,6 +354,14 @@ impl World {
                 to.letters.retain(|letter| letter.tag != hand.letter.tag);
             }
             return steps.push(Step { name: format!("{} Ack", hand.letter.tag), to, is_fault: false });
+        }
+        if hand.ask == Ask::Release {
+            let mut to = self.clone();
+            let hand = to.hands.remove(at);
+            if let Some(letter) = to.letters.iter_mut().find(|letter| hand.holds && letter.tag == hand.letter.tag) {
+                letter.taken = false;
+            }
+            return steps.push(Step { name: format!("{} Release", hand.letter.tag), to, is_fault: false });
         }
         if hand.ask == Ask::Compute {
             return self.compute(at, steps);
@@ -270,7 +379,7 @@ impl World {
                 | Ask::RecordAttempt
                 | Ask::CommitResult
                 | Ask::CommitCheckpoint
-                | Ask::Bury
+                | Ask::Bury(_)
         );
         if self.left.stops > 0 && waits_for_the_store {
             for done in [false, true] {
@@ -304,8 +413,10 @@ impl World {
             Ask::LookCancelled if self.cancelled => Answer::Cancelled,
             Ask::LookCancelled => Answer::Absent,
             Ask::LookResult => match self.result {
+                Some(stored) if stored.damaged => Answer::Unusable,
                 Some(stored) => {
                     self.drop_tensors_after(stored.found, slice);
+                    self.remember(at, stored);
                     Answer::Result(stored.found)
                 }
                 None => Answer::Absent,
@@ -316,26 +427,37 @@ impl World {
                 Answer::Preemptions(self.recorded[slice])
             }
             Ask::CommitResult => {
-                let found = if self.hands[at].protocol.buries() { Found::Buried } else { Found::Settled };
-                let slices = outcome.then_some(letter.slice + 1);
+                let found = self.hands[at].protocol.leaves();
+                let slices = outcome.then_some(letter.slice + 1).filter(|_| found == Found::Settled);
                 let theirs = self.result;
-                let stands = *self.result.get_or_insert(Stored { found, slices });
+                let stands = *self.result.get_or_insert(Stored { found, slices, damaged: false });
+                if stands.damaged {
+                    return Answer::Unusable;
+                }
                 self.drop_tensors_after(stands.found, slice);
+                self.remember(at, stands);
                 theirs.map_or(Answer::Committed, |theirs| Answer::Result(theirs.found))
             }
             Ask::CommitCheckpoint => {
-                self.checkpoints[slice].get_or_insert((letter.id, true));
-                self.drop_tensors(slice);
-                self.checkpoint(slice, letter.id).expect("just committed")
+                let mine = Checkpoint { by: letter.id, tensors: true, damaged: false };
+                self.checkpoints[slice].get_or_insert(mine);
+                let answer = self.checkpoint(slice, letter.id).expect("just committed");
+                if answer != Answer::Unusable {
+                    self.drop_tensors(slice);
+                }
+                answer
             }
             Ask::PublishResult => {
-                assert!(self.result.is_some(), "published what is not there");
-                self.published = true;
+                // A word about a failure whose dead letter was put back meanwhile is a late one.
+                let told = self.hands[at].result.or(self.result).expect("committed or found before it is published");
+                self.published |=
+                    self.result.is_some_and(|stored| stored.found == told.found && stored.slices == told.slices);
+                assert!(self.published || self.was_replayed, "a result was published that is not in the store");
                 Answer::Done
             }
             Ask::PublishNextSlice => {
                 let id = self.fresh_id();
-                self.publish(Letter { id, slice: letter.slice + 1, ..letter });
+                self.publish(Letter { id, from: letter.id, slice: letter.slice + 1, ..letter });
                 Answer::Done
             }
             Ask::PublishRetry(Spent::Error) => {
@@ -350,11 +472,11 @@ impl World {
                 self.publish(letter);
                 Answer::Done
             }
-            Ask::Bury => {
+            Ask::Bury(_) => {
                 self.buried = true;
                 Answer::Done
             }
-            Ask::Compute | Ask::Ack => unreachable!("carried out elsewhere"),
+            Ask::Compute | Ask::Ack | Ask::Release => unreachable!("carried out elsewhere"),
         }
     }
 
@@ -369,12 +491,17 @@ impl World {
         if !begun {
             let before = letter.slice.checked_sub(1).map(|before| self.checkpoints[before as usize]);
             return match before {
-                None | Some(Some((_, true))) => step("begins", &|to| to.hands[at].begun = true),
+                Some(Some(Checkpoint { damaged: true, .. })) => {
+                    step("finds its beginning damaged", &|to| to.go_on(at, Answer::Unusable));
+                }
+                None | Some(Some(Checkpoint { tensors: true, .. })) => {
+                    step("begins", &|to| to.hands[at].begun = true);
+                }
                 // Somebody was quicker: what did he leave?
                 Some(_) => {
-                    let stored = self.result.map(|stored| Answer::Result(stored.found));
-                    let left = stored.or_else(|| self.checkpoint(letter.slice as usize, letter.id));
+                    let left = self.answer_of_result().or_else(|| self.checkpoint(letter.slice as usize, letter.id));
                     step("finds its beginning gone", &|to| {
+                        to.result.into_iter().for_each(|stored| to.remember(at, stored));
                         to.go_on(at, left.unwrap_or(Answer::Computed(Computed::Mistaken)));
                     });
                 }
@@ -389,8 +516,10 @@ impl World {
         if self.cancelled {
             step("sees the cancellation", &|to| to.go_on(at, Answer::Computed(Computed::Cancelled)));
         }
-        if let Some(stored) = self.result {
+        // One that cannot be read is not seen.
+        if let Some(stored) = self.result.filter(|stored| !stored.damaged) {
             step("sees a result", &|to| {
+                to.result.into_iter().for_each(|stored| to.remember(at, stored));
                 to.drop_tensors_after(stored.found, letter.slice as usize);
                 to.go_on(at, Answer::Result(stored.found));
             });
@@ -412,8 +541,22 @@ impl World {
         }
     }
 
+    fn remember(&mut self, at: usize, stored: Stored) {
+        if self.left.replays > 0 || self.was_replayed {
+            self.hands[at].result = Some(stored);
+        }
+    }
+
+    fn answer_of_result(&self) -> Option<Answer> {
+        self.result.map(|stored| if stored.damaged { Answer::Unusable } else { Answer::Result(stored.found) })
+    }
+
     fn checkpoint(&self, slice: usize, id: u8) -> Option<Answer> {
-        self.checkpoints[slice].map(|(by, _)| Answer::Checkpoint { mine: by == id })
+        self.checkpoints[slice].map(
+            |Checkpoint { by, damaged, .. }| {
+                if damaged { Answer::Unusable } else { Answer::Checkpoint { mine: by == id } }
+            },
+        )
     }
 
     fn drop_tensors_after(&mut self, found: Found, slice: usize) {
@@ -424,8 +567,10 @@ impl World {
 
     /// Removes what slice `slice` began with.
     fn drop_tensors(&mut self, slice: usize) {
-        if let Some(Some((_, there))) = slice.checked_sub(1).map(|before| &mut self.checkpoints[before]) {
-            *there = false;
+        let Some(before) = slice.checked_sub(1) else { return };
+        // Without its record nobody knows where they lie.
+        if let Some(before) = self.checkpoints[before].as_mut().filter(|before| !before.damaged) {
+            before.tensors = false;
         }
     }
 
@@ -450,6 +595,17 @@ impl World {
     }
 }
 
+impl Stored {
+    fn is_failure(self) -> bool {
+        matches!(self.found, Found::Buried(_))
+    }
+
+    /// Somebody cancelled the job, or a trial diverged, which this world does not tell apart.
+    fn cancelled(self) -> bool {
+        self.found == Found::Settled && self.slices.is_none()
+    }
+}
+
 /// New names for old ones: their positions. What nobody names any more has one name.
 struct Names(Vec<u8>);
 
@@ -465,6 +621,6 @@ impl Names {
     }
 
     fn name(&self, name: u8) -> u8 {
-        self.0.iter().position(|seen| *seen == name).map_or(u8::MAX, |at| at as u8)
+        self.0.iter().position(|seen| *seen == name).map_or(NOBODY, |at| at as u8)
     }
 }

@@ -146,9 +146,12 @@ impl Pump {
 
     /// Cancels the consumer, gives back what nobody took, and waits for the receipts.
     async fn stop(mut self, stop: Option<Stop>) {
-        let cancelled = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await;
-        if let Err(error) = cancelled {
-            tracing::debug!(place = self.address.shown, %error, "the consumer had ended already");
+        let cancelled = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        match self.address.in_time("the end of a consumer", cancelled).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(place = self.address.shown, %error, "the consumer had ended already"),
+            // Its deliveries go back with the channel.
+            Err(error) => tracing::debug!(%error, "gives a consumer up"),
         }
         let mut left = Vec::new();
         let mut wanted = None;

@@ -10,6 +10,7 @@ use lapin::options::ConfirmSelectOptions;
 use lapin::protocol::AMQPErrorKind;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Error, ErrorKind, Event};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::queue::QueueError;
@@ -27,6 +28,10 @@ const HEARTBEAT_S: u16 = 15;
 
 /// Answers to everything but confirms take milliseconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Channels for publishing at once. A confirm takes milliseconds, so as many carry tens of thousands of messages a second;
+/// brokers allow 2,047 channels a connection unless they are set up otherwise, and each consumer has one.
+const MOST_PUBLISHING: u16 = 128;
 
 /// Where the broker is, with and without its password.
 #[derive(Clone)]
@@ -103,6 +108,8 @@ pub(super) struct Link {
     /// Channels in confirm mode that nobody uses now. One caller at a time has a channel, because lapin gives a returned
     /// message to whichever confirm comes next on it.
     idle: Mutex<Vec<Channel>>,
+    /// Bounds them: a quarter of what the broker allows, the others are for consumers, and at most [`MOST_PUBLISHING`].
+    turns: Semaphore,
     /// The unconfirmed channel.
     whisper: tokio::sync::Mutex<Option<Channel>>,
     /// Cleared when something turns out to be missing.
@@ -126,10 +133,12 @@ impl Link {
             Err(_) => return Err(address.unreachable(format!("{what}: no answer within {CONNECT_LIMIT:?}"))),
         };
         tokio::spawn(tell_of_blocking(address.shown.clone(), connection.events_listener()));
+        let most = (connection.configuration().channel_max() / 4).clamp(1, MOST_PUBLISHING);
         let link = Self {
             address: address.clone(),
             connection,
             idle: Mutex::default(),
+            turns: Semaphore::new(most.into()),
             whisper: tokio::sync::Mutex::default(),
             declared: AtomicBool::new(false),
         };
@@ -182,8 +191,13 @@ impl Link {
         opened.map_err(|error| self.failed("opening a channel", &error))
     }
 
-    /// A channel in confirm mode that nobody else has. Give it back with [`Link::put_back`] when all is confirmed; after
-    /// an error drop it, which closes it.
+    /// A turn at publishing, as soon as there is one. Held for as long as a [`Link::confirming_channel`] is.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("it is never closed")
+    }
+
+    /// A channel in confirm mode that nobody else has, for whoever has a [`Link::turn`]. Give it back with
+    /// [`Link::put_back`] when all is confirmed; after an error drop it, which closes it.
     pub(super) async fn confirming_channel(&self) -> Result<Channel, QueueError> {
         while let Some(channel) = self.idle().pop() {
             if channel.status().connected() {

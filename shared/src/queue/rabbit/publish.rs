@@ -35,6 +35,8 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// The first message that was not taken: refused by a queue, returned for want of one, or unconfirmed.
 pub(super) async fn confirmed(link: &Link, messages: impl IntoIterator<Item = Outgoing<'_>>) -> Result<(), QueueError> {
+    // Whoever has one waits as long for each confirm, so a broker that is stuck shows here, too.
+    let _turn = timeout(CONFIRM_LIMIT, link.turn()).await.map_err(|_| stuck(link, "its queues"))?;
     let channel = link.confirming_channel().await?;
     let mut waiting: VecDeque<(PublisherConfirm, String)> = VecDeque::new();
     for message in messages {

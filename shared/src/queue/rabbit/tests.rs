@@ -132,6 +132,24 @@ async fn direct_reply_to_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_that_publish_at_once_share_a_few_channels() {
+    let Some(broker) = broker("many_that_publish_at_once_share_a_few_channels").await else { return };
+    // A broker that allows eight leaves room for two.
+    let url = format!("{}?channel_max=8", broker.url);
+    let queue = Arc::new(RabbitQueue::open(&url).await.expect("open"));
+    let mut publishing = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let queue = Arc::clone(&queue);
+        publishing.spawn(async move { queue.publish(&[letter()]).await });
+    }
+    for published in publishing.join_all().await {
+        published.expect("its turn comes");
+    }
+    let depths = crate::queue::by_name(queue.depths().await.expect("there is a channel left"));
+    assert_eq!(depths[&topology::queue_of(Kind::Trial)].ready, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_queue_is_noticed_and_made_again() {
     let Some(broker) = broker("a_deleted_queue_is_noticed_and_made_again").await else { return };
     let queue = broker.open().await;

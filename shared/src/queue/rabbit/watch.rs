@@ -1,5 +1,5 @@
-//! Watching: results, progress and heartbeats on an exclusive queue of the watcher's own, and words to all workers on
-//! another. Both end with their connection; what a slow reader misses it finds in the store.
+//! Watching: a run's results and progress, the workers' heartbeats, and words to all workers, each on an exclusive queue of
+//! the watcher's own. They end with their connection; what a slow reader misses it finds in the store.
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
@@ -10,9 +10,9 @@ use lapin::{Channel, Consumer};
 use serde::de::DeserializeOwned;
 
 use super::link::{Address, Link};
-use crate::contract::Control;
+use crate::contract::{Control, Heartbeat};
 use crate::names::Name;
-use crate::queue::{Controls, Event, Events, QueueError, topology};
+use crate::queue::{Controls, Event, Events, Heartbeats, QueueError, topology};
 
 /// Messages on their way to a reader at once.
 const PREFETCH: u16 = 256;
@@ -23,19 +23,25 @@ const MOST_WAITING: i32 = 20_000;
 /// A queue that no consumer ever took goes away, in milliseconds: its owner died between two calls.
 const EXPIRES_MS: i32 = 60_000;
 
-/// Results, progress and heartbeats.
+/// A run's results and progress.
 pub(super) struct RabbitEvents(PrivateQueue);
+
+/// The workers' heartbeats.
+pub(super) struct RabbitHeartbeats(PrivateQueue);
 
 /// Words to all workers.
 pub(super) struct RabbitControls(PrivateQueue);
 
-/// Watches one run, or all.
-pub(super) async fn watch(link: &Link, run: Option<&Name>) -> Result<RabbitEvents, QueueError> {
-    let bindings = match run {
-        Some(run) => [(topology::results(), format!("{run}.*")), (topology::progress(), format!("{run}.progress"))],
-        None => [(topology::results(), "#".into()), (topology::progress(), "#".into())],
-    };
+/// Watches one run.
+pub(super) async fn watch(link: &Link, run: &Name) -> Result<RabbitEvents, QueueError> {
+    let bindings = [(topology::results(), format!("{run}.*")), (topology::progress(), format!("{run}.progress"))];
     PrivateQueue::open(link, "watch", &bindings).await.map(RabbitEvents)
+}
+
+/// Hears the workers.
+pub(super) async fn heartbeats(link: &Link) -> Result<RabbitHeartbeats, QueueError> {
+    let binding = (topology::progress(), topology::HEARTBEAT_KEY.into());
+    PrivateQueue::open(link, "watch", &[binding]).await.map(RabbitHeartbeats)
 }
 
 /// Listens to what is said to all workers.
@@ -55,6 +61,17 @@ impl Events for RabbitEvents {
 }
 
 #[async_trait]
+impl Heartbeats for RabbitHeartbeats {
+    async fn next(&mut self) -> Result<Heartbeat, QueueError> {
+        loop {
+            if let Some(heartbeat) = readable(&self.0.next().await?) {
+                return Ok(heartbeat);
+            }
+        }
+    }
+}
+
+#[async_trait]
 impl Controls for RabbitControls {
     async fn next(&mut self) -> Result<Control, QueueError> {
         loop {
@@ -68,8 +85,6 @@ impl Controls for RabbitControls {
 fn event(delivery: &Delivery) -> Option<Event> {
     if delivery.exchange.as_str() == topology::results() {
         readable(delivery).map(|result| Event::Result(Box::new(result)))
-    } else if delivery.routing_key.as_str() == topology::HEARTBEAT_KEY {
-        readable(delivery).map(|heartbeat| Event::Heartbeat(Box::new(heartbeat)))
     } else {
         readable(delivery).map(|progress| Event::Progress(Box::new(progress)))
     }

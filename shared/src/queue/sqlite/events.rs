@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::Inner;
 use super::desk::Desk;
-use crate::contract::Control;
+use crate::contract::{Control, Heartbeat};
 use crate::names::Name;
-use crate::queue::{Controls, Event, Events, QueueError, Reply};
+use crate::queue::{Controls, Event, Events, Heartbeats, QueueError, Reply};
 
 /// Rows kept: what the slowest watcher may be behind. Who is further behind reconciles with the store.
 const KEPT: i64 = 20_000;
@@ -96,16 +96,16 @@ impl Desk {
 /// What a watcher is after.
 #[derive(Debug, Clone)]
 enum Wanted {
-    Everything,
     Run(String),
+    Heartbeats,
     Control,
 }
 
 impl Wanted {
     fn takes(&self, topic: Topic, run: Option<&str>) -> bool {
         match self {
-            Self::Everything => topic != Topic::Control,
             Self::Run(wanted) => matches!(topic, Topic::Result | Topic::Progress) && run == Some(wanted),
+            Self::Heartbeats => topic == Topic::Heartbeat,
             Self::Control => topic == Topic::Control,
         }
     }
@@ -142,15 +142,21 @@ impl Reader {
     }
 }
 
-/// Results, progress and heartbeats.
+/// A run's results and progress.
 pub(super) struct SqliteEvents(Reader);
+
+/// The workers' heartbeats.
+pub(super) struct SqliteHeartbeats(Reader);
 
 /// Words to all workers.
 pub(super) struct SqliteControls(Reader);
 
-pub(super) async fn watch(inner: &Arc<Inner>, run: Option<&Name>) -> Result<SqliteEvents, QueueError> {
-    let wanted = run.map_or(Wanted::Everything, |run| Wanted::Run(run.to_string()));
-    Reader::from_now_on(inner, wanted).await.map(SqliteEvents)
+pub(super) async fn watch(inner: &Arc<Inner>, run: &Name) -> Result<SqliteEvents, QueueError> {
+    Reader::from_now_on(inner, Wanted::Run(run.to_string())).await.map(SqliteEvents)
+}
+
+pub(super) async fn heartbeats(inner: &Arc<Inner>) -> Result<SqliteHeartbeats, QueueError> {
+    Reader::from_now_on(inner, Wanted::Heartbeats).await.map(SqliteHeartbeats)
 }
 
 pub(super) async fn listen(inner: &Arc<Inner>) -> Result<SqliteControls, QueueError> {
@@ -165,11 +171,22 @@ impl Events for SqliteEvents {
             let event = match topic {
                 Topic::Result => readable(topic, &body).map(|result| Event::Result(Box::new(result))),
                 Topic::Progress => readable(topic, &body).map(|progress| Event::Progress(Box::new(progress))),
-                Topic::Heartbeat => readable(topic, &body).map(|heartbeat| Event::Heartbeat(Box::new(heartbeat))),
-                Topic::Control => None,
+                Topic::Heartbeat | Topic::Control => None,
             };
             if let Some(event) = event {
                 return Ok(event);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Heartbeats for SqliteHeartbeats {
+    async fn next(&mut self) -> Result<Heartbeat, QueueError> {
+        loop {
+            let (topic, body) = self.0.next().await?;
+            if let Some(heartbeat) = readable(topic, &body) {
+                return Ok(heartbeat);
             }
         }
     }
