@@ -48,7 +48,8 @@ impl Builder {
                 self.add(Node::Add, &[main, other])
             }
             Op::Parallel { branches } => {
-                let outputs: Vec<Value> = branches.iter().map(|branch| self.list(branch, x)).collect::<Result<_, _>>()?;
+                let outputs: Vec<Value> =
+                    branches.iter().map(|branch| self.list(branch, x)).collect::<Result<_, _>>()?;
                 if let [alone] = outputs.as_slice() { Ok(*alone) } else { self.add(Node::Concat, &outputs) }
             }
             op => {

@@ -170,7 +170,8 @@ impl<'a> Trainer<'a> {
             watch.alive();
             Flow::Go
         };
-        let validation = measure(&mut self.model, &mut self.rows, &self.division.validation, training.batch_size, &mut each)?;
+        let validation =
+            measure(&mut self.model, &mut self.rows, &self.division.validation, training.batch_size, &mut each)?;
         let validation = validation.expect("nobody breaks it off");
         self.must_be_finite(validation.loss)?;
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -136,7 +136,11 @@ fn steps_are_pytorchs() {
             let mut sums: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
             step.run(&mut weights, &golden.gradient, &mut sums);
             for (found, expected) in weights.iter().zip(&golden.after) {
-                assert!((found - expected).abs() < 2e-6, "{:?}, step {number}: {found}, not {expected}", case.optimizer);
+                assert!(
+                    (found - expected).abs() < 2e-6,
+                    "{:?}, step {number}: {found}, not {expected}",
+                    case.optimizer
+                );
             }
         }
     }
