@@ -1,4 +1,5 @@
 //! Fully connected layers beside the machine's limit.
+#![expect(clippy::print_stdout, reason = "its output")]
 use engine::Path;
 use engine::kernels::dense::Finish;
 use engine::kernels::linear::{Linear, Scratch};

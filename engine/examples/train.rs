@@ -1,4 +1,5 @@
 //! Steps of training: `train cnn|resnet|mlp [batches] [path]`, on noise.
+#![expect(clippy::print_stdout, reason = "its output")]
 use std::time::Instant;
 
 use engine::graph::{Activation, Affine, Graph, Op, Value};

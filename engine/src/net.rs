@@ -107,7 +107,7 @@ impl Net {
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let mut stages: Vec<Box<dyn Stage>> = Vec::with_capacity(layers.len());
         for (layer, wiring) in layers.iter().zip(plan.wirings) {
-            stages.push(stage(layer, wiring, path, batch, &mut layouts)?);
+            stages.push(stage(layer, &wiring, path, batch, &mut layouts)?);
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
         Ok(Self {
@@ -249,36 +249,36 @@ impl std::fmt::Debug for Net {
 
 fn stage(
     layer: &Layer,
-    wiring: Wiring,
+    wiring: &Wiring,
     path: Path,
     batch: usize,
     layouts: &mut [Layout],
 ) -> Result<Box<dyn Stage>, Unfit> {
     Ok(match &layer.op {
         LayerOp::Conv { pooled: true, .. } => {
-            let stage = pooled::PooledStage::new(&layer.op, &wiring, path, batch, layouts);
+            let stage = pooled::PooledStage::new(&layer.op, wiring, path, batch, layouts);
             Box::new(stage.ok_or_else(|| Unfit("a pooled convolution that no kernel suits".into()))?)
         }
-        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, &wiring, path, batch, layouts)),
+        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, path, batch, layouts)),
         LayerOp::Linear { weight, bias, relu } => {
-            Box::new(linear::LinearStage::new((*weight, *bias), *relu, &wiring, path, layouts))
+            Box::new(linear::LinearStage::new((*weight, *bias), *relu, wiring, path, layouts))
         }
         LayerOp::BatchNorm { momentum, norm, relu } => {
-            Box::new(norms::BatchNormStage::new(*momentum, *norm, *relu, &wiring, path, layouts))
+            Box::new(norms::BatchNormStage::new(*momentum, *norm, *relu, wiring, path, layouts))
         }
         LayerOp::RowNorm { groups, epsilon, affine, by_element } => {
-            Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, *by_element, &wiring, path, layouts)?)
+            Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, *by_element, wiring, path, layouts)?)
         }
-        LayerOp::Activation(function) => Box::new(simple::ActivationStage::new(*function, &wiring, path)),
-        LayerOp::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, &wiring, path, batch)),
+        LayerOp::Activation(function) => Box::new(simple::ActivationStage::new(*function, wiring, path)),
+        LayerOp::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, wiring, path, batch)),
         LayerOp::AvgPool { window, count_padding } => {
-            Box::new(pools::AvgPoolStage::new(window, *count_padding, &wiring, path))
+            Box::new(pools::AvgPoolStage::new(window, *count_padding, wiring, path))
         }
-        LayerOp::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(&wiring, path)),
-        LayerOp::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, &wiring, path)),
-        LayerOp::Flatten => Box::new(simple::FlattenStage::new(&wiring, path)),
-        LayerOp::Add { relu } => Box::new(simple::AddStage::new(*relu, &wiring, path)),
-        LayerOp::Concat => Box::new(simple::ConcatStage::new(&wiring, path)),
+        LayerOp::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(wiring, path)),
+        LayerOp::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
+        LayerOp::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
+        LayerOp::Add { relu } => Box::new(simple::AddStage::new(*relu, wiring, path)),
+        LayerOp::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
     })
 }
 

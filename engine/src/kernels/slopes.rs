@@ -52,8 +52,8 @@ pub fn add_channel_sums(path: Path, maps: &Maps, x: &[f32], sums: &mut [f32]) {
                         let from = x.as_ptr().add(maps.at(block, row as isize, 0));
                         let mut column = 0;
                         while column + 4 <= maps.size[1] {
-                            for part in 0..4 {
-                                parts[part] = S::add(parts[part], S::load(from.add((column + part) * LANES)));
+                            for (place, part) in parts.iter_mut().enumerate() {
+                                *part = S::add(*part, S::load(from.add((column + place) * LANES)));
                             }
                             column += 4;
                         }

@@ -43,12 +43,12 @@ impl Norm {
         self.weights.copy_from_slice(value(weight));
         let channels = self.bias.len();
         let mut factors = vec![0.0; channels];
-        for channel in 0..channels {
+        for (channel, to) in factors.iter_mut().enumerate() {
             let wide = |id: ParameterId| f64::from(value(id)[channel]);
             // Behind the last channel a norm's weight is zero.
             let factor = wide(of.affine.weight) / (wide(of.variance) + of.epsilon).sqrt();
             let before = bias.map_or(0.0, wide) - wide(of.mean);
-            factors[channel] = factor as f32;
+            *to = factor as f32;
             self.bias[channel] = (before * factor + wide(of.affine.bias)) as f32;
         }
         scale(&self.layout, &mut self.weights, &factors);

@@ -203,7 +203,7 @@ enum RowNorm {
     /// A weight an element.
     Element(ElementNorm),
     /// A weight a channel.
-    Group(GroupNorm),
+    Group(Box<GroupNorm>),
 }
 
 impl RowNormStage {
@@ -239,7 +239,7 @@ impl RowNormStage {
             (RowNorm::Element(kernel), layout)
         } else {
             let kernel = GroupNorm::new(path, groups, epsilon, [x_view, y_view], [dx_view, dy_view]);
-            (RowNorm::Group(kernel), Layout::Lanes)
+            (RowNorm::Group(Box::new(kernel)), Layout::Lanes)
         };
         layouts[affine.weight.index()] = layout.clone();
         layouts[affine.bias.index()] = layout;

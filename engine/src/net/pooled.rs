@@ -26,13 +26,21 @@ pub(super) struct PooledStage {
     x: Place,
     y: Place,
     forward: Algorithm,
-    backward: Option<(Backward, Place, Option<(Place, bool)>)>,
+    backward: Option<Gradients>,
     /// Which pixel of each window won.
     winners: Vec<u8>,
     winners_len: usize,
     transposed: Buffer,
     total: Vec<f32>,
     spaces: Vec<Space<Option<Scratch>>>,
+}
+
+/// What training needs besides.
+struct Gradients {
+    kernel: Backward,
+    dy: Place,
+    /// The input's, where somebody asks for it, and whether it is added to what stands there.
+    dx: Option<(Place, bool)>,
 }
 
 /// How the maps before the pool come about.
@@ -67,14 +75,15 @@ impl PooledStage {
                     Into::Nowhere | Into::Place => None,
                 };
                 let dx_maps = dx.map(|(place, _)| place.form.maps());
-                Some((Backward::new(path, &shape, x_maps, dy.form.maps(), dx_maps)?, dy, dx))
+                let kernel = Backward::new(path, &shape, x_maps, dy.form.maps(), dx_maps)?;
+                Some(Gradients { kernel, dy, dx })
             }
         };
         layouts[weight.index()] = layout(&shape, &x_maps);
         if let Some(bias) = bias {
             layouts[bias.index()] = Layout::Lanes;
         }
-        let transposed = backward.as_ref().map_or(0, |(backward, ..)| backward.transposed_len());
+        let transposed = backward.as_ref().map_or(0, |gradients: &Gradients| gradients.kernel.transposed_len());
         Some(Self {
             path,
             weight: *weight,
@@ -98,8 +107,8 @@ impl Stage for PooledStage {
         if let Algorithm::Winograd { kernel, weights, .. } = &mut self.forward {
             kernel.transform(packed, weights);
         }
-        if let Some((backward, ..)) = &self.backward {
-            backward.transpose(packed, &mut self.transposed);
+        if let Some(gradients) = &self.backward {
+            gradients.kernel.transpose(packed, &mut self.transposed);
         }
     }
 
@@ -139,7 +148,7 @@ impl Stage for PooledStage {
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {
-        let Some((backward, dy_place, dx)) = &self.backward else { return };
+        let Some(Gradients { kernel: backward, dy: dy_place, dx }) = &self.backward else { return };
         let (x_len, dy_len, winners_len) = (self.x.form.len(), dy_place.form.len(), self.winners_len);
         let lanes = dy_place.form.maps().blocks() * LANES;
         let sums_len = backward.sums_len();

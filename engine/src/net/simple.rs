@@ -265,7 +265,7 @@ impl Stage for AddStage {
     fn forward(&mut self, run: &mut Run<'_>) {
         let [a_place, b_place] = self.inputs;
         let (a_len, b_len) = (a_place.form.len(), b_place.form.len());
-        let mut each = |a: &[f32], b: &[f32], y: &mut [f32]| {
+        let each = |a: &[f32], b: &[f32], y: &mut [f32]| {
             parallel::examples(run.n, y, self.y.form.len(), |example, y| {
                 self.kernel.run(&a[example * a_len..][..a_len], Some(&b[example * b_len..][..b_len]), y);
             });

@@ -46,9 +46,9 @@ pub(crate) fn convolve(
     let (plane, taps) = (size[0] * size[1], window.taps());
     let (group_ins, group_outs) = (shape.ins / shape.groups, shape.outs / shape.groups);
     let mut all = Convolved { y: Vec::new(), dx: vec![0.0; x.len()], dw: vec![0.0; weights.len()] };
-    for out in 0..shape.outs {
+    for (out, bias) in bias.iter().enumerate().take(shape.outs) {
         for output in outputs(window) {
-            let mut sum = f64::from(bias[out]);
+            let mut sum = f64::from(*bias);
             let slope = f64::from(dy[all.y.len()]);
             for inside_group in 0..group_ins {
                 let channel = out / group_outs * group_ins + inside_group;

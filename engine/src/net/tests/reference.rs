@@ -81,6 +81,7 @@ impl<'a> Reference<'a> {
                     let (channels, inner) = (node.shape[0], node.shape[1..].iter().product::<usize>());
                     let x = input(0);
                     let mut y = vec![0.0; x.len()];
+                    #[expect(clippy::needless_range_loop, reason = "a channel is an index of several tensors")]
                     for channel in 0..channels {
                         let places: Vec<usize> = (0..x.len()).filter(|at| at / inner % channels == channel).collect();
                         let count = places.len() as f64;
