@@ -4,4 +4,4 @@ mod architectures;
 mod fixture;
 mod golden;
 
-pub(super) use fixture::Fixture;
+pub(super) use fixture::{Fixture, noise};
