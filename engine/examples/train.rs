@@ -149,8 +149,7 @@ fn main() {
         }
         net.forward(n, &mode);
         loss = cross_entropy(path, &net.outputs(n), &labels[at * n..][..n], Some(&mut gradient));
-        net.backward(n, &gradient, &mode);
-        net.update(Rule::Sgd, 0.01, 0.0, at as u64);
+        net.step(n, &gradient, &mode, Rule::Sgd, 0.01, 0.0, at as u64);
         loss
     };
     let first = step(&mut net, 0);

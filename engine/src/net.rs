@@ -60,6 +60,8 @@ struct Run<'a> {
     /// Examples.
     n: usize,
     mode: &'a Mode<'a>,
+    /// With which a layer may move its weights at once: nobody asks for their gradient.
+    step: Option<&'a Step>,
     arena: &'a mut Arena,
     parameters: &'a mut Parameters,
 }
@@ -188,7 +190,7 @@ impl Net {
             self.stages.iter_mut().for_each(|timed| timed.stage.prepare(&self.parameters));
             self.stale = false;
         }
-        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        let mut run = Run { n, mode, step: None, arena: &mut self.arena, parameters: &mut self.parameters };
         for Timed { stage, spent: [forwards, _], .. } in &mut self.stages {
             let begun = Instant::now();
             stage.forward(&mut run);
@@ -216,6 +218,28 @@ impl Net {
     /// Computes the gradients of all parameters from those of the outputs of the first `n` examples, after a pass forwards in
     /// [`Mode::Train`].
     pub fn backward(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>) {
+        self.backwards(n, slopes, mode, None);
+    }
+
+    /// The same, and moves every trained parameter by its gradient, which is not kept: step `number` of `rule`, from 0, with this
+    /// learning rate and weight decay.
+    #[expect(clippy::too_many_arguments, reason = "a batch and a step")]
+    pub fn step(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, rule: Rule, rate: f64, decay: f64, number: u64) {
+        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained) {
+            slot.begin(rule);
+            slot.moved = false;
+        }
+        let step = Step::new(self.path, rule, rate, decay, number);
+        self.backwards(n, slopes, mode, Some(&step));
+        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained && !slot.moved) {
+            let Slot { value, gradient, sums, .. } = slot;
+            let sums = sums.iter_mut().map(|sum| &mut **sum);
+            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(value, gradient, sums));
+        }
+        self.stale = true;
+    }
+
+    fn backwards(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, step: Option<&Step>) {
         let place = self.output_gradient.expect("a network that is planned for training");
         let len = place.form.len();
         let to = &mut self.arena.write(&place)[..n * len];
@@ -229,24 +253,12 @@ impl Net {
                 }
             }
         }
-        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        let mut run = Run { n, mode, step, arena: &mut self.arena, parameters: &mut self.parameters };
         for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
             let begun = Instant::now();
             stage.backward(&mut run);
             *backwards += begun.elapsed();
         }
-    }
-
-    /// Moves every trained parameter by its gradient: step `number` of `rule`, from 0, with this learning rate and weight decay.
-    pub fn update(&mut self, rule: Rule, rate: f64, decay: f64, number: u64) {
-        let step = Step::new(self.path, rule, rate, decay, number);
-        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained) {
-            slot.begin(rule);
-            let Slot { value, gradient, sums, .. } = slot;
-            let sums = sums.iter_mut().map(|sum| &mut **sum);
-            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(value, gradient, sums));
-        }
-        self.stale = true;
     }
 
     /// What `rule` remembers of a trained parameter, in the order of a file; zeros before the first step.

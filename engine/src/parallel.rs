@@ -140,16 +140,33 @@ pub(crate) fn update<'a>(
     sums: impl Iterator<Item = &'a mut [f32]>,
     f: impl Fn(&mut [f32], &[f32], &mut [&mut [f32]]) + Sync + Send,
 ) {
-    let mut sums: Vec<&mut [f32]> = sums.collect();
-    if out.len() < 2 * WORTHWHILE || alone() {
-        f(out, input, &mut sums);
-        return;
-    }
+    let size = if alone() { out.len().max(1) } else { WORTHWHILE };
+    let part = |(): &mut (), panel: usize, out: &mut [f32], sums: &mut [&mut [f32]]| {
+        let input = &input[panel * size..][..out.len()];
+        f(out, input, sums);
+    };
+    panels(out, sums, size, || (), part);
+}
+
+/// Calls `f(scratch, number, out, sums)` for parts of `size` floats of slices of one length; `scratch` is made once a thread.
+pub(crate) fn panels<'a, S>(
+    out: &mut [f32],
+    sums: impl Iterator<Item = &'a mut [f32]>,
+    size: usize,
+    scratch: impl Fn() -> S + Sync + Send,
+    f: impl Fn(&mut S, usize, &mut [f32], &mut [&mut [f32]]) + Sync + Send,
+) {
     let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
-    parts.resize_with(out.len().div_ceil(WORTHWHILE), Vec::new);
+    parts.resize_with(out.len().div_ceil(size), Vec::new);
     for sum in sums {
-        parts.iter_mut().zip(sum.chunks_mut(WORTHWHILE)).for_each(|(part, sum)| part.push(sum));
+        parts.iter_mut().zip(sum.chunks_mut(size)).for_each(|(part, sum)| part.push(sum));
     }
-    let work = out.par_chunks_mut(WORTHWHILE).zip(input.par_chunks(WORTHWHILE)).zip(parts);
-    work.for_each(|((out, input), mut sums)| f(out, input, &mut sums));
+    if alone() {
+        let mut scratch = scratch();
+        let work = out.chunks_mut(size).zip(parts).enumerate();
+        work.for_each(|(index, (out, mut sums))| f(&mut scratch, index, out, &mut sums));
+    } else {
+        let work = out.par_chunks_mut(size).zip(parts).enumerate();
+        work.for_each_init(scratch, |scratch, (index, (out, mut sums))| f(scratch, index, out, &mut sums));
+    }
 }

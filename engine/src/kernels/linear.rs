@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::gradient;
+use super::optimizer::Step;
 use super::packing::{Packing, RUN};
 use super::tile::{Finish, Kernels, Tile};
 use crate::buffer::Buffer;
@@ -212,9 +213,51 @@ impl Linear {
 
     /// The gradient of the weights, `dw = dy^T x`, in their order.
     pub fn weight_gradient(&self, n: usize, x: &[f32], dy: &[f32], dw: &mut [f32], scratch: &mut Scratch) {
-        assert!(x.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
         assert!(dw.len() >= self.packing.len(), "sums of the planned size");
-        // Slopes by blocks of units, `[units / 16][n][16]`.
+        self.pack_slopes(n, x, dy, scratch);
+        let slopes = &scratch.a;
+        let (size, most) = (self.depth() * LANES, on_path!(self.path, S => S::GRADIENT[1]));
+        parallel::columns(&mut dw[..self.packing.len()], size, most, |first, dw| {
+            for (index, dw) in dw.chunks_mut(most * size).enumerate() {
+                self.panel_gradient(n, first + index * most, x, slopes, dw);
+            }
+        });
+    }
+
+    /// Moves the weights by their gradient at once, a few blocks at a time, while it is in the cache; `sums` are the rule's. The same
+    /// bits as [`Linear::weight_gradient`] and [`Step::run`] one after the other.
+    #[expect(clippy::too_many_arguments, reason = "operands of a product and of a step")]
+    pub fn step<'a>(
+        &self,
+        n: usize,
+        x: &[f32],
+        dy: &[f32],
+        weights: &mut [f32],
+        sums: impl Iterator<Item = &'a mut [f32]>,
+        step: &Step,
+        scratch: &mut Scratch,
+    ) {
+        assert!(weights.len() >= self.packing.len(), "weights of the planned size");
+        self.pack_slopes(n, x, dy, scratch);
+        let slopes = &scratch.a;
+        let (size, most) = (self.depth() * LANES, on_path!(self.path, S => S::GRADIENT[1]));
+        let weights = &mut weights[..self.packing.len()];
+        parallel::panels(
+            weights,
+            sums,
+            most * size,
+            || Buffer::zeros(most * size),
+            |dw, panel, weights, sums| {
+                let dw = &mut dw[..weights.len()];
+                self.panel_gradient(n, panel * most, x, slopes, dw);
+                step.run(weights, dw, sums);
+            },
+        );
+    }
+
+    /// Slopes by blocks of units, `[units / 16][n][16]`, in the first scratch.
+    fn pack_slopes(&self, n: usize, x: &[f32], dy: &[f32], scratch: &mut Scratch) {
+        assert!(x.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
         scratch.a.grow(self.packing.blocks() * n * LANES);
         for (block, to) in scratch.a.chunks_exact_mut(n * LANES).take(self.packing.blocks()).enumerate() {
             let lanes = (self.units - block * LANES).min(LANES);
@@ -223,26 +266,20 @@ impl Linear {
                 to[lanes..].fill(0.0);
             }
         }
-        let slopes = &scratch.a;
-        let walk =
-            gradient::Walk { count: [1, n], x_step: [0, self.inputs], dy_row: 0, dy_block: n * LANES, fresh: true };
-        let (size, depth) = (self.depth() * LANES, self.depth());
-        let dw = &mut dw[..self.packing.len()];
-        let most = on_path!(self.path, S => S::GRADIENT[1]);
-        parallel::columns(dw, size, most, |first, dw| {
-            let all = dw.len() / size;
-            for block in (0..all).step_by(most) {
-                let panel = gradient::Panel { block, blocks: most.min(all - block), rows: self.rows.clone() };
-                let dy = &slopes[(first + block) * n * LANES..];
-                // SAFETY: every row is an input of every example.
-                on_path!(self.path, S => unsafe {
-                    gradient::add::<S>(&panel, &walk, x, dy, &mut dw[block * size..], size);
-                });
-            }
-            if depth > self.inputs {
-                dw.chunks_exact_mut(size).for_each(|block| block[self.inputs * LANES..].fill(0.0));
-            }
+    }
+
+    /// The gradient of some blocks' weights, from the first one.
+    fn panel_gradient(&self, n: usize, first: usize, x: &[f32], slopes: &[f32], dw: &mut [f32]) {
+        let x_step = [0, self.inputs];
+        let walk = gradient::Walk { count: [1, n], x_step, dy_row: 0, dy_block: n * LANES, fresh: true };
+        let size = self.depth() * LANES;
+        let panel = gradient::Panel { block: 0, blocks: dw.len() / size, rows: self.rows.clone() };
+        // SAFETY: every row is an input of every example.
+        on_path!(self.path, S => unsafe {
+            gradient::add::<S>(&panel, &walk, x, &slopes[first * n * LANES..], dw, size);
         });
+        // Inputs that fill the last run.
+        dw.chunks_exact_mut(size).for_each(|block| block[self.inputs * LANES..].fill(0.0));
     }
 }
 

@@ -65,15 +65,28 @@ impl Stage for LinearStage {
                 dy[..n * units].chunks_exact(units).for_each(|dy| slopes::add(dy, db));
             }
         }
-        let (x, dy) = (run.arena.read(&self.x), run.arena.read(&dy_place));
-        let (_, dw) = run.parameters.with_gradient(self.weight);
-        self.kernel.weight_gradient(n, x, dy, dw, &mut self.scratch);
-        let (dx, add) = match self.into {
-            Into::Write(place) => (place, false),
-            Into::Add(place) => (place, true),
-            Into::Nowhere | Into::Place => return,
+        let dx = match self.into {
+            Into::Write(place) => Some((place, false)),
+            Into::Add(place) => Some((place, true)),
+            Into::Nowhere | Into::Place => None,
         };
-        let [dy, dx] = run.arena.write_all([&dy_place, &dx]);
-        self.kernel.input_gradient(n, run.parameters.value(self.weight), dy, dx, add, &mut self.scratch);
+        // Before the weights move.
+        if let Some((place, add)) = dx {
+            let [dy, dx] = run.arena.write_all([&dy_place, &place]);
+            self.kernel.input_gradient(n, run.parameters.value(self.weight), dy, dx, add, &mut self.scratch);
+        }
+        let (x, dy) = (run.arena.read(&self.x), run.arena.read(&dy_place));
+        match run.step {
+            Some(step) => {
+                let slot = &mut run.parameters.slots[self.weight.index()];
+                let sums = slot.sums.iter_mut().map(|sum| &mut **sum);
+                self.kernel.step(n, x, dy, &mut slot.value, sums, step, &mut self.scratch);
+                slot.moved = true;
+            }
+            None => {
+                let (_, dw) = run.parameters.with_gradient(self.weight);
+                self.kernel.weight_gradient(n, x, dy, dw, &mut self.scratch);
+            }
+        }
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Slot {
     pub(crate) gradient: Buffer,
     /// What an optimiser remembers.
     pub(crate) sums: Vec<Buffer>,
+    /// Whether its layer has moved it in this step.
+    pub(crate) moved: bool,
 }
 
 /// All tensors of a graph, by their numbers.
@@ -84,7 +86,7 @@ impl Parameters {
             let len = layout.len(count);
             let trained = parameter.trained && trains;
             let gradient = Buffer::zeros(if trained { len } else { 0 });
-            Slot { layout, count, trained, value: Buffer::zeros(len), gradient, sums: Vec::new() }
+            Slot { layout, count, trained, value: Buffer::zeros(len), gradient, sums: Vec::new(), moved: false }
         });
         Self { slots: slots.collect() }
     }

@@ -428,8 +428,8 @@ fn the_number_of_threads_changes_no_bit() {
                 let mode = Mode::Train { drop: &drop };
                 for step in 0..2 {
                     net.forward(n, &mode);
-                    net.backward(n, &slopes, &mode);
-                    net.update(Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }, 0.01, 0.0, step);
+                    let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+                    net.step(n, &slopes, &mode, rule, 0.01, 0.0, step);
                 }
                 let all = (0..graph.parameters().len()).flat_map(|index| net.parameter(index));
                 all.chain(net.outputs(n)).map(f32::to_bits).collect::<Vec<u32>>()

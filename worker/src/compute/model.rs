@@ -119,14 +119,14 @@ impl Model {
         self.net.outputs(n)
     }
 
-    /// The mean cross-entropy of rows, in nats, and with it the gradients that [`Model::update`] needs. `seed` and `step`, the number of the
-    /// step from 0 over all epochs, name the dropout's streams.
-    pub(super) fn loss(&mut self, rows: &[f32], labels: &[u32], seed: u32, step: u64) -> f64 {
+    /// One step of training on rows, if their mean cross-entropy, in nats, is finite: it is returned. `seed` and the step's number name
+    /// the dropout's streams.
+    pub(super) fn step(&mut self, rows: &[f32], labels: &[u32], seed: u32, step: &Step) -> f64 {
         let n = self.fill(rows);
         let dropouts = &self.dropouts;
         let drop = |number: u64, dropped: &mut [bool]| {
             let rate = dropouts.get(&number).copied().unwrap_or_default();
-            let mut stream = random::stream(seed, &["dropout".into(), step.into(), number.into()]);
+            let mut stream = random::stream(seed, &["dropout".into(), step.number.into(), number.into()]);
             let threshold = (rate * (f64::from(u32::MAX) + 1.0)) as u32;
             dropped.iter_mut().for_each(|dropped| *dropped = stream.next_u32() < threshold);
         };
@@ -136,14 +136,9 @@ impl Model {
         let mut slopes = vec![0.0; logits.len()];
         let loss = softmax::cross_entropy(self.net.path(), &logits, labels, Some(&mut slopes));
         if loss.is_finite() {
-            self.net.backward(n, &slopes, &mode);
+            self.net.step(n, &slopes, &mode, step.rule, step.rate, step.decay, step.number);
         }
         loss
-    }
-
-    /// Moves all trained parameters by the gradients of the last [`Model::loss`].
-    pub(super) fn update(&mut self, rule: Rule, rate: f64, decay: f64, step: u64) {
-        self.net.update(rule, rate, decay, step);
     }
 
     /// The sum of the rows' cross-entropies, and how many rows have another largest logit than their label's.
@@ -159,6 +154,18 @@ impl Model {
         }
         rows.len() / self.input
     }
+}
+
+/// How parameters are moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) rule: Rule,
+    /// The learning rate.
+    pub(super) rate: f64,
+    /// The weight decay.
+    pub(super) decay: f64,
+    /// From 0, over all epochs.
+    pub(super) number: u64,
 }
 
 /// A trial's optimiser as a rule.

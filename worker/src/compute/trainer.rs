@@ -9,7 +9,7 @@ use shared::contract::{EpochMetrics, Metrics, Objective, Parameter, Trial};
 
 use super::checkpoint::{self, Best, Position};
 use super::evaluate::measure;
-use super::model::{Model, rule};
+use super::model::{self, Model, rule};
 use super::rows::{Decoded, Division, Rows};
 use super::schedule::learning_rate;
 use super::weights::{bad_file, write};
@@ -143,11 +143,11 @@ impl<'a> Trainer<'a> {
         let rows = &order[batch as usize * size..];
         let batch_rows = self.rows.batch(&rows[..size.min(rows.len())])?;
         let step = u64::from(epoch) * u64::from(self.batches()) + u64::from(batch);
-        let value = self.model.loss(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, step);
-        self.must_be_finite(value)?;
         let t = f64::from(epoch) + f64::from(batch) / f64::from(self.batches());
         let rate = learning_rate(&training.schedule, training.optimizer.learning_rate(), t, training.epochs);
-        self.model.update(self.rule, rate, training.weight_decay, step);
+        let step = model::Step { rule: self.rule, rate, decay: training.weight_decay, number: step };
+        let value = self.model.step(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, &step);
+        self.must_be_finite(value)?;
         self.position.loss_sum += value * batch_rows.labels.len() as f64;
         self.position.batch += 1;
         Ok(rate)
