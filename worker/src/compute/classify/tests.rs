@@ -31,12 +31,12 @@ struct Whole {
 
 impl Whole {
     fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
-        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights)? })
+        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights, &Backend::Engine)? })
     }
 
     fn classify(&mut self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
         let read = |(name, path): &(String, PathBuf)| (name.clone(), self.reader.read(path));
-        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold)
+        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold).expect("it computes")
     }
 }
 
