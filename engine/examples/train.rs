@@ -180,4 +180,12 @@ fn main() {
         (batches * n) as f64 / t.elapsed().as_secs_f64(),
         net.bytes() >> 20
     );
+    let steps = (batches + 9) as f64 * n as f64;
+    for (name, [forwards, backwards]) in net.times() {
+        println!(
+            "{name:40} {:8.2} {:8.2} us an image",
+            forwards.as_secs_f64() * 1e6 / steps,
+            backwards.as_secs_f64() * 1e6 / steps
+        );
+    }
 }

@@ -16,6 +16,8 @@ mod pools;
 mod simple;
 mod wiring;
 
+use std::time::{Duration, Instant};
+
 use crate::graph::{Graph, Unfit};
 use crate::kernels::optimizer::{Rule, Step};
 use crate::parallel;
@@ -74,13 +76,20 @@ trait Stage: Send + Sync {
     fn backward(&mut self, run: &mut Run<'_>);
 }
 
+/// A stage with what it is called and the time that it has taken forwards and backwards.
+struct Timed {
+    name: String,
+    stage: Box<dyn Stage>,
+    spent: [Duration; 2],
+}
+
 /// A planned network.
 pub struct Net {
     path: Path,
     batch: usize,
     arena: Arena,
     parameters: Parameters,
-    stages: Vec<Box<dyn Stage>>,
+    stages: Vec<Timed>,
     input: Place,
     output: Place,
     output_gradient: Option<Place>,
@@ -105,9 +114,10 @@ impl Net {
         let layers = lower::lower(graph, purpose);
         let plan = wiring::wire(graph, &layers, batch, purpose, path);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
-        let mut stages: Vec<Box<dyn Stage>> = Vec::with_capacity(layers.len());
+        let mut stages = Vec::with_capacity(layers.len());
         for (layer, wiring) in layers.iter().zip(plan.wirings) {
-            stages.push(stage(layer, &wiring, path, batch, &mut layouts)?);
+            let stage = stage(layer, &wiring, path, batch, &mut layouts)?;
+            stages.push(Timed { name: layer.name(graph), stage, spent: [Duration::ZERO; 2] });
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
         Ok(Self {
@@ -136,6 +146,11 @@ impl Net {
     /// Bytes of all values and gradients.
     pub fn bytes(&self) -> usize {
         self.arena.bytes()
+    }
+
+    /// What each layer is called, and the time that it has taken so far forwards and backwards.
+    pub fn times(&self) -> impl Iterator<Item = (&str, [Duration; 2])> {
+        self.stages.iter().map(|timed| (timed.name.as_str(), timed.spent))
     }
 
     /// Sets a parameter, in the order of a file.
@@ -170,11 +185,15 @@ impl Net {
     pub fn forward(&mut self, n: usize, mode: &Mode<'_>) {
         assert!(n <= self.batch, "a batch of the planned size");
         if self.stale {
-            self.stages.iter_mut().for_each(|stage| stage.prepare(&self.parameters));
+            self.stages.iter_mut().for_each(|timed| timed.stage.prepare(&self.parameters));
             self.stale = false;
         }
         let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
-        self.stages.iter_mut().for_each(|stage| stage.forward(&mut run));
+        for Timed { stage, spent: [forwards, _], .. } in &mut self.stages {
+            let begun = Instant::now();
+            stage.forward(&mut run);
+            *forwards += begun.elapsed();
+        }
     }
 
     /// The outputs of the first `n` examples, `[n, shape…]`.
@@ -211,7 +230,11 @@ impl Net {
             }
         }
         let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
-        self.stages.iter_mut().rev().for_each(|stage| stage.backward(&mut run));
+        for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
+            let begun = Instant::now();
+            stage.backward(&mut run);
+            *backwards += begun.elapsed();
+        }
     }
 
     /// Moves every trained parameter by its gradient: step `number` of `rule`, from 0, with this learning rate and weight decay.

@@ -66,6 +66,30 @@ pub(crate) enum LayerOp {
     Concat,
 }
 
+impl Layer {
+    /// For people: what it does and the shape that it leaves.
+    pub(crate) fn name(&self, graph: &Graph) -> String {
+        let what = match &self.op {
+            LayerOp::Conv { pooled: true, .. } => "convolution, relu, pool",
+            LayerOp::Conv { relu: true, .. } => "convolution, relu",
+            LayerOp::Conv { .. } => "convolution",
+            LayerOp::Linear { .. } => "linear",
+            LayerOp::BatchNorm { .. } if self.inputs.len() > 1 => "batch norm, sum",
+            LayerOp::BatchNorm { .. } => "batch norm",
+            LayerOp::RowNorm { .. } => "row norm",
+            LayerOp::Activation(_) => "activation",
+            LayerOp::MaxPool(_) => "max-pool",
+            LayerOp::AvgPool { .. } => "average pool",
+            LayerOp::GlobalAvgPool => "global average pool",
+            LayerOp::Dropout { .. } => "dropout",
+            LayerOp::Flatten => "flatten",
+            LayerOp::Add { .. } => "sum",
+            LayerOp::Concat => "concatenation",
+        };
+        format!("{what} {:?}", graph.shape(self.output))
+    }
+}
+
 /// A batch norm's parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Folded {

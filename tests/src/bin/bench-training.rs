@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -150,7 +152,7 @@ fn finish(mut process: std::process::Child) -> Result<Line> {
     serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("read `{text}`"))
 }
 
-/// Writes `inputs.u8` and `labels.u8`.
+/// Writes `inputs.u8` and `labels.u8`, and both as a dataset's split.
 fn write_data(folder: &Path, network: &str, mnist: Option<&Path>) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let (inputs, labels) = match (network, mnist) {
@@ -160,8 +162,16 @@ fn write_data(folder: &Path, network: &str, mnist: Option<&Path>) -> Result<()> 
         ),
         _ => noise(if network == "resnet" { 3 * 32 * 32 } else { 28 * 28 }, 10_000),
     };
-    std::fs::write(folder.join("inputs.u8"), inputs)?;
-    std::fs::write(folder.join("labels.u8"), labels)?;
+    let wide: Vec<u8> = labels.iter().flat_map(|label| u32::from(*label).to_le_bytes()).collect();
+    let shape = if network == "resnet" { [3, 32, 32] } else { [1, 28, 28] };
+    let dims: Vec<usize> = std::iter::once(labels.len()).chain(shape).collect();
+    let tensors = [
+        ("inputs", TensorView::new(Dtype::U8, dims, &inputs)?),
+        ("labels", TensorView::new(Dtype::U32, vec![labels.len()], &wide)?),
+    ];
+    safetensors::serialize_to_file(tensors, None, &folder.join("train.safetensors"))?;
+    std::fs::write(folder.join("inputs.u8"), &inputs)?;
+    std::fs::write(folder.join("labels.u8"), &labels)?;
     Ok(())
 }
 

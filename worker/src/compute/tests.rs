@@ -4,4 +4,4 @@ mod architectures;
 mod fixture;
 pub(super) mod golden;
 
-pub(super) use fixture::Fixture;
+pub(super) use fixture::{Fixture, noise};

@@ -3,13 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::compute::tests::noise;
 
 const ROWS: usize = 5;
-
-fn noise(name: &str, count: usize) -> Vec<f32> {
-    let mut stream = random::stream(2, &["test".into(), name.into()]);
-    (0..count).map(|_| stream.next_u32() as f32 / (1u32 << 31) as f32 - 1.0).collect()
-}
 
 /// Networks that hold every operation.
 fn networks() -> [(Value, Vec<usize>); 3] {
@@ -94,6 +90,7 @@ fn both_train_the_same_network() {
     for (layers, input) in networks() {
         let network: Network = serde_json::from_value(json!({"layers": layers})).expect("a network");
         let rows = noise("rows", ROWS * input.iter().product::<usize>());
+        let rows: Vec<f32> = rows.into_iter().map(|x| x as f32).collect();
         let labels = [0, 3, 1, 1, 2];
         for rule in rules {
             let [mut engine, mut candle] = models(&network, &input);

@@ -9,6 +9,12 @@ use shared::random;
 
 use crate::compute::{Backend, ComputeError, Decoded, Ended, Flow, Step, Trained, TrainingJob, train};
 
+/// `count` numbers in -1 to 1, the same for the same name.
+pub(in crate::compute) fn noise(name: &str, count: usize) -> Vec<f64> {
+    let mut stream = random::stream(9, &[name.into()]);
+    (0..count).map(|_| f64::from(stream.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0).collect()
+}
+
 /// A folder with a dataset of three classes that can be told apart: stripes across, stripes down, noise.
 pub(in crate::compute) struct Fixture {
     pub(in crate::compute) folder: tempfile::TempDir,

@@ -66,7 +66,7 @@ fn learns(fixture: Fixture) {
     assert_eq!(tensors.len(), list.len());
     for parameter in list {
         assert_eq!(tensors[&parameter.name].dims(), parameter.shape, "{parameter}");
-        assert_eq!(tensors[&parameter.name].dtype(), DType::F32);
+        assert_eq!(tensors[&parameter.name].dtype(), candle_core::DType::F32);
     }
 }
 

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use shared::contract::Network;
 use shared::random;
 
-use super::{noise, numbers, tensor};
+use super::{numbers, tensor};
 use crate::compute::generic::{Net, ops};
 use crate::compute::graph::graph;
+use crate::compute::tests::noise;
 
 /// Half the distance of two points that a difference is taken between.
 const STEP: f64 = 1e-5;
