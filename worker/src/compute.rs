@@ -25,7 +25,7 @@ use std::path::Path;
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
 pub use classify::{Classifier, PictureReader};
-pub use device::{Backend, Device, DeviceChoice, DeviceError, joined_paths};
+pub use device::{Backend, Device, DeviceChoice, DeviceError, find_device, joined_paths};
 pub use evaluate::evaluate;
 pub use machine::{keep_pages, set_threads, simd_path};
 pub use rows::Decoded;

@@ -16,7 +16,6 @@ mod sandbox;
 mod wire;
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -133,9 +132,7 @@ impl Executor {
             command.env(limits::MEMORY, memory.to_string());
         }
         command.env("GANNET_DEVICE", settings.device.to_string());
-        if settings.device != Device::Cpu {
-            command.envs(std::env::vars_os().filter(|(name, _)| is_of_a_driver(name)));
-        }
+        command.envs(std::env::vars_os().filter(|(name, _)| settings.device.reads(name)));
         if settings.unsandboxed {
             command.env("GANNET_UNSANDBOXED", "1");
         }
@@ -292,13 +289,6 @@ impl Executor {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().expect("no panic holds it")
     }
-}
-
-/// Whether a GPU's driver or its libraries read the variable: which devices there are, where libraries lie, and where
-/// kernels are kept once they are compiled (below the home folder unless said otherwise).
-fn is_of_a_driver(variable: &OsStr) -> bool {
-    let Some(name) = variable.to_str() else { return false };
-    ["LD_LIBRARY_PATH", "HOME"].contains(&name) || ["CUDA_", "NVIDIA_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Fails only when the executor dies, which is told elsewhere.

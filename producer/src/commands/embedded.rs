@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use shared::contract::Kind;
 use shared::names::Name;
+#[cfg(not(feature = "embedded"))]
 use shared::settings::cores;
 
 use self::signals::Signals;
@@ -26,14 +27,14 @@ pub(super) struct Embedded {
     /// What computes without a fleet: `cpu`; `cuda:N`, NVIDIA's GPU of this number; or `auto`, a GPU if there is one that
     /// this program can use
     #[cfg(feature = "embedded")]
-    #[arg(long, env = "GANNET_DEVICE", default_value = "cpu")]
-    pub(super) device: worker::compute::DeviceChoice,
+    #[arg(long, env = "GANNET_DEVICE", default_value = "cpu", value_parser = worker::compute::find_device)]
+    pub(super) device: worker::compute::Device,
 }
 
 impl Embedded {
     pub(super) fn slots(&self) -> u32 {
         #[cfg(feature = "embedded")]
-        let default = || self.device.find().map_or_else(|_| cores(), worker::compute::Device::slots);
+        let default = || self.device.slots();
         #[cfg(not(feature = "embedded"))]
         let default = cores;
         self.workers.unwrap_or_else(default)
@@ -93,9 +94,9 @@ impl Workers {
     /// This program's own file cannot be found.
     fn start(session: &Session, embedded: &Embedded, run: Option<&Name>, kinds: &[Kind]) -> anyhow::Result<Self> {
         let cache = session.places.home.join("cache");
-        let device = embedded.device.find().context("read --device")?;
         let slots = Some(embedded.slots());
-        let mut settings = worker::WorkerSettings::new(cache, slots, device).context("find this program's own file")?;
+        let mut settings =
+            worker::WorkerSettings::new(cache, slots, embedded.device).context("find this program's own file")?;
         // The other kind's queue is not even looked at.
         settings.kinds = kinds.to_vec();
         settings.local_files = true;

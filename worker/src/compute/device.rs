@@ -1,5 +1,6 @@
 //! What computes: this machine's processors by the engine, or a GPU by candle.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::str::FromStr;
 
@@ -95,17 +96,21 @@ impl DeviceChoice {
                 found if number < found => Ok(device),
                 found => Err(DeviceError::Missing { device, found }),
             },
-            // A driver that refuses is no reason not to work.
-            Self::Auto => Ok(match gpus(Device::Cuda(0)) {
-                Ok(1..) => Device::Cuda(0),
-                Ok(0) | Err(DeviceError::NotBuilt(_)) => Device::Cpu,
-                Err(error) => {
-                    tracing::warn!(%error, "computes on the processors");
-                    Device::Cpu
-                }
-            }),
+            // A driver that fails is told: nobody would look for it behind a slow worker.
+            Self::Auto => match gpus(Device::Cuda(0)) {
+                Ok(0) | Err(DeviceError::NotBuilt(_)) => Ok(Device::Cpu),
+                found => found.map(|_| Device::Cuda(0)),
+            },
         }
     }
+}
+
+/// The device that an argument asks for, found: a parser for command lines.
+///
+/// # Errors
+/// There is no such device here, or the text names none.
+pub fn find_device(text: &str) -> Result<Device, String> {
+    text.parse::<DeviceChoice>()?.find().map_err(|error| error.to_string())
 }
 
 /// How many GPUs the driver shows.
@@ -139,6 +144,14 @@ impl Device {
             Self::Cpu => cores(),
             Self::Cuda(_) => 1,
         }
+    }
+
+    /// Whether its driver or the driver's libraries read an environment variable: which devices there are, where libraries
+    /// lie, and where kernels are kept once they are compiled (below the home folder unless said otherwise).
+    pub(crate) fn reads(self, variable: &OsStr) -> bool {
+        let name = variable.to_str().unwrap_or_default();
+        let own = ["LD_LIBRARY_PATH", "HOME"].contains(&name);
+        self != Self::Cpu && (own || ["CUDA_", "NVIDIA_"].iter().any(|prefix| name.starts_with(prefix)))
     }
 
     /// Takes the device.
@@ -215,6 +228,14 @@ mod tests {
         assert!(error.contains("`cuda:0`") && error.contains("--features cuda"), "{error}");
         assert!(matches!(Device::Cuda(0).open(), Err(DeviceError::NotBuilt(Device::Cuda(0)))));
         assert_eq!(DeviceChoice::Auto.find().expect("a device"), Device::Cpu);
+    }
+
+    #[test]
+    fn executors_on_the_processors_have_an_empty_environment() {
+        for name in ["LD_LIBRARY_PATH", "HOME", "CUDA_VISIBLE_DEVICES"].map(OsStr::new) {
+            assert!(!Device::Cpu.reads(name) && Device::Cuda(0).reads(name), "{name:?}");
+        }
+        assert!(!Device::Cuda(0).reads(OsStr::new("AWS_SECRET_ACCESS_KEY")));
     }
 
     #[test]

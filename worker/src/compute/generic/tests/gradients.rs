@@ -81,7 +81,7 @@ fn convolutions() {
         json!({"filters": 8, "kernel": 3, "padding": "same", "groups": 4}),
         json!({"filters": 4, "kernel": [5, 3], "padding": 2, "groups": 4, "stride": [2, 3], "dilation": [1, 2]}),
         json!({"filters": 2, "kernel": 9, "padding": "same"}),
-        json!({"filters": 2, "kernel": 1, "padding": 2, "stride": 4}),
+        json!({"filters": 2, "kernel": 1, "padding": [1, 0], "stride": 2}),
     ] {
         let mut layer = conv;
         layer["type"] = "conv".into();
