@@ -9,10 +9,11 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 19] = [
+pub const VARIABLES: [&str; 20] = [
     "GANNET_AMQP_URL",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
+    "GANNET_DEVICE",
     "GANNET_EXECUTOR_MIB",
     "GANNET_HOME",
     "GANNET_KINDS",

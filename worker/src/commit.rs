@@ -18,7 +18,7 @@ pub struct CheckpointRecord {
     pub message_id: String,
     /// Parameters, optimiser state, position.
     pub tensors: ObjectRef,
-    /// The SIMD path of all slices so far.
+    /// What all slices so far were computed with, as in a result.
     pub simd: String,
     /// Who wrote it.
     pub worker: String,

@@ -2,11 +2,14 @@
 //! no cache.
 //!
 //! Everything here runs inside an executor process, on one thread unless told otherwise, and is
-//! deterministic: same files, same job, same SIMD path, same bits, however a trial was cut into slices.
+//! deterministic: same files, same job, same SIMD path, same bits, however a trial was cut into slices. On a GPU the
+//! bits are those of one sort of GPU, as far as its libraries keep to them.
 
 mod checkpoint;
 mod classify;
+mod device;
 mod evaluate;
+mod generic;
 mod graph;
 mod machine;
 mod model;
@@ -22,6 +25,7 @@ use std::path::Path;
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
 pub use classify::{Classifier, PictureReader};
+pub use device::{Backend, Device, DeviceChoice, DeviceError, find_device, joined_paths};
 pub use evaluate::evaluate;
 pub use machine::{keep_pages, set_threads, simd_path};
 pub use rows::Decoded;
@@ -40,6 +44,8 @@ pub struct TrainingJob<'a> {
     pub resume: Option<&'a Path>,
     /// Where to write the kept parameters, or the checkpoint. It does not exist yet.
     pub out: &'a Path,
+    /// What computes.
+    pub backend: &'a Backend,
 }
 
 /// Told after every step.
@@ -126,7 +132,7 @@ pub enum ComputeError {
         /// Epoch, from 1.
         epoch: u32,
     },
-    /// candle refused an operation: a defect of ours.
+    /// candle refused an operation: a defect of ours, or a device that fails or has no room.
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
     /// The disk failed: this machine's fault, not the job's.

@@ -1,6 +1,6 @@
 //! An executor, seen from its supervisor: a child process that carries out one order after the other.
 //!
-//! It has no credentials (an empty environment) and no network (a system-call filter), and it may
+//! It has no credentials (an environment that is empty, but for a GPU's driver) and no network (a system-call filter), and it may
 //! die: then [`Executor::run`] says of what. It ends by itself when its standard input closes, so it
 //! never outlives its supervisor.
 
@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::compute::Device;
 use crate::memory;
 
 pub use child::run_if_asked;
@@ -46,6 +47,8 @@ pub struct ExecutorSettings {
     pub program: PathBuf,
     /// Threads it computes with.
     pub threads: u32,
+    /// The device that it computes on.
+    pub device: Device,
     /// Whether it may run without the system-call filter.
     pub unsandboxed: bool,
     /// Memory that it may allocate, in bytes; without a limit where `None`.
@@ -62,11 +65,12 @@ pub struct ExecutorSettings {
 }
 
 impl ExecutorSettings {
-    /// Executors of `program` with one thread, no memory limit, and the defaults.
+    /// Executors of `program` with one thread on the processors, no memory limit, and the defaults.
     pub fn new(program: PathBuf) -> Self {
         Self {
             program,
             threads: 1,
+            device: Device::Cpu,
             unsandboxed: false,
             memory: None,
             stall: Self::STALL,
@@ -127,6 +131,8 @@ impl Executor {
         if let Some(memory) = settings.memory {
             command.env(limits::MEMORY, memory.to_string());
         }
+        command.env("GANNET_DEVICE", settings.device.to_string());
+        command.envs(std::env::vars_os().filter(|(name, _)| settings.device.reads(name)));
         if settings.unsandboxed {
             command.env("GANNET_UNSANDBOXED", "1");
         }

@@ -12,6 +12,7 @@ use shared::settings::{Places, QueuePlace};
 use shared::{arguments, queue, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use worker::compute::{Device, find_device};
 use worker::executor::{self, ExecutorSettings};
 use worker::settings::{CACHE_LIMIT, LEAST_MEMORY, SLICE, TIME_LIMIT, WorkerSettings};
 use worker::{Patience, work};
@@ -31,7 +32,10 @@ use worker::{Patience, work};
     after_help = "Examples:\n  gannet-worker\n  gannet-worker --slots 4 --kinds trial\n  GANNET_AMQP_URL=amqp://user:password@broker GANNET_STORE=s3://bucket gannet-worker"
 )]
 struct Arguments {
-    /// Jobs computed at once, one executor process each [default: the number of cores]
+    /// What computes: `cpu`; `cuda:N`, NVIDIA's GPU of this number; or `auto`, a GPU if there is one that this program can use
+    #[arg(long, env = "GANNET_DEVICE", default_value = "cpu", value_parser = find_device)]
+    device: Device,
+    /// Jobs computed at once, one executor process each [default: the number of cores; 1 on a GPU]
     #[arg(long, env = "GANNET_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: Option<u32>,
     /// Threads of each executor. One is fastest as long as there are jobs for every core
@@ -166,13 +170,15 @@ async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: Canc
             opened => break opened?,
         }
     };
-    tracing::info!(queue = %queue.place(), store = %store.place(), "connected");
+    let device = settings.executor.device;
+    tracing::info!(queue = %queue.place(), store = %store.place(), %device, "connected");
     work(settings, queue, store, drain).await
 }
 
 fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSettings> {
     let cache = arguments.cache.clone().unwrap_or_else(|| places.home.join("cache"));
-    let mut settings = WorkerSettings::new(cache, arguments.slots).context("find this program's own file")?;
+    let mut settings =
+        WorkerSettings::new(cache, arguments.slots, arguments.device).context("find this program's own file")?;
     settings.kinds = arguments.kinds.clone();
     settings.kinds.dedup();
     settings.cache_limit = arguments.cache_mib << 20;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shared::contract::Kind;
-use shared::settings::cores;
 
+use crate::compute::Device;
 use crate::executor::ExecutorSettings;
 use crate::protocol::Budgets;
 
@@ -46,16 +46,18 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 pub const LEAST_MEMORY: u64 = 256 << 20;
 
 impl WorkerSettings {
-    /// Defaults, with executors made of this very program; as many as there are cores unless `slots` says otherwise.
+    /// Defaults, with executors made of this very program on `device`; unless `slots` says otherwise, as many as there are
+    /// cores, or one on a GPU.
     ///
     /// # Errors
     /// The program's own file cannot be found.
-    pub fn new(cache: PathBuf, slots: Option<u32>) -> std::io::Result<Self> {
+    pub fn new(cache: PathBuf, slots: Option<u32>, device: Device) -> std::io::Result<Self> {
         // The link outlives a replacement of the file by an upgrade, and names the program that runs.
         let link = PathBuf::from("/proc/self/exe");
         let program = if link.exists() { link } else { std::env::current_exe()? };
-        let slots = slots.unwrap_or_else(cores);
+        let slots = slots.unwrap_or_else(|| device.slots());
         let mut executor = ExecutorSettings::new(program);
+        executor.device = device;
         executor.limit_memory(memory_each(slots));
         Ok(Self {
             name: format!("{}-{}", hostname(), std::process::id()),

@@ -101,6 +101,7 @@ pub async fn settle(
         settled: Settled::Dropped,
         ended: None,
         failure: None,
+        simd: String::new(),
         result: None,
         scratch: None,
     };
@@ -155,6 +156,10 @@ struct Hands<'a> {
     settled: Settled,
     ended: Option<(Ended, step::Spent)>,
     failure: Option<ErrorReport>,
+    /// What computed it, all slices together: [`joined_paths`].
+    ///
+    /// [`joined_paths`]: crate::compute::joined_paths
+    simd: String,
     result: Option<JobResult>,
     /// Removed when the delivery is settled.
     scratch: Option<Scratch>,

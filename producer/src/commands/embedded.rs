@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use shared::contract::Kind;
 use shared::names::Name;
+#[cfg(not(feature = "embedded"))]
 use shared::settings::cores;
 
 use self::signals::Signals;
@@ -17,17 +18,26 @@ mod signals;
 /// How the workers inside this command work, where there is no fleet.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Embedded {
-    /// Jobs computed at once on this machine, when it works without a fleet [default: the number of cores]
+    /// Jobs computed at once on this machine, when it works without a fleet [default: the number of cores; 1 on a GPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
     /// Compute also where the system cannot shut executors off from the network
     #[arg(long, env = "GANNET_UNSANDBOXED")]
     pub(super) unsandboxed: bool,
+    /// What computes without a fleet: `cpu`; `cuda:N`, NVIDIA's GPU of this number; or `auto`, a GPU if there is one that
+    /// this program can use
+    #[cfg(feature = "embedded")]
+    #[arg(long, env = "GANNET_DEVICE", default_value = "cpu", value_parser = worker::compute::find_device)]
+    pub(super) device: worker::compute::Device,
 }
 
 impl Embedded {
     pub(super) fn slots(&self) -> u32 {
-        self.workers.unwrap_or_else(cores)
+        #[cfg(feature = "embedded")]
+        let default = || self.device.slots();
+        #[cfg(not(feature = "embedded"))]
+        let default = cores;
+        self.workers.unwrap_or_else(default)
     }
 }
 
@@ -85,7 +95,8 @@ impl Workers {
     fn start(session: &Session, embedded: &Embedded, run: Option<&Name>, kinds: &[Kind]) -> anyhow::Result<Self> {
         let cache = session.places.home.join("cache");
         let slots = Some(embedded.slots());
-        let mut settings = worker::WorkerSettings::new(cache, slots).context("find this program's own file")?;
+        let mut settings =
+            worker::WorkerSettings::new(cache, slots, embedded.device).context("find this program's own file")?;
         // The other kind's queue is not even looked at.
         settings.kinds = kinds.to_vec();
         settings.local_files = true;

@@ -23,8 +23,8 @@ pub struct JobResult {
     pub worker: String,
     /// Which attempt it was, from 1; 0 where it was cancelled.
     pub attempt: u32,
-    /// The SIMD path that computed it: `avx512`, `avx2`, `portable`. Equal inputs give equal bits on
-    /// one path.
+    /// What computed it: the SIMD path `avx512`, `avx2` or `portable`, or `cuda`; several, joined by `+`, where its slices were
+    /// computed by different ones. Equal inputs give equal bits on one SIMD path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simd: Option<String>,
     /// When it was committed.

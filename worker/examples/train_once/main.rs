@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use shared::contract::{Dataset, Trial};
-use worker::compute::{Decoded, Flow, Step, TrainingJob, keep_pages, set_threads, simd_path, train};
+use worker::compute::{Backend, Decoded, Flow, Step, TrainingJob, keep_pages, set_threads, simd_path, train};
 
 const BATCH: usize = 64;
 /// Images before the clock starts.
@@ -109,7 +109,8 @@ fn gannet(started: Instant, name: &str, file: &Path, images: usize) -> anyhow::R
         "seed": 1
     }))?;
     let out = folder.path().join("out.safetensors");
-    let job = TrainingJob { trial: &trial, dataset: &dataset, train: file, resume: None, out: &out };
+    let (trial, dataset, backend) = (&trial, &dataset, &Backend::Engine);
+    let job = TrainingJob { trial, dataset, train: file, resume: None, out: &out, backend };
     let (mut steps, mut clock) = (0, Instant::now());
     let (mut first_step, mut seconds) = (0.0, 0.0);
     train(&job, &mut Decoded::default(), &mut |_: &Step| {

@@ -14,8 +14,8 @@ use shared::contract::{EpochMetrics, Metrics, Trial};
 use shared::digest::Digest;
 use shared::strict;
 
+use super::ComputeError;
 use super::weights::{bad_file, read_bytes, take, write};
-use super::{ComputeError, simd_path};
 
 const ENTRY: &str = "gannet.checkpoint";
 const FORMAT: u32 = 1;
@@ -59,7 +59,7 @@ struct Header {
     format: u32,
     /// The digest of the trial.
     trial: Digest,
-    /// The SIMD path of the process that wrote this.
+    /// What the process that wrote this computed with: a SIMD path, or a device's name.
     simd: String,
     /// The digest of the tensors' bytes, in the order of their names.
     tensors: Digest,
@@ -81,6 +81,7 @@ const PARTS: [&str; 3] = ["parameter/", "best/", "optimizer/"];
 pub(super) fn save(
     path: &Path,
     trial: &Trial,
+    simd: &str,
     position: &Position,
     parts: [Vec<(String, Tensor)>; 3],
 ) -> Result<(), ComputeError> {
@@ -96,7 +97,7 @@ pub(super) fn save(
     let header = Header {
         format: FORMAT,
         trial: identity(trial),
-        simd: simd_path().into(),
+        simd: simd.into(),
         tensors: hasher.finish(),
         position: position.clone(),
     };

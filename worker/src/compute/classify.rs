@@ -7,7 +7,7 @@ use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction
 
 use super::model::Model as Computed;
 use super::rows::Standard;
-use super::{ComputeError, weights};
+use super::{Backend, ComputeError, weights};
 
 /// Reads pictures for a model.
 #[derive(Debug, Clone)]
@@ -60,12 +60,12 @@ impl Classifier {
     ///
     /// # Errors
     /// The model's parts do not fit each other, or the weights are not the model's.
-    pub fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
+    pub fn load(model: &Model, weights: &Path, backend: &Backend) -> Result<Self, ComputeError> {
         let PictureReader { input, preprocessing } = PictureReader::of(model)?;
         let (network, shape) = (&model.config.network, model.config.input.as_slice());
         network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
         let batch = rayon::current_num_threads();
-        let mut computed = Computed::new(network, shape, batch, Purpose::Infer)?;
+        let mut computed = Computed::new(network, shape, batch, Purpose::Infer, backend)?;
         computed.set(&weights::read(weights, computed.parameters())?)?;
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
         Ok(Self { model: computed, batch, input, standard, labels: model.labels.clone() })
@@ -75,19 +75,22 @@ impl Classifier {
     /// One entry a picture, in order: `pictures` are names, repeated in the outcome, and what [`PictureReader::read`]
     /// gave for each.
     ///
-    /// A picture's numbers are the same to the bit in any company.
+    /// By the engine a picture's numbers are the same to the bit in any company.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn classify(
         &mut self,
         pictures: Vec<(String, Result<Vec<u8>, ImageError>)>,
         top_k: u32,
         threshold: f64,
-    ) -> Vec<ImageOutcome> {
+    ) -> Result<Vec<ImageOutcome>, ComputeError> {
         let mut outcomes = Vec::with_capacity(pictures.len());
         let mut rest = pictures.into_iter().peekable();
         while rest.peek().is_some() {
             let some: Vec<_> = rest.by_ref().take(self.batch).collect();
             let readable: Vec<&[u8]> = some.iter().filter_map(|(_, pixels)| pixels.as_deref().ok()).collect();
-            let mut scores = self.scores(&readable).into_iter();
+            let mut scores = self.scores(&readable)?.into_iter();
             for (image, pixels) in some {
                 let scores = pixels.and_then(|_| scores.next().expect("one for each that could be read"));
                 let verdict = match scores {
@@ -97,19 +100,19 @@ impl Classifier {
                 outcomes.push(ImageOutcome { image, verdict });
             }
         }
-        outcomes
+        Ok(outcomes)
     }
 
     /// The softmax of the logits of each picture, bytes `[channels, height, width]`.
-    fn scores(&mut self, pictures: &[&[u8]]) -> Vec<Result<Vec<f64>, ImageError>> {
+    fn scores(&mut self, pictures: &[&[u8]]) -> Result<Vec<Result<Vec<f64>, ImageError>>, ComputeError> {
         if pictures.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut input = Vec::with_capacity(pictures.len() * self.input.iter().product::<usize>());
         for pixels in pictures {
             self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
         }
-        self.model.logits(&input).chunks_exact(self.labels.len()).map(softmax).collect()
+        Ok(self.model.logits(&input)?.chunks_exact(self.labels.len()).map(softmax).collect())
     }
 
     fn best(&self, scores: &[f64], top_k: usize, threshold: f64) -> Vec<Prediction> {

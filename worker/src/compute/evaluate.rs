@@ -7,7 +7,7 @@ use shared::contract::{Dataset, Metrics, Trial};
 
 use super::model::Model;
 use super::rows::{Decoded, Rows, numbers};
-use super::{ComputeError, Flow, Step, Watch, trainer, weights};
+use super::{Backend, ComputeError, Flow, Step, Watch, trainer, weights};
 
 /// Measures the parameters in `checkpoint`, what a finished trial left, on every row of `split_file`:
 /// the file of one of the dataset's splits, usually the test split. `None` where `watch` broke it off.
@@ -19,6 +19,7 @@ pub fn evaluate(
     dataset: &Dataset,
     split_file: &Path,
     checkpoint: &Path,
+    backend: &Backend,
     watch: &mut dyn Watch,
 ) -> Result<Option<Metrics>, ComputeError> {
     let accepted: Vec<u32> = dataset.splits.values().map(|split| split.rows).collect();
@@ -30,7 +31,7 @@ pub fn evaluate(
         return Err(ComputeError::InvalidJob(format!("the split in {} has no rows", split_file.display())));
     }
     let batch = rows.len().min(trial.training.batch_size as usize);
-    let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Infer)?;
+    let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Infer, backend)?;
     model.set(&weights::read(checkpoint, model.parameters())?)?;
     let chosen = numbers(rows.len());
     let mut each = |fraction| watch.step(&Step { fraction, epoch: None });
@@ -59,7 +60,7 @@ pub(super) fn measure(
     let (total, count) = (chosen.len(), chosen.len() as f64);
     for chosen in chosen.chunks(batch_size.max(1) as usize) {
         let batch = rows.batch(chosen)?;
-        let (batch_loss, batch_wrong) = model.measure(&batch.inputs, &batch.labels);
+        let (batch_loss, batch_wrong) = model.measure(&batch.inputs, &batch.labels)?;
         loss += batch_loss;
         wrong += batch_wrong;
         done += chosen.len();

@@ -1,17 +1,17 @@
-//! A network with its parameters, ready to compute on this machine's processors.
+//! A network with its parameters, ready to compute: by the engine on the processors, by candle on other devices.
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Result as Computed, Tensor};
 use engine::kernels::optimizer::Rule;
 use engine::kernels::softmax;
-use engine::{Mode, Net, Path, Purpose};
+use engine::{Mode, Path, Purpose};
 use rand_chacha::rand_core::Rng as _;
 use shared::contract::{Init, Network, Optimizer, Parameter, Training};
 use shared::random;
 
-use super::ComputeError;
 use super::graph::graph;
+use super::{Backend, ComputeError, generic};
 
 /// What the sums of an optimiser are called in a checkpoint.
 const SUMS: [&str; 2] = ["first", "second"];
@@ -21,19 +21,27 @@ pub(super) struct Model {
     net: Net,
     parameters: Vec<Parameter>,
     dropouts: HashMap<u64, f64>,
+    /// Numbers of an example.
     input: usize,
+}
+
+/// What computes it.
+enum Net {
+    Engine(engine::Net),
+    Generic(generic::Net),
 }
 
 impl Model {
     /// `network` on inputs of shape `input`, in batches of at most `batch`. All parameters are zero.
     ///
     /// # Errors
-    /// The network does not fit its input.
+    /// The network does not fit its input, or the device has no room for it.
     pub(super) fn new(
         network: &Network,
         input: &[usize],
         batch: usize,
         purpose: Purpose,
+        backend: &Backend,
     ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
         let parameters = network.parameters(input).map_err(|error| invalid(&error))?;
@@ -43,15 +51,22 @@ impl Model {
             _ => None,
         });
         let dropouts = dropouts.collect();
-        let net = Net::new(&graph, batch.max(1), purpose, Path::best()).map_err(|error| invalid(&error))?;
+        let net = match backend {
+            Backend::Engine => {
+                let net = engine::Net::new(&graph, batch.max(1), purpose, Path::best());
+                Net::Engine(net.map_err(|error| invalid(&error))?)
+            }
+            Backend::Candle(device) => Net::Generic(generic::Net::new(graph, device, DType::F32)?),
+        };
         Ok(Self { net, parameters, dropouts, input: input.iter().product() })
     }
 
     /// Sets all parameters to their first values. Each tensor's numbers come from a stream of its own, named by `seed` and its name.
-    pub(super) fn initialise(&mut self, seed: u32) {
+    pub(super) fn initialise(&mut self, seed: u32) -> Computed<()> {
         for (index, parameter) in self.parameters.iter().enumerate() {
-            self.net.set_parameter(index, &initial(parameter, seed));
+            self.net.set_parameter(index, &initial(parameter, seed))?;
         }
+        Ok(())
     }
 
     /// The tensors that it owns.
@@ -60,29 +75,36 @@ impl Model {
     }
 
     /// Sets each parameter to its tensor in `values`, which has all of them.
-    pub(super) fn set(&mut self, values: &HashMap<String, Tensor>) -> candle_core::Result<()> {
+    pub(super) fn set(&mut self, values: &HashMap<String, Tensor>) -> Computed<()> {
         for (index, parameter) in self.parameters.iter().enumerate() {
             if let Some(value) = values.get(&parameter.name) {
-                self.net.set_parameter(index, &numbers(value)?);
+                self.net.set_parameter(index, &numbers(value)?)?;
             }
         }
         Ok(())
     }
 
     /// All parameters as they are now.
-    pub(super) fn copies(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
+    pub(super) fn copies(&self) -> Computed<Vec<(String, Tensor)>> {
         let copy = |(index, parameter): (usize, &Parameter)| {
-            let values = Tensor::from_vec(self.net.parameter(index), parameter.shape.as_slice(), &Device::Cpu)?;
-            Ok((parameter.name.clone(), values))
+            let values = match &self.net {
+                Net::Engine(net) => net.parameter(index),
+                Net::Generic(net) => net.parameter(index)?,
+            };
+            Ok((parameter.name.clone(), Tensor::from_vec(values, parameter.shape.as_slice(), &Device::Cpu)?))
         };
         self.parameters.iter().enumerate().map(copy).collect()
     }
 
     /// What an optimiser remembers of each trained parameter, under names for a checkpoint.
-    pub(super) fn optimizer_state(&mut self, rule: Rule) -> candle_core::Result<Vec<(String, Tensor)>> {
+    pub(super) fn optimizer_state(&mut self, rule: Rule) -> Computed<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for (index, parameter) in self.parameters.iter().enumerate().filter(|(_, p)| p.init.is_trained()) {
-            for (values, word) in self.net.sums(index, rule).into_iter().zip(SUMS) {
+            let sums = match &mut self.net {
+                Net::Engine(net) => net.sums(index, rule),
+                Net::Generic(net) => net.sums(index, rule)?,
+            };
+            for (values, word) in sums.into_iter().zip(SUMS) {
                 let values = Tensor::from_vec(values, parameter.shape.as_slice(), &Device::Cpu)?;
                 state.push((format!("{}.{word}", parameter.name), values));
             }
@@ -101,11 +123,15 @@ impl Model {
     }
 
     /// Goes on from what a checkpoint holds.
-    pub(super) fn restore(&mut self, rule: Rule, values: &HashMap<String, Tensor>) -> candle_core::Result<()> {
+    pub(super) fn restore(&mut self, rule: Rule, values: &HashMap<String, Tensor>) -> Computed<()> {
         for (index, parameter) in self.parameters.iter().enumerate().filter(|(_, p)| p.init.is_trained()) {
             for (sum, word) in SUMS.into_iter().take(rule.sums()).enumerate() {
                 if let Some(value) = values.get(&format!("{}.{word}", parameter.name)) {
-                    self.net.set_sum(index, rule, sum, &numbers(value)?);
+                    let values = numbers(value)?;
+                    match &mut self.net {
+                        Net::Engine(net) => net.set_sum(index, rule, sum, &values),
+                        Net::Generic(net) => net.set_sum(index, rule, sum, &values)?,
+                    }
                 }
             }
         }
@@ -113,16 +139,20 @@ impl Model {
     }
 
     /// The logits `[N, classes]` of rows `[N, shape…]`.
-    pub(super) fn logits(&mut self, rows: &[f32]) -> Vec<f32> {
-        let n = self.fill(rows);
-        self.net.forward(n, &Mode::Infer);
-        self.net.outputs(n)
+    pub(super) fn logits(&mut self, rows: &[f32]) -> Computed<Vec<f32>> {
+        match &mut self.net {
+            Net::Engine(net) => {
+                let n = fill(net, rows, self.input);
+                net.forward(n, &Mode::Infer);
+                Ok(net.outputs(n))
+            }
+            Net::Generic(net) => net.logits(rows),
+        }
     }
 
     /// One step of training on rows, if their mean cross-entropy, in nats, is finite: it is returned. `seed` and the step's number name
     /// the dropout's streams.
-    pub(super) fn step(&mut self, rows: &[f32], labels: &[u32], seed: u32, step: &Step) -> f64 {
-        let n = self.fill(rows);
+    pub(super) fn step(&mut self, rows: &[f32], labels: &[u32], seed: u32, step: &Step) -> Computed<f64> {
         let dropouts = &self.dropouts;
         let drop = |number: u64, dropped: &mut [bool]| {
             let rate = dropouts.get(&number).copied().unwrap_or_default();
@@ -131,28 +161,40 @@ impl Model {
             dropped.iter_mut().for_each(|dropped| *dropped = stream.next_u32() < threshold);
         };
         let mode = Mode::Train { drop: &drop };
-        self.net.forward(n, &mode);
-        let logits = self.net.outputs(n);
+        let net = match &mut self.net {
+            Net::Engine(net) => net,
+            Net::Generic(net) => {
+                let loss = net.loss(rows, labels, &mode)?;
+                if loss.is_finite() {
+                    net.update(step.rule, step.rate, step.decay, step.number)?;
+                }
+                return Ok(loss);
+            }
+        };
+        let n = fill(net, rows, self.input);
+        net.forward(n, &mode);
+        let logits = net.outputs(n);
         let mut slopes = vec![0.0; logits.len()];
-        let loss = softmax::cross_entropy(self.net.path(), &logits, labels, Some(&mut slopes));
+        let loss = softmax::cross_entropy(net.path(), &logits, labels, Some(&mut slopes));
         if loss.is_finite() {
-            self.net.step(n, &slopes, &mode, step.rule, step.rate, step.decay, step.number);
+            net.step(n, &slopes, &mode, step.rule, step.rate, step.decay, step.number);
         }
-        loss
+        Ok(loss)
     }
 
     /// The sum of the rows' cross-entropies, and how many rows have another largest logit than their label's.
-    pub(super) fn measure(&mut self, rows: &[f32], labels: &[u32]) -> (f64, u64) {
-        let logits = self.logits(rows);
-        softmax::measure(self.net.path(), &logits, labels)
+    pub(super) fn measure(&mut self, rows: &[f32], labels: &[u32]) -> Computed<(f64, u64)> {
+        Ok(softmax::measure(Path::best(), &self.logits(rows)?, labels))
     }
+}
 
-    /// Writes rows into the network's input, and says how many.
-    fn fill(&mut self, rows: &[f32]) -> usize {
-        for (example, row) in rows.chunks_exact(self.input).enumerate() {
-            self.net.set_input(example, row);
+impl Net {
+    fn set_parameter(&mut self, index: usize, values: &[f32]) -> Computed<()> {
+        match self {
+            Self::Engine(net) => net.set_parameter(index, values),
+            Self::Generic(net) => net.set_parameter(index, values)?,
         }
-        rows.len() / self.input
+        Ok(())
     }
 }
 
@@ -168,6 +210,14 @@ pub(super) struct Step {
     pub(super) number: u64,
 }
 
+/// Writes rows of `len` numbers into a network's input, and says how many.
+fn fill(net: &mut engine::Net, rows: &[f32], len: usize) -> usize {
+    for (example, row) in rows.chunks_exact(len).enumerate() {
+        net.set_input(example, row);
+    }
+    rows.len() / len
+}
+
 /// A trial's optimiser as a rule.
 pub(super) fn rule(training: &Training) -> Rule {
     match training.optimizer {
@@ -179,7 +229,7 @@ pub(super) fn rule(training: &Training) -> Rule {
     }
 }
 
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+fn numbers(tensor: &Tensor) -> Computed<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
@@ -198,3 +248,6 @@ fn initial(parameter: &Parameter, seed: u32) -> Vec<f32> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,6 @@
 
 mod architectures;
 mod fixture;
-mod golden;
+pub(super) mod golden;
 
 pub(super) use fixture::{Fixture, noise};

@@ -48,6 +48,8 @@ struct Trainer<'a> {
     rows: Rows<'a>,
     division: Division,
     model: Model,
+    /// What computes, for the checkpoint.
+    path: &'static str,
     rule: Rule,
     best: Vec<(String, Tensor)>,
     position: Position,
@@ -62,10 +64,11 @@ impl<'a> Trainer<'a> {
         check(trial, rows.shape(), dataset.classes)?;
         let division = Division::draw(&trial.data, rows.len())?;
         let batch = division.train.len().max(division.validation.len()).min(trial.training.batch_size as usize);
-        let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Train)?;
-        model.initialise(trial.seed);
+        let mut model = Model::new(&trial.network, rows.shape(), batch, Purpose::Train, job.backend)?;
+        model.initialise(trial.seed)?;
         let rule = rule(&trial.training);
-        Ok(Self { trial, rows, division, model, rule, best: Vec::new(), position: Position::default() })
+        let path = job.backend.path();
+        Ok(Self { trial, rows, division, model, path, rule, best: Vec::new(), position: Position::default() })
     }
 
     fn resume(&mut self, path: &std::path::Path) -> Result<(), ComputeError> {
@@ -146,7 +149,7 @@ impl<'a> Trainer<'a> {
         let t = f64::from(epoch) + f64::from(batch) / f64::from(self.batches());
         let rate = learning_rate(&training.schedule, training.optimizer.learning_rate(), t, training.epochs);
         let step = model::Step { rule: self.rule, rate, decay: training.weight_decay, number: step };
-        let value = self.model.step(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, &step);
+        let value = self.model.step(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, &step)?;
         self.must_be_finite(value)?;
         self.position.loss_sum += value * batch_rows.labels.len() as f64;
         self.position.batch += 1;
@@ -213,7 +216,7 @@ impl<'a> Trainer<'a> {
     fn pause(&mut self, out: &std::path::Path) -> Result<Ended, ComputeError> {
         let optimizer = self.model.optimizer_state(self.rule)?;
         let parts = [self.model.copies()?, self.best.clone(), optimizer];
-        checkpoint::save(out, self.trial, &self.position, parts)?;
+        checkpoint::save(out, self.trial, self.path, &self.position, parts)?;
         Ok(Ended::Paused)
     }
 

@@ -12,7 +12,7 @@ use super::ahead::{Picture, Work, read_ahead};
 use super::models::Models;
 use super::wire::{Classify, Order, Report, Say};
 use super::{ARGUMENT, limits, sandbox};
-use crate::compute::{self, ComputeError, Decoded, Ended, Flow, Step, TrainingJob, Watch};
+use crate::compute::{self, Backend, ComputeError, Decoded, Device, Ended, Flow, Step, TrainingJob, Watch};
 
 /// Steps are told at most this often: a pipe is cheap, but not free.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -42,6 +42,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     }
     let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     compute::set_threads(threads);
+    // Behind the filter: a driver starts threads.
+    let device: Device = std::env::var("GANNET_DEVICE").map_or(Ok(Device::Cpu), |name| name.parse())?;
+    let backend = device.open()?;
     let to_end = Arc::new(ToEnd::default());
     let (sender, orders) = mpsc::channel();
     let reader_to_end = Arc::clone(&to_end);
@@ -49,7 +52,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (sender, work) = mpsc::sync_channel(1);
     std::thread::spawn(move || read_ahead(orders, &sender));
     say(&Say::Ready)?;
-    let mut held = Held::within(limits::given());
+    let mut held = Held::within(limits::given(), backend);
     let mut before = cpu_time();
     for (number, work) in (1..).zip(work) {
         let mut teller = Teller::new(number, &to_end);
@@ -58,6 +61,11 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             Work::Classify(..) if to_end.contains(number) => teller.ended(),
             work => carry_out(work, &mut teller, &mut held).unwrap_or_else(|error| {
                 let report = ErrorReport::of(error.code(), &error);
+                // It would fail every order from now on; another process may find it well.
+                if matches!(error, ComputeError::Tensor(_)) && held.backend.is_apart() {
+                    eprintln!("{device} fails: {report}");
+                    std::process::exit(2);
+                }
                 if matches!(error, ComputeError::Disk { .. }) { Report::Disk(report) } else { Report::Failed(report) }
             }),
         };
@@ -115,16 +123,17 @@ fn say(said: &Say) -> std::io::Result<()> {
 /// What orders leave for the next: models, so that a run of batches loads each once, or decoded pictures, so that
 /// the trials of a study decode them once. Never both: either may fill what memory there is.
 struct Held {
+    backend: Backend,
     models: Models,
     decoded: Decoded,
 }
 
 impl Held {
     /// With a memory of so many bytes: a quarter of it at most, the rest is to compute with.
-    fn within(memory: Option<u64>) -> Self {
+    fn within(memory: Option<u64>, backend: Backend) -> Self {
         let quarter = memory.map_or(u64::MAX, |memory| memory / 4);
         let room = usize::try_from(quarter).unwrap_or(usize::MAX).min(Decoded::ROOM);
-        Self { models: Models::with_room(quarter.min(Models::ROOM)), decoded: Decoded::with_room(room) }
+        Self { backend, models: Models::with_room(quarter.min(Models::ROOM)), decoded: Decoded::with_room(room) }
     }
 }
 
@@ -132,16 +141,16 @@ fn carry_out(work: Work, teller: &mut Teller<'_>, held: &mut Held) -> Result<Rep
     match work {
         Work::Classify(order, pictures) => {
             held.decoded.clear();
-            classify(&order, &pictures, &mut held.models, teller)
+            classify(&order, &pictures, held, teller)
         }
         Work::Other(Order::Train { trial, dataset, train, resume, out }) => {
             held.models.clear();
-            let job =
-                TrainingJob { trial: &trial, dataset: &dataset, train: &train, resume: resume.as_deref(), out: &out };
+            let (trial, dataset, resume, backend) = (&trial, &dataset, resume.as_deref(), &held.backend);
+            let job = TrainingJob { trial, dataset, train: &train, resume, out: &out, backend };
             train_job(&job, &mut held.decoded, teller)
         }
         Work::Other(Order::Evaluate { trial, dataset, split, checkpoint }) => {
-            let measured = compute::evaluate(&trial, &dataset, &split, &checkpoint, teller)?;
+            let measured = compute::evaluate(&trial, &dataset, &split, &checkpoint, &held.backend, teller)?;
             Ok(measured.map_or_else(|| teller.ended(), Report::Evaluated))
         }
         Work::Other(Order::Classify(_) | Order::End(_)) => unreachable!("neither is passed on as it is"),
@@ -151,13 +160,13 @@ fn carry_out(work: Work, teller: &mut Teller<'_>, held: &mut Held) -> Result<Rep
 fn classify(
     order: &Classify,
     pictures: &mpsc::Receiver<Vec<Picture>>,
-    models: &mut Models,
+    held: &mut Held,
     teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
-    let classifier = models.get(&order.model, &order.weights)?;
+    let classifier = held.models.get(&order.model, &order.weights, &held.backend)?;
     let mut outcomes = Vec::new();
     for chunk in pictures {
-        outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold));
+        outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold)?);
         let fraction = outcomes.len() as f64 / order.images.len() as f64;
         if outcomes.len() < order.images.len() && teller.step(&Step { fraction, epoch: None }) == Flow::Pause {
             return Ok(teller.ended());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shared::contract::Model;
 
-use crate::compute::{Classifier, ComputeError};
+use crate::compute::{Backend, Classifier, ComputeError};
 
 /// Loaded models.
 pub(super) struct Models {
@@ -31,7 +31,12 @@ impl Models {
     }
 
     /// The model, ready to be used.
-    pub(super) fn get(&mut self, model: &Model, weights: &PathBuf) -> Result<&mut Classifier, ComputeError> {
+    pub(super) fn get(
+        &mut self,
+        model: &Model,
+        weights: &PathBuf,
+        backend: &Backend,
+    ) -> Result<&mut Classifier, ComputeError> {
         // The manifest too: two models may share their weights and differ in their labels.
         let known = self.loaded.iter().position(|loaded| loaded.weights == *weights && loaded.model == *model);
         let loaded = match known {
@@ -39,7 +44,7 @@ impl Models {
             None => {
                 let bytes = std::fs::metadata(weights).map_or(0, |metadata| metadata.len());
                 self.make_room(bytes);
-                let classifier = Classifier::load(model, weights)?;
+                let classifier = Classifier::load(model, weights, backend)?;
                 Loaded { model: model.clone(), weights: weights.clone(), bytes, classifier }
             }
         };

@@ -5,7 +5,7 @@ use shared::store::layout;
 
 use super::{Fault, Hands, Settled, identity};
 use crate::commit::{self, CheckpointRecord};
-use crate::compute::is_full;
+use crate::compute::{is_full, joined_paths};
 use crate::protocol::{Answer, Computed, Protocol};
 use crate::scratch::Scratch;
 use crate::step::{self, Ended};
@@ -41,6 +41,8 @@ impl Hands<'_> {
             return Ok(Answer::Computed(Computed::Mistaken));
         }
         let (ended, mut spent) = self.step(resume.as_ref()).await?;
+        let path = self.context.settings.executor.device.path();
+        self.simd = joined_paths(resume.as_ref().map(|record| record.simd.as_str()), path);
         if let Some(record) = &resume {
             spent.durations = sum_durations(spent.durations, record.durations);
             spent.costs = sum_costs(spent.costs, record.costs);

@@ -37,7 +37,7 @@ impl Hands<'_> {
             status: if outcome.is_some() { Status::Done } else { Status::Failed },
             worker: self.context.settings.name.clone(),
             attempt: [attempts.crashes, self.preemptions, 1].into_iter().fold(attempts.errors, u32::saturating_add),
-            simd: outcome.is_some().then(|| crate::compute::simd_path().to_owned()),
+            simd: outcome.is_some().then(|| self.simd.clone()),
             finished_at: Timestamp::now(),
             durations: spent.durations,
             costs: spent.costs,
@@ -89,7 +89,7 @@ impl Hands<'_> {
         let record = CheckpointRecord {
             message_id: identity(self.letter),
             tensors,
-            simd: crate::compute::simd_path().into(),
+            simd: self.simd.clone(),
             worker: self.context.settings.name.clone(),
             durations: spent.durations,
             costs: spent.costs,

@@ -31,12 +31,12 @@ struct Whole {
 
 impl Whole {
     fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
-        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights)? })
+        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights, &Backend::Engine)? })
     }
 
     fn classify(&mut self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
         let read = |(name, path): &(String, PathBuf)| (name.clone(), self.reader.read(path));
-        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold)
+        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold).expect("it computes")
     }
 }
 
@@ -196,7 +196,7 @@ fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
         let mut classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &path)?;
         let (_, path) = picture(&fixture, "p", 1);
         let pixels = classifier.reader.read(&path).expect("a picture");
-        Ok::<_, ComputeError>(classifier.classifier.scores(&[&pixels]).remove(0).expect("scores"))
+        Ok::<_, ComputeError>(classifier.classifier.scores(&[&pixels])?.remove(0).expect("scores"))
     };
     let full = scores(DType::F32).expect("a classifier");
     let path = fixture.path("infinite");

@@ -8,6 +8,7 @@ use engine::Purpose;
 use serde::Deserialize;
 use shared::contract::Architecture;
 
+use crate::compute::Backend;
 use crate::compute::model::Model;
 
 #[derive(Deserialize)]
@@ -47,11 +48,11 @@ fn architectures_give_what_torchvision_gives() {
     for case in cases {
         let architecture = Architecture::find(&case.architecture).expect("a known name");
         let network = architecture.network(case.logits.len());
-        let mut model = Model::new(&network, &case.input, 1, Purpose::Infer).expect("a network");
+        let mut model = Model::new(&network, &case.input, 1, Purpose::Infer, &Backend::Engine).expect("a network");
         let tensors = model.parameters().iter().map(|p| (p.name.clone(), tensor(&p.name, &p.shape))).collect();
         model.set(&tensors).expect("tensors");
         let picture: Vec<f32> = noise("input", case.input.iter().product()).map(|value| value as f32).collect();
-        let logits = model.logits(&picture);
+        let logits = model.logits(&picture).expect("logits");
         let largest = case.logits.iter().fold(0.0f64, |most, logit| most.max(logit.abs()));
         for (found, expected) in logits.iter().zip(&case.logits) {
             let error = (f64::from(*found) - expected).abs() / largest;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shared::contract::{Dataset, Trial};
 use shared::random;
 
-use crate::compute::{ComputeError, Decoded, Ended, Flow, Step, Trained, TrainingJob, train};
+use crate::compute::{Backend, ComputeError, Decoded, Ended, Flow, Step, Trained, TrainingJob, train};
 
 /// `count` numbers in -1 to 1, the same for the same name.
 pub(in crate::compute) fn noise(name: &str, count: usize) -> Vec<f64> {
@@ -20,6 +20,7 @@ pub(in crate::compute) struct Fixture {
     pub(in crate::compute) folder: tempfile::TempDir,
     pub(in crate::compute) dataset: Dataset,
     pub(in crate::compute) rows: usize,
+    pub(in crate::compute) backend: Backend,
 }
 
 impl Fixture {
@@ -50,7 +51,7 @@ impl Fixture {
             "name": "stripes", "shape": [1, 8, 8], "elements": "u8", "classes": 3, "mean": [0.5], "std": [0.29],
             "splits": {"train": {"object": object(), "rows": rows}}
         }));
-        Self { folder, dataset: dataset.expect("a dataset"), rows }
+        Self { folder, dataset: dataset.expect("a dataset"), rows, backend: Backend::Engine }
     }
 
     pub(in crate::compute) fn path(&self, name: &str) -> PathBuf {
@@ -67,7 +68,8 @@ impl Fixture {
     ) -> Result<Ended, ComputeError> {
         let (file, out) = (self.path("train.safetensors"), self.path(out));
         let resume = resume.map(|name| self.path(name));
-        let job = TrainingJob { trial, dataset: &self.dataset, train: &file, resume: resume.as_deref(), out: &out };
+        let (dataset, backend, resume) = (&self.dataset, &self.backend, resume.as_deref());
+        let job = TrainingJob { trial, dataset, train: &file, resume, out: &out, backend };
         train(&job, &mut Decoded::default(), &mut each)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use engine::kernels::optimizer::Step;
+use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax::{cross_entropy, measure};
 use engine::{Mode, Net, Path, Purpose};
 use serde::Deserialize;
@@ -14,12 +14,32 @@ use shared::contract::{Network, Optimizer, Training};
 use crate::compute::graph::graph;
 use crate::compute::model::rule;
 
+/// A network with inputs, parameters and outputs in [`tensors`].
 #[derive(Deserialize)]
-struct Case {
-    name: String,
-    input: Vec<usize>,
-    train: bool,
-    network: Network,
+pub(in crate::compute) struct Case {
+    pub(in crate::compute) name: String,
+    pub(in crate::compute) input: Vec<usize>,
+    /// Whether it was computed as in training.
+    pub(in crate::compute) train: bool,
+    pub(in crate::compute) network: Network,
+}
+
+pub(in crate::compute) fn layers() -> Vec<Case> {
+    let cases: Vec<Case> = cases("layers.json");
+    assert!(cases.len() > 25);
+    cases
+}
+
+pub(in crate::compute) fn optimizers() -> Vec<Optimised> {
+    cases("optimizers.json")
+}
+
+pub(in crate::compute) fn tensors() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(file("layers.safetensors"), &Device::Cpu).expect("tensors")
+}
+
+fn cases<T: serde::de::DeserializeOwned>(name: &str) -> Vec<T> {
+    serde_json::from_str(&std::fs::read_to_string(file(name)).expect("a file")).expect("cases")
 }
 
 fn file(name: &str) -> PathBuf {
@@ -44,11 +64,8 @@ fn difference(found: &[f32], expected: &Tensor) -> f64 {
 
 #[test]
 fn layers_give_what_pytorch_gives() {
-    let cases: Vec<Case> =
-        serde_json::from_str(&std::fs::read_to_string(file("layers.json")).expect("a file")).expect("cases");
-    let all = candle_core::safetensors::load(file("layers.safetensors"), &Device::Cpu).expect("tensors");
-    assert!(cases.len() > 25);
-    for case in cases {
+    let all = tensors();
+    for case in layers() {
         let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
         let parameters = case.network.parameters(&case.input).expect("a network");
         let graph = graph(&case.network, &case.input).expect("a network");
@@ -83,7 +100,7 @@ fn layers_give_what_pytorch_gives() {
 
 #[test]
 fn the_loss_is_pytorchs() {
-    let all = candle_core::safetensors::load(file("layers.safetensors"), &Device::Cpu).expect("tensors");
+    let all = tensors();
     let labels: Vec<u32> = numbers(&all["loss/labels"]).into_iter().map(|label| label as u32).collect();
     for path in Path::available() {
         let loss = cross_entropy(path, &singles(&all["loss/logits"]), &labels, None);
@@ -103,31 +120,37 @@ fn the_loss_of_extreme_logits_is_finite() {
     }
 }
 
+/// An optimiser's first steps.
 #[derive(Deserialize)]
-struct Optimised {
-    optimizer: Optimizer,
-    weight_decay: f64,
-    start: Vec<f32>,
-    steps: Vec<Golden>,
+pub(in crate::compute) struct Optimised {
+    pub(in crate::compute) optimizer: Optimizer,
+    pub(in crate::compute) weight_decay: f64,
+    pub(in crate::compute) start: Vec<f32>,
+    pub(in crate::compute) steps: Vec<Golden>,
 }
 
 #[derive(Deserialize)]
-struct Golden {
-    gradient: Vec<f32>,
-    after: Vec<f32>,
+pub(in crate::compute) struct Golden {
+    pub(in crate::compute) gradient: Vec<f32>,
+    pub(in crate::compute) after: Vec<f32>,
+}
+
+impl Optimised {
+    pub(in crate::compute) fn rule(&self) -> Rule {
+        let mut training: Training = serde_json::from_value(json!({
+            "epochs": 1, "batch_size": 1, "weight_decay": self.weight_decay,
+            "optimizer": {"type": "sgd", "learning_rate": 1}
+        }))
+        .expect("training");
+        training.optimizer = self.optimizer.clone();
+        rule(&training)
+    }
 }
 
 #[test]
 fn steps_are_pytorchs() {
-    let text = std::fs::read_to_string(file("optimizers.json")).expect("a file");
-    let cases: Vec<Optimised> = serde_json::from_str(&text).expect("cases");
-    for case in cases {
-        let mut training: Training = serde_json::from_value(json!({
-            "epochs": 1, "batch_size": 1, "weight_decay": case.weight_decay, "optimizer": {"type": "sgd", "learning_rate": 1}
-        }))
-        .expect("training");
-        training.optimizer = case.optimizer.clone();
-        let rule = rule(&training);
+    for case in optimizers() {
+        let rule = case.rule();
         let mut weights = case.start.clone();
         let mut sums = vec![vec![0.0; weights.len()]; rule.sums()];
         for (number, golden) in case.steps.iter().enumerate() {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use shared::digest::Digest;
 
 use super::*;
-use crate::compute::evaluate;
 use crate::compute::tests::Fixture;
+use crate::compute::{Backend, evaluate};
 
 /// Everything that a checkpoint has to remember: batch norm, dropout, a bias, a residual block.
 fn layers() -> Value {
@@ -23,7 +23,16 @@ fn digest(fixture: &Fixture, name: &str) -> Digest {
 
 #[test]
 fn it_learns() {
-    let fixture = Fixture::new(400);
+    learns(Fixture::new(400));
+}
+
+#[test]
+fn it_learns_on_candles_operations() {
+    learns(Fixture { backend: Backend::Candle(candle_core::Device::Cpu), ..Fixture::new(400) });
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "callers make one for this")]
+fn learns(fixture: Fixture) {
     let trial = fixture.trial(layers(), json!({"epochs": 4}));
     let mut fractions = Vec::new();
     let ended = fixture.train(&trial, None, "out", &mut |step| {
@@ -46,10 +55,10 @@ fn it_learns() {
         Flow::Go
     };
     let (file, out) = (fixture.path("train.safetensors"), fixture.path("out"));
-    let all = evaluate(&trial, &fixture.dataset, &file, &out, &mut each).expect("it can be measured");
+    let all = evaluate(&trial, &fixture.dataset, &file, &out, &fixture.backend, &mut each).expect("it can be measured");
     let all = all.expect("nobody breaks it off");
     assert!(fractions.len() == 25 && fractions.is_sorted() && fractions.last() == Some(&1.0), "{fractions:?}");
-    let broken_off = evaluate(&trial, &fixture.dataset, &file, &out, &mut |_: &Step| Flow::Pause);
+    let broken_off = evaluate(&trial, &fixture.dataset, &file, &out, &fixture.backend, &mut |_: &Step| Flow::Pause);
     assert!(broken_off.expect("no error").is_none());
     assert!(all.error < 0.1 && all.rows == 400, "{all:?}");
     let tensors = candle_core::safetensors::load(fixture.path("out"), &candle_core::Device::Cpu).expect("tensors");
@@ -80,8 +89,17 @@ fn cut(fixture: &Fixture, trial: &Trial, cuts: &[usize]) -> (Digest, Trained) {
 
 #[test]
 fn an_interruption_changes_no_bit() {
-    // 45 rows to train on: three batches an epoch, the last of 13.
-    let fixture = Fixture::new(60);
+    is_whole_when_cut(Fixture::new(60));
+}
+
+#[test]
+fn nor_does_one_on_candles_operations() {
+    is_whole_when_cut(Fixture { backend: Backend::Candle(candle_core::Device::Cpu), ..Fixture::new(60) });
+}
+
+/// 45 rows to train on: three batches an epoch, the last of 13.
+#[expect(clippy::needless_pass_by_value, reason = "callers make one for this")]
+fn is_whole_when_cut(fixture: Fixture) {
     for training in [
         json!({"epochs": 3, "optimizer": {"type": "adam", "learning_rate": 0.01}, "weight_decay": 0.001}),
         json!({"epochs": 3, "optimizer": {"type": "nesterov", "learning_rate": 0.02},
@@ -205,7 +223,8 @@ fn parameters_that_are_not_the_networks_are_refused() {
     let file = fixture.path("train.safetensors");
     let measured = |trial: &Trial, name: &str| {
         let mut go = |_: &Step| Flow::Go;
-        let error = evaluate(trial, &fixture.dataset, &file, &fixture.path(name), &mut go).expect_err("refused");
+        let error = evaluate(trial, &fixture.dataset, &file, &fixture.path(name), &fixture.backend, &mut go)
+            .expect_err("refused");
         assert!(matches!(error, ComputeError::BadFile { .. }), "{error}");
         error.to_string()
     };

@@ -8,7 +8,7 @@ use shared::contract::{Dataset, ImageVerdict, Model, ModelConfig, Trial};
 use super::*;
 use crate::compute::rows::Rows;
 use crate::compute::tests::noise;
-use crate::compute::{Classifier, Ended, Flow, PictureReader, Step, TrainingJob, evaluate, train};
+use crate::compute::{Backend, Classifier, Ended, Flow, PictureReader, Step, TrainingJob, evaluate, train};
 
 /// A folder with a dataset of pictures of two classes, red above and red on the left, of many sizes and formats.
 struct Folder {
@@ -95,7 +95,8 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
         .expect("a trial");
         let out = made.folder.path().join(format!("out-{}", image.channels));
         let split = made.split();
-        let job = TrainingJob { trial: &trial, dataset: &made.dataset, train: &split, resume: None, out: &out };
+        let (trial, dataset, backend) = (&trial, &made.dataset, &Backend::Engine);
+        let job = TrainingJob { trial, dataset, train: &split, resume: None, out: &out, backend };
         let ended = train(&job, &mut Decoded::default(), &mut |_: &Step| Flow::Go).expect("it trains");
         assert!(matches!(ended, Ended::Finished(_)));
 
@@ -113,7 +114,9 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             (row.to_string(), reader.read(&path))
         };
         let pictures = made.files.iter().enumerate().map(read).collect();
-        let classified = Classifier::load(&model, &out).expect("a model").classify(pictures, 2, 0.0);
+        let classified = Classifier::load(&model, &out, &Backend::Engine)
+            .and_then(|mut classifier| classifier.classify(pictures, 2, 0.0))
+            .expect("a model");
         // Both losses from what each of the two saw: equal only if every pixel is.
         let (mut loss, mut wrong) = (0.0, 0u32);
         for (row, outcome) in classified.iter().enumerate() {
@@ -122,7 +125,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             wrong += u32::from(best[0].index != label);
             loss -= best.iter().find(|one| one.index == label).expect("both labels").score.ln() / 60.0;
         }
-        let measured = evaluate(&trial, &made.dataset, &split, &out, &mut |_: &Step| Flow::Go);
+        let measured = evaluate(&trial, &made.dataset, &split, &out, &Backend::Engine, &mut |_: &Step| Flow::Go);
         let measured = measured.expect("it can be measured").expect("to its end");
         assert!((measured.loss - loss).abs() < 1e-6, "{measured:?}, {loss}");
         assert!((measured.error - f64::from(wrong) / 60.0).abs() < 1e-12, "{measured:?}, {wrong}");

@@ -1,0 +1,71 @@
+//! Every layer, the loss and every optimiser give what PyTorch gives. The scripts in `worker/tests/golden` made the files.
+
+use candle_core::{DType, Device, Tensor};
+use engine::Mode;
+use engine::kernels::optimizer::Rule;
+
+use super::numbers;
+use crate::compute::generic::optimizer::Step;
+use crate::compute::generic::{Net, ops};
+use crate::compute::graph::graph;
+use crate::compute::tests::golden;
+
+/// The largest difference.
+fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    let (found, expected) = (numbers(found), numbers(expected));
+    assert_eq!(found.len(), expected.len(), "one shape");
+    found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn layers_give_what_pytorch_gives() {
+    let all = golden::tensors();
+    for case in golden::layers() {
+        let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
+        assert_eq!(tensor("output").dtype(), DType::F64, "the file has f64 numbers");
+        let graph = graph(&case.network, &case.input).expect("a network");
+        let net = Net::new(graph.clone(), &Device::Cpu, DType::F64).expect("a network");
+        for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
+            var.set(tensor(&parameter.name)).expect("a value");
+        }
+        let train = Mode::Train { drop: &|_, _| panic!("no case has dropout in training") };
+        let mode = if case.train { &train } else { &Mode::Infer };
+        let output = net.forward(tensor("input"), mode).expect("an output");
+        let error = difference(&output, tensor("output"));
+        assert!(error < 1e-12, "{}: {error}", case.name);
+        for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
+            if let Some(after) = all.get(&format!("{}/after/{}", case.name, parameter.name)) {
+                let error = difference(var, after);
+                assert!(error < 1e-12, "{}: {} is {error} off", case.name, parameter.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_is_pytorchs() {
+    let all = golden::tensors();
+    let labels: Vec<u32> = numbers(&all["loss/labels"]).into_iter().map(|label| label as u32).collect();
+    let loss = ops::cross_entropy(&all["loss/logits"], &labels).and_then(|each| each.mean_all()).expect("a loss");
+    assert!(difference(&loss, &all["loss/value"]) < 1e-12);
+    let extreme = Tensor::new(&[[1e30f32, -1e30, 0.0], [-1e4, -1e4, -1e4]], &Device::Cpu).expect("logits");
+    let each = numbers(&ops::cross_entropy(&extreme, &[0, 1]).expect("a loss"));
+    assert!(each[0] == 0.0 && (each[1] - 3f64.ln()).abs() < 1e-6, "{each:?}");
+}
+
+#[test]
+fn steps_are_pytorchs() {
+    for case in golden::optimizers() {
+        let rule: Rule = case.rule();
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).expect("a tensor");
+        let mut weights = tensor(&case.start);
+        let mut sums = vec![weights.zeros_like().expect("zeros"); rule.sums()];
+        for (number, golden) in (0..).zip(&case.steps) {
+            let (rate, decay) = (case.optimizer.learning_rate(), case.weight_decay);
+            let step = Step { rule, rate, decay, number };
+            weights = step.run(&weights, &tensor(&golden.gradient), &mut sums).expect("a step");
+            let error = difference(&weights, &tensor(&golden.after));
+            assert!(error < 2e-6, "{:?}, step {number}: {error}", case.optimizer);
+        }
+    }
+}
