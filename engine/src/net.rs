@@ -18,9 +18,10 @@ mod wiring;
 
 use std::time::{Duration, Instant};
 
+use crate::buffer::Buffer;
 use crate::graph::{Graph, Unfit};
 use crate::kernels::optimizer::{Rule, Step};
-use crate::parallel;
+use crate::parallel::{self, Space};
 use crate::simd::Path;
 
 use lower::{Layer, LayerOp};
@@ -62,6 +63,8 @@ struct Run<'a> {
     mode: &'a Mode<'a>,
     arena: &'a mut Arena,
     parameters: &'a mut Parameters,
+    /// What convolutions sum the gradients of their weights in, one after the other.
+    spaces: &'a mut Vec<Space<Buffer>>,
 }
 
 /// A layer that runs.
@@ -90,6 +93,7 @@ pub struct Net {
     arena: Arena,
     parameters: Parameters,
     stages: Vec<Timed>,
+    spaces: Vec<Space<Buffer>>,
     input: Place,
     output: Place,
     output_gradient: Option<Place>,
@@ -126,6 +130,7 @@ impl Net {
             arena: plan.arena,
             parameters,
             stages,
+            spaces: Vec::new(),
             input: plan.input,
             output: plan.output,
             output_gradient: plan.output_gradient,
@@ -188,7 +193,8 @@ impl Net {
             self.stages.iter_mut().for_each(|timed| timed.stage.prepare(&self.parameters));
             self.stale = false;
         }
-        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
+        let mut run = Run { n, mode, arena, parameters, spaces };
         for Timed { stage, spent: [forwards, _], .. } in &mut self.stages {
             let begun = Instant::now();
             stage.forward(&mut run);
@@ -229,7 +235,8 @@ impl Net {
                 }
             }
         }
-        let mut run = Run { n, mode, arena: &mut self.arena, parameters: &mut self.parameters };
+        let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
+        let mut run = Run { n, mode, arena, parameters, spaces };
         for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
             let begun = Instant::now();
             stage.backward(&mut run);
