@@ -177,18 +177,28 @@ fn gradient(path: Path, peak: f64) {
         let mut scratch = Buffer::zeros(fast.scratch_len());
         let (mut dw, mut dw_again) = (Buffer::zeros(dense.packing().len()), Buffer::zeros(dense.packing().len()));
         print!("{ins:4} {outs:4} {size:3} k{kernel}");
-        for examples in [1, 2, 8] {
-            let (x, dy) = (Buffer::zeros(x_maps.len() * examples), Buffer::zeros(y_maps.len() * examples));
+        // The last from memory that is not in the cache, as in a network.
+        for (examples, parts) in [(1, 1), (8, 1), (8, 16)] {
+            let count = examples * parts;
+            let (x, dy) = (
+                Buffer::from(&vec![0.5; x_maps.len() * count][..]),
+                Buffer::from(&vec![0.5; y_maps.len() * count][..]),
+            );
             let seconds = times([
                 &mut || {
                     for (x, dy) in x.chunks_exact(x_maps.len()).zip(dy.chunks_exact(y_maps.len())) {
                         dense.add(x, dy, &mut dw);
                     }
                 },
-                &mut || fast.add(&x, &dy, &mut dw_again, &mut scratch),
+                &mut || {
+                    let parts = x.chunks_exact(x_maps.len() * examples).zip(dy.chunks_exact(y_maps.len() * examples));
+                    for (x, dy) in parts {
+                        fast.add(x, dy, &mut dw_again, &mut scratch);
+                    }
+                },
             ]);
-            let [dense, quick] = seconds.map(|seconds| 100.0 * flops * examples as f64 / seconds / peak);
-            print!("  x{examples:<2} {dense:4.0}% -> {quick:4.0}% ({:.2})", quick / dense);
+            let [dense, quick] = seconds.map(|seconds| 100.0 * flops * count as f64 / seconds / peak);
+            print!("  {parts:2} x{examples:<2} {dense:4.0}% -> {quick:4.0}% ({:.2})", quick / dense);
         }
         println!();
     }

@@ -160,6 +160,14 @@ impl Winograd {
                                 (copy.as_ptr(), FROM * LANES)
                             };
                             let to = to.as_mut_ptr().add(block * block_step + index * LANES);
+                            if is_inside && maps.blocks() > 2 {
+                                // The hardware foresees no tiles, and the blocks between leave time to fetch the next one.
+                                for row in 0..FROM {
+                                    for column in FROM..FROM + stride {
+                                        S::prefetch(from.wrapping_add(row * row_step + column * LANES));
+                                    }
+                                }
+                            }
                             both::<S, FROM, TILE>(
                                 #[inline(always)]
                                 |row, column| S::load(from.add(row * row_step + column * LANES)),

@@ -122,6 +122,7 @@ pub(super) unsafe fn output_slopes<S: Simd, const OUT: usize, const TILE: usize>
 }
 
 /// A polynomial's coefficients `g`, by these factors, at zero, the pairs and infinity.
+#[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
 #[inline(always)]
 unsafe fn at_points<S: Simd, const FROM: usize, const TILE: usize>(
     factors: &Factors,
