@@ -1,10 +1,10 @@
-//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `depthwise`.
+//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `gradient`, `depthwise`.
 
 #![expect(clippy::print_stdout, reason = "its output is a table")]
 
 use engine::kernels::dense::*;
 use engine::kernels::depthwise;
-use engine::kernels::winograd::{Winograd, pays};
+use engine::kernels::winograd::{self, Winograd, pays};
 use engine::maps::Maps;
 use engine::{Buffer, Path, Window};
 use std::time::Instant;
@@ -125,7 +125,7 @@ fn main() {
         asked.iter().any(|asked| asked == name) || !all.iter().any(|one| asked.iter().any(|asked| asked == one))
     };
     let names: Vec<&str> = paths.iter().map(|path| path.name()).collect();
-    let parts = ["dense", "winograd", "depthwise"];
+    let parts = ["dense", "winograd", "gradient", "depthwise"];
     for path in paths.iter().copied().filter(|path| is_asked(path.name(), &names)) {
         let peak = (0..20).map(|_| engine::peak::peak_flops(path)).fold(0.0, f64::max);
         println!("{} peak {:.1} GFLOP/s", path.name(), peak / 1e9);
@@ -135,9 +135,72 @@ fn main() {
         if is_asked("winograd", &parts) {
             winograd(path, peak);
         }
+        if is_asked("gradient", &parts) {
+            gradient(path, peak);
+        }
         if is_asked("depthwise", &parts) {
             depthwise(path, peak);
         }
+    }
+}
+
+/// The weights' gradient by Winograd's method beside the dense one, for the examples of a part of a batch, as shares of the dense peak.
+fn gradient(path: Path, peak: f64) {
+    for (ins, outs, size, kernel) in [
+        (16, 16, 32, 3),
+        (32, 32, 16, 3),
+        (64, 64, 8, 3),
+        (64, 64, 4, 3),
+        (64, 64, 32, 3),
+        (64, 64, 56, 3),
+        (128, 128, 16, 3),
+        (128, 128, 28, 3),
+        (128, 128, 7, 3),
+        (256, 256, 14, 3),
+        (512, 512, 7, 3),
+        (16, 16, 8, 3),
+        (16, 16, 5, 3),
+        (8, 16, 28, 5),
+        (16, 16, 28, 5),
+        (32, 64, 14, 5),
+        (64, 64, 7, 5),
+    ] {
+        let shape = Shape { ins, outs, groups: 1, window: Window::same([kernel; 2], [size; 2]) };
+        let x_maps = Maps::new(ins, [size; 2]).with_halo(shape.input_halo([size; 2]));
+        let y_maps = Maps::new(outs, [size; 2]).with_halo(shape.gradient_halo([size; 2]));
+        let flops = 2.0 * (ins * outs * size * size * kernel * kernel) as f64;
+        let dense = WeightGradient::new(path, &shape, x_maps, y_maps);
+        let mut fast = winograd::WeightGradient::new(path, &shape, x_maps, y_maps).expect("it applies");
+        if let Ok(chunk) = std::env::var("CHUNK") {
+            fast = fast.in_chunks(chunk.parse().unwrap());
+        }
+        let mut scratch = Buffer::zeros(fast.scratch_len());
+        let (mut dw, mut dw_again) = (Buffer::zeros(dense.packing().len()), Buffer::zeros(dense.packing().len()));
+        print!("{ins:4} {outs:4} {size:3} k{kernel}");
+        // The last from memory that is not in the cache, as in a network.
+        for (examples, parts) in [(1, 1), (8, 1), (8, 16)] {
+            let count = examples * parts;
+            let (x, dy) = (
+                Buffer::from(&vec![0.5; x_maps.len() * count][..]),
+                Buffer::from(&vec![0.5; y_maps.len() * count][..]),
+            );
+            let seconds = times([
+                &mut || {
+                    for (x, dy) in x.chunks_exact(x_maps.len()).zip(dy.chunks_exact(y_maps.len())) {
+                        dense.add(x, dy, &mut dw);
+                    }
+                },
+                &mut || {
+                    let parts = x.chunks_exact(x_maps.len() * examples).zip(dy.chunks_exact(y_maps.len() * examples));
+                    for (x, dy) in parts {
+                        fast.add(x, dy, &mut dw_again, &mut scratch);
+                    }
+                },
+            ]);
+            let [dense, quick] = seconds.map(|seconds| 100.0 * flops * count as f64 / seconds / peak);
+            print!("  {parts:2} x{examples:<2} {dense:4.0}% -> {quick:4.0}% ({:.2})", quick / dense);
+        }
+        println!();
     }
 }
 

@@ -18,9 +18,10 @@ mod wiring;
 
 use std::time::{Duration, Instant};
 
+use crate::buffer::Buffer;
 use crate::graph::{Graph, Unfit};
 use crate::kernels::optimizer::{Rule, Step};
-use crate::parallel;
+use crate::parallel::{self, Space};
 use crate::simd::Path;
 
 use lower::{Layer, LayerOp};
@@ -64,6 +65,8 @@ struct Run<'a> {
     step: Option<&'a Step>,
     arena: &'a mut Arena,
     parameters: &'a mut Parameters,
+    /// What convolutions sum the gradients of their weights in, one after the other.
+    spaces: &'a mut Vec<Space<Buffer>>,
 }
 
 /// A layer that runs.
@@ -92,6 +95,7 @@ pub struct Net {
     arena: Arena,
     parameters: Parameters,
     stages: Vec<Timed>,
+    spaces: Vec<Space<Buffer>>,
     input: Place,
     output: Place,
     output_gradient: Option<Place>,
@@ -128,6 +132,7 @@ impl Net {
             arena: plan.arena,
             parameters,
             stages,
+            spaces: Vec::new(),
             input: plan.input,
             output: plan.output,
             output_gradient: plan.output_gradient,
@@ -190,7 +195,8 @@ impl Net {
             self.stages.iter_mut().for_each(|timed| timed.stage.prepare(&self.parameters));
             self.stale = false;
         }
-        let mut run = Run { n, mode, step: None, arena: &mut self.arena, parameters: &mut self.parameters };
+        let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
+        let mut run = Run { n, mode, step: None, arena, parameters, spaces };
         for Timed { stage, spent: [forwards, _], .. } in &mut self.stages {
             let begun = Instant::now();
             stage.forward(&mut run);
@@ -253,7 +259,8 @@ impl Net {
                 }
             }
         }
-        let mut run = Run { n, mode, step, arena: &mut self.arena, parameters: &mut self.parameters };
+        let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
+        let mut run = Run { n, mode, step, arena, parameters, spaces };
         for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
             let begun = Instant::now();
             stage.backward(&mut run);

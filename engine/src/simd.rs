@@ -178,6 +178,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Not a number where `a` or `b` is none, else `v`.
     unsafe fn spoil(v: Self::V, a: Self::V, b: Self::V) -> Self::V;
 
+    /// Says that the cache line at an address, which may be any, is going to be read.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const f32) {}
+
     /// Reads sixteen bytes as numbers.
     unsafe fn load_bytes(from: *const u8) -> Self::V;
 

@@ -1,34 +1,10 @@
 //! Winograd's convolution (Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks") for kernels of 3x3 and 5x5
-//! of stride one, and the gradient of its input, which is such a convolution as well.
+//! of stride one, the gradient of its input, which is such a convolution as well, and that of its weights.
 //!
 //! Tiles of the maps are transformed, multiplied position by position with transformed weights, and transformed
 //! back: `F(4x4, 3x3)` takes 36 products for 16 outputs instead of 144, `F(2x2, 5x5)` 36 for 4 instead of 100, `F(2x2, 3x3)` 16 for 4 instead of 36.
 //! The products are matrices of tiles by channels, so that several examples together fill them where
 //! maps are small; a tile's sums are taken one after the other, whatever stands beside it.
-
-mod passes;
-mod transform;
-
-use super::dense::{Finish, Shape};
-use super::packing::{Packing, RUN};
-use crate::maps::Maps;
-use crate::simd::{LANES, Path, on_path};
-
-/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache beside the weights. From
-/// 160 to 960 KiB nothing changes by more than a tenth.
-const CHUNK: usize = 320 << 10;
-
-/// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`]: weights
-/// of 512 by 512 channels are 36 MiB and come from memory.
-const LEAST: usize = 56;
-
-/// Outputs and taps of a tile along one axis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    F4x3,
-    F2x3,
-    F2x5,
-}
 
 /// Calls generic code with a kind's tile, kernel and outputs along one axis.
 macro_rules! on_kind {
@@ -54,6 +30,35 @@ macro_rules! on_kind {
             }
         }
     };
+}
+
+mod gradient;
+mod passes;
+mod transform;
+
+pub use gradient::WeightGradient;
+
+use std::ops::Range;
+
+use super::dense::{Finish, Shape};
+use super::packing::{Packing, RUN};
+use crate::maps::Maps;
+use crate::simd::{LANES, Path, on_path};
+
+/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache beside the weights. From
+/// 160 to 960 KiB nothing changes by more than a tenth.
+const CHUNK: usize = 320 << 10;
+
+/// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`]: weights
+/// of 512 by 512 channels are 36 MiB and come from memory.
+const LEAST: usize = 56;
+
+/// Outputs and taps of a tile along one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F4x3,
+    F2x3,
+    F2x5,
 }
 
 impl Kind {
@@ -99,20 +104,31 @@ impl Kind {
 /// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
 /// the gradient, and the larger part of the smaller the maps.
 pub fn pays(shape: &Shape, examples: usize) -> bool {
+    is_faster(shape, examples, 10, [2, 4, 16])
+}
+
+/// Whether the gradient of weights by [`WeightGradient`] takes less time than the dense one, for this many examples in a call.
+///
+/// Counted as in [`pays`], against a dense gradient that is slower than the dense convolution: transforms as much as six products; a vector of
+/// sums, which is stored, loaded and transformed back, seven in the second cache, nine in the third, and 48 in memory. So it pays
+/// - for 3x3 from 16 channels on (for eight examples 2.2 times as fast as the dense one for 16 channels at 32x32, 2.8 for 32 at 16x16, 3.4 for 64 at 8x8,
+///   2.5 for 256 at 14x14), for 5x5 as well (1.7 for 16 at 28x28, 2.3 for 32 to 64 at 14x14);
+/// - for maps of a few tiles only for several examples: 64 channels at 4x4 reach 0.6 for one and 2.8 for eight, 512 at 7x7 0.5 and 1.2.
+pub fn gradient_pays(shape: &Shape, examples: usize) -> bool {
+    is_faster(shape, examples, 6, [7, 9, 48])
+}
+
+/// Whether products at the points, with transforms that cost so many a channel and weights of up to 1 MiB, 16 MiB and more that cost so many each, are
+/// less than those of a dense convolution.
+fn is_faster(shape: &Shape, examples: usize, transform: usize, weights: [usize; 3]) -> bool {
     let Some(kind) = Kind::of(shape, shape.window.output) else { return false };
     let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
     let products = shape.ins.next_multiple_of(RUN) * outs;
     let [rows, columns] = kind.tiles(shape.window.output);
     let bytes = kind.positions() * products * LANES * 4;
-    let weight = if bytes <= 1 << 20 {
-        2
-    } else if bytes <= 16 << 20 {
-        4
-    } else {
-        16
-    };
+    let weight = weights[usize::from(bytes > 1 << 20) + usize::from(bytes > 16 << 20)];
     let tiles = examples * rows * columns;
-    let fast = kind.positions() * (tiles * (products + 10 * (ins + outs)) + weight * products);
+    let fast = kind.positions() * (tiles * (products + transform * (ins + outs)) + weight * products);
     fast < examples * shape.window.outputs() * shape.window.taps() * products
 }
 
@@ -219,6 +235,13 @@ impl Winograd {
         self.kind.positions() * (inputs + outputs)
     }
 
+    /// The tiles of so many examples, in chunks that are as good as even: a last one of few tiles would read all weights for little.
+    fn chunks(&self, examples: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let all = examples * self.tiles[0] * self.tiles[1];
+        let chunk = all.div_ceil(all.div_ceil(self.chunk).max(1)).max(1);
+        (0..all).step_by(chunk).map(move |first| first..all.min(first + chunk))
+    }
+
     /// Transforms the convolution's weights, packed as [`Winograd::packing`] says, for this direction.
     pub fn transform(&self, weights: &[f32], to: &mut [f32]) {
         assert!(weights.len() >= self.packing.len() && to.len() >= self.len(), "weights of the planned size");
@@ -243,11 +266,7 @@ impl Winograd {
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         let [inputs_step, ..] = self.steps();
         let (inputs, outputs) = scratch.split_at_mut(self.kind.positions() * inputs_step);
-        let all = examples * self.tiles[0] * self.tiles[1];
-        // Even chunks: a last one of few tiles would read all weights for little.
-        let chunk = all.div_ceil(all.div_ceil(self.chunk).max(1)).max(1);
-        for first in (0..all).step_by(chunk) {
-            let tiles = first..all.min(first + chunk);
+        for tiles in self.chunks(examples) {
             on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL OUT => {
                 self.inputs::<S, TILE, OUT>(x, tiles.clone(), inputs);
                 self.products::<S>(transformed, tiles.len(), inputs, outputs);

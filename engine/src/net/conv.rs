@@ -25,7 +25,6 @@ pub(super) struct ConvStage {
     forward: Convolution,
     folded: Option<Norm>,
     backward: Option<Backward>,
-    spaces: Vec<parallel::Space<()>>,
 }
 
 /// A batch norm that has become part of weights and bias.
@@ -86,7 +85,7 @@ impl ConvStage {
             let input = input.map(|(dx, finish)| {
                 (Convolution::gradient(path, &shape, batch, dx.form.maps(), dy.form.maps()), dx, finish)
             });
-            Backward { dy, weights: Weights::new(path, &shape, x_maps, dy.form.maps()), input }
+            Backward { dy, weights: Weights::new(path, &shape, batch, x_maps, dy.form.maps()), input }
         });
         Self {
             path,
@@ -98,7 +97,6 @@ impl ConvStage {
             forward: Convolution::forward(path, &shape, batch, x_maps, y_maps),
             folded,
             backward,
-            spaces: Vec::new(),
         }
     }
 }
@@ -131,7 +129,6 @@ impl Stage for ConvStage {
     fn backward(&mut self, run: &mut Run<'_>) {
         let Some(backward) = &self.backward else { return };
         let dy_place = backward.dy;
-        let (x_len, dy_len) = (self.x.form.len(), dy_place.form.len());
         if self.relu {
             mask(self.path, run.n, run.arena, &self.y, &dy_place);
         }
@@ -139,18 +136,16 @@ impl Stage for ConvStage {
         if let Some(bias) = self.bias {
             let maps = dy_place.form.maps();
             let (_, db) = run.parameters.with_gradient(bias);
-            parallel::sum(run.n, db, (&mut [], 0), &mut self.spaces, |examples, sum, _, ()| {
+            parallel::sum(run.n, db, (&mut [], 0), run.spaces, |examples, sum, _, _| {
                 for example in examples {
-                    slopes::add_channel_sums(self.path, &maps, &dy[example * dy_len..][..dy_len], sum);
+                    slopes::add_channel_sums(self.path, &maps, &dy[example * maps.len()..][..maps.len()], sum);
                 }
             });
         }
         let x = run.arena.read(&self.x);
         let (_, dw) = run.parameters.with_gradient(self.weight);
-        parallel::sum(run.n, dw, (&mut [], 0), &mut self.spaces, |examples, sum, _, ()| {
-            for example in examples {
-                backward.weights.add(&x[example * x_len..][..x_len], &dy[example * dy_len..][..dy_len], sum);
-            }
+        parallel::sum(run.n, dw, (&mut [], 0), run.spaces, |examples, sum, _, scratch| {
+            backward.weights.add(examples, x, dy, sum, scratch);
         });
         backward.weights.finish(dw);
         if let Some((gradient, dx_place, finish)) = &backward.input {

@@ -1,5 +1,7 @@
 //! Which kernel computes a convolution and its gradients.
 
+use std::ops::Range;
+
 use crate::buffer::Buffer;
 use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
 use crate::kernels::depthwise;
@@ -132,35 +134,55 @@ impl Convolution {
 
 /// The gradient of a convolution's weights.
 #[derive(Debug)]
-pub(super) enum Weights {
+pub(super) struct Weights {
+    kernel: WeightsKernel,
+    x: Maps,
+    dy: Maps,
+}
+
+#[derive(Debug)]
+enum WeightsKernel {
     Dense(WeightGradient),
+    Winograd(winograd::WeightGradient),
     Depthwise(depthwise::WeightGradient),
 }
 
 impl Weights {
-    /// From inputs like `x` and gradients of outputs like `dy`.
-    pub(super) fn new(path: Path, shape: &Shape, x: Maps, dy: Maps) -> Self {
-        if is_depthwise(shape) {
-            Self::Depthwise(depthwise::WeightGradient::new(path, shape, x, dy))
+    /// From inputs like `x` and gradients of outputs like `dy`, of batches of `batch` examples.
+    pub(super) fn new(path: Path, shape: &Shape, batch: usize, x: Maps, dy: Maps) -> Self {
+        let fast = || winograd::WeightGradient::new(path, shape, x, dy);
+        let kernel = if is_depthwise(shape) {
+            WeightsKernel::Depthwise(depthwise::WeightGradient::new(path, shape, x, dy))
+        } else if let Some(fast) = fast().filter(|_| winograd::gradient_pays(shape, group(batch))) {
+            WeightsKernel::Winograd(fast)
         } else {
-            Self::Dense(WeightGradient::new(path, shape, x, dy))
-        }
+            WeightsKernel::Dense(WeightGradient::new(path, shape, x, dy))
+        };
+        Self { kernel, x, dy }
     }
 
-    /// Adds one example's.
-    pub(super) fn add(&self, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        match self {
-            Self::Dense(gradient) => gradient.add(x, dy, dw),
-            Self::Depthwise(gradient) => gradient.add(x, dy, dw),
+    /// Adds that of some examples of a batch, a part of it at once.
+    pub(super) fn add(&self, examples: Range<usize>, x: &[f32], dy: &[f32], dw: &mut [f32], scratch: &mut Buffer) {
+        let of = |maps: &Maps, examples: &Range<usize>| examples.start * maps.len()..examples.end * maps.len();
+        let (x, dy) = (&x[of(&self.x, &examples)], &dy[of(&self.dy, &examples)]);
+        let each = x.chunks_exact(self.x.len()).zip(dy.chunks_exact(self.dy.len()));
+        match &self.kernel {
+            WeightsKernel::Dense(gradient) => each.for_each(|(x, dy)| gradient.add(x, dy, dw)),
+            WeightsKernel::Depthwise(gradient) => each.for_each(|(x, dy)| gradient.add(x, dy, dw)),
+            WeightsKernel::Winograd(gradient) => {
+                scratch.grow(gradient.scratch_len());
+                gradient.add(x, dy, dw, scratch);
+            }
         }
     }
 
     /// After the last example: what stands for no weight becomes zero.
     pub(super) fn finish(&self, dw: &mut [f32]) {
-        match self {
-            Self::Dense(gradient) => gradient.packing().clear_padding(dw),
+        match &self.kernel {
+            WeightsKernel::Dense(gradient) => gradient.packing().clear_padding(dw),
+            WeightsKernel::Winograd(gradient) => gradient.packing().clear_padding(dw),
             // Behind the last channel gradients are zero.
-            Self::Depthwise(_) => {}
+            WeightsKernel::Depthwise(_) => {}
         }
     }
 }

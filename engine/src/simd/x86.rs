@@ -31,6 +31,11 @@ impl Simd for Avx512 {
         unsafe { inside(f) }
     }
     #[inline(always)]
+    unsafe fn prefetch(line: *const f32) {
+        // SAFETY: it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }
     }
@@ -207,6 +212,11 @@ impl Simd for Avx2 {
             f()
         }
         unsafe { inside(f) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(line: *const f32) {
+        // SAFETY: it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {

@@ -7,6 +7,7 @@ use super::transform::{both, input, output, weights};
 use crate::kernels::dense::Finish;
 use crate::kernels::packing::RUN;
 use crate::kernels::tile::{Kernels, Tile};
+use crate::maps::Maps;
 use crate::simd::{LANES, Simd};
 
 /// Where a tile is.
@@ -101,9 +102,37 @@ impl Winograd {
         tiles: Range<usize>,
         to: &mut [f32],
     ) {
-        let (step, block_step) = (self.steps()[0], self.block());
-        let (maps, len) = (&self.x, self.x.len());
-        assert!(tiles.len() <= self.chunk && to.len() >= TILE * TILE * step);
+        self.in_tiles::<S, TILE, TILE>(
+            &self.x,
+            self.before,
+            OUT,
+            x,
+            tiles,
+            to,
+            self.steps()[0],
+            // SAFETY: the instruction set is the path's.
+            #[inline(always)]
+            |line| unsafe { input::<S, TILE>(line) },
+        );
+    }
+
+    /// Some tiles of maps at every position, `[positions][blocks][tiles][16]` with `step` floats from a position to the next: the first tile begins
+    /// `before` rows and columns before the maps, the next ones `OUT` further.
+    #[expect(clippy::too_many_arguments, reason = "inputs and slopes differ in all of them")]
+    #[inline(always)]
+    pub(super) fn in_tiles<S: Simd, const FROM: usize, const TILE: usize>(
+        &self,
+        maps: &Maps,
+        before: [isize; 2],
+        stride: usize,
+        x: &[f32],
+        tiles: Range<usize>,
+        to: &mut [f32],
+        step: usize,
+        along: impl Fn(&[S::V; FROM]) -> [S::V; TILE],
+    ) {
+        let (len, block_step) = (maps.len(), self.block());
+        assert!(tiles.len() <= self.chunk && step >= maps.blocks() * block_step && to.len() >= TILE * TILE * step);
         let stored = [0, 1].map(|axis| (maps.halo.before[axis] + maps.size[axis] + maps.halo.after[axis]) as isize);
         // SAFETY: a tile is read where it lies inside the maps, else from the copy; `to` holds every position of a chunk;
         // the instruction set is the path's.
@@ -111,31 +140,39 @@ impl Winograd {
             S::run(
                 #[inline(always)]
                 || {
+                    let mut copy = [0.0; 36 * LANES];
                     let mut place = self.place(tiles.start);
                     for index in 0..tiles.len() {
                         let x = &x[place.example * len..][..len];
                         // Where the tile begins in what is stored of a block.
                         let first = [0, 1].map(|axis| {
                             let tile = if axis == 0 { place.row } else { place.column };
-                            maps.halo.before[axis] as isize + (tile * OUT) as isize - self.before[axis]
+                            maps.halo.before[axis] as isize + (tile * stride) as isize - before[axis]
                         });
                         let is_inside =
-                            (0..2).all(|axis| first[axis] >= 0 && first[axis] + TILE as isize <= stored[axis]);
+                            (0..2).all(|axis| first[axis] >= 0 && first[axis] + FROM as isize <= stored[axis]);
                         for block in 0..maps.blocks() {
-                            let mut copy = [0.0; 36 * LANES];
                             let (from, row_step) = if is_inside {
                                 let first = first[0] as usize * maps.row() + first[1] as usize * LANES;
                                 (x.as_ptr().add(block * maps.block() + first), maps.row())
                             } else {
-                                cut::<TILE>(&x[block * maps.block()..], maps.row(), first, stored, &mut copy);
-                                (copy.as_ptr(), TILE * LANES)
+                                cut::<FROM>(&x[block * maps.block()..], maps.row(), first, stored, &mut copy);
+                                (copy.as_ptr(), FROM * LANES)
                             };
                             let to = to.as_mut_ptr().add(block * block_step + index * LANES);
-                            both::<S, TILE, TILE>(
+                            if is_inside && maps.blocks() > 2 {
+                                // The hardware foresees no tiles, and the blocks between leave time to fetch the next one.
+                                for row in 0..FROM {
+                                    for column in FROM..FROM + stride {
+                                        S::prefetch(from.wrapping_add(row * row_step + column * LANES));
+                                    }
+                                }
+                            }
+                            both::<S, FROM, TILE>(
                                 #[inline(always)]
                                 |row, column| S::load(from.add(row * row_step + column * LANES)),
                                 #[inline(always)]
-                                |line| input::<S, TILE>(line),
+                                |line| along(line),
                                 #[inline(always)]
                                 |row, column, value| S::store(to.add((row * TILE + column) * step), value),
                             );
@@ -233,7 +270,7 @@ impl Winograd {
     }
 }
 
-/// Copies a tile that begins at `first` (which may be outside) of what is stored of a block; zeros stay where nothing is.
+/// Copies a tile that begins at `first` (which may be outside) of what is stored of a block, with zeros where nothing is.
 fn cut<const TILE: usize>(
     x: &[f32],
     row_step: usize,
@@ -245,6 +282,7 @@ fn cut<const TILE: usize>(
         let clamp = |at: isize| at.clamp(0, TILE as isize) as usize;
         clamp(-first[axis])..clamp(stored[axis] - first[axis])
     };
+    to[..TILE * TILE * LANES].fill(0.0);
     let columns = inside(1);
     for row in inside(0) {
         if columns.is_empty() {

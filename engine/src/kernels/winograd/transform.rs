@@ -19,21 +19,21 @@ impl<const TILE: usize> Points<TILE> {
     const PLAIN: [f64; 2] =
         if TILE == 4 { [1.0, 0.0] } else { [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] };
 
-    /// The powers of each pair's positive point.
-    const POWERS: [[f32; 4]; 2] = {
-        let mut powers = [[1.0; 4]; 2];
+    /// Values: the powers themselves.
+    const VALUES: Factors = {
+        let mut pairs = [[1.0; 5]; 2];
         let mut pair = 0;
         while pair < 2 {
             let (plain, square) = (Self::PLAIN[pair], Self::SQUARES[pair]);
-            powers[pair] = [1.0, plain as f32, square as f32, (plain * square) as f32];
+            pairs[pair] = [1.0, plain as f32, square as f32, (plain * square) as f32, (square * square) as f32];
             pair += 1;
         }
-        powers
+        Factors { pairs, zero: 1.0 }
     };
 
-    /// What each power of a weight counts at each pair's points, and at zero: interpolation's divisors are in them.
-    const WEIGHTS: ([[f32; 5]; 2], f32) = {
-        let mut weights = [[0.0; 5]; 2];
+    /// Weights: interpolation's divisors are in them.
+    const WEIGHTS: Factors = {
+        let mut pairs = [[0.0; 5]; 2];
         let mut zero = 1.0;
         let mut pair = 0;
         while pair < Self::PAIRS {
@@ -41,7 +41,7 @@ impl<const TILE: usize> Points<TILE> {
             zero /= -square;
             let other = if TILE == 4 { 1.0 } else { square - Self::SQUARES[1 - pair] };
             let divisor = 2.0 * square * other;
-            weights[pair] = [
+            pairs[pair] = [
                 (1.0 / divisor) as f32,
                 (plain / divisor) as f32,
                 (square / divisor) as f32,
@@ -50,8 +50,16 @@ impl<const TILE: usize> Points<TILE> {
             ];
             pair += 1;
         }
-        (weights, zero as f32)
+        Factors { pairs, zero: zero as f32 }
     };
+}
+
+/// What powers count at the points.
+struct Factors {
+    /// Each power at each pair's positive point.
+    pairs: [[f32; 5]; 2],
+    /// The first at zero.
+    zero: f32,
 }
 
 /// Inputs of a tile at the points: zero, the pairs, infinity.
@@ -75,7 +83,7 @@ pub(super) unsafe fn input<S: Simd, const TILE: usize>(d: &[S::V; TILE]) -> [S::
             let other = S::splat(if pair == 0 { -far } else { -near });
             let even = S::fma(other, d[2], d[4]);
             let odd = S::fma(other, d[1], d[3]);
-            let point = Points::<TILE>::POWERS[pair][1];
+            let point = Points::<TILE>::VALUES.pairs[pair][1];
             out[1 + 2 * pair] = S::fma(S::splat(point), odd, even);
             out[2 + 2 * pair] = S::fma(S::splat(-point), odd, even);
         }
@@ -87,16 +95,49 @@ pub(super) unsafe fn input<S: Simd, const TILE: usize>(d: &[S::V; TILE]) -> [S::
 #[inline(always)]
 pub(super) unsafe fn weights<S: Simd, const KERNEL: usize, const TILE: usize>(g: &[S::V; KERNEL]) -> [S::V; TILE] {
     // SAFETY: the caller's.
+    unsafe { at_points::<S, KERNEL, TILE>(&Points::<TILE>::WEIGHTS, g) }
+}
+
+/// Gradients of the weights from those at the points: the transpose of [`weights`].
+#[inline(always)]
+pub(super) unsafe fn weight_slopes<S: Simd, const TILE: usize, const KERNEL: usize>(
+    d: &[S::V; TILE],
+) -> [S::V; KERNEL] {
+    // SAFETY: the caller's.
+    unsafe { from_points::<S, TILE, KERNEL>(&Points::<TILE>::WEIGHTS, d) }
+}
+
+/// The outputs of a tile from the products at the points.
+#[inline(always)]
+pub(super) unsafe fn output<S: Simd, const TILE: usize, const OUT: usize>(d: &[S::V; TILE]) -> [S::V; OUT] {
+    // SAFETY: the caller's.
+    unsafe { from_points::<S, TILE, OUT>(&Points::<TILE>::VALUES, d) }
+}
+
+/// Gradients at the points from those of a tile's outputs: the transpose of [`output`].
+#[inline(always)]
+pub(super) unsafe fn output_slopes<S: Simd, const OUT: usize, const TILE: usize>(d: &[S::V; OUT]) -> [S::V; TILE] {
+    // SAFETY: the caller's.
+    unsafe { at_points::<S, OUT, TILE>(&Points::<TILE>::VALUES, d) }
+}
+
+/// A polynomial's coefficients `g`, by these factors, at zero, the pairs and infinity.
+#[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
+#[inline(always)]
+unsafe fn at_points<S: Simd, const FROM: usize, const TILE: usize>(
+    factors: &Factors,
+    g: &[S::V; FROM],
+) -> [S::V; TILE] {
+    // SAFETY: the caller's.
     unsafe {
-        let (pairs, zero) = Points::<TILE>::WEIGHTS;
-        let mut out = [S::mul(S::splat(zero), g[0]); TILE];
-        out[TILE - 1] = g[KERNEL - 1];
+        let mut out = [S::mul(S::splat(factors.zero), g[0]); TILE];
+        out[TILE - 1] = g[FROM - 1];
         for pair in 0..Points::<TILE>::PAIRS {
-            let mut even = S::mul(S::splat(pairs[pair][0]), g[0]);
-            let mut odd = S::mul(S::splat(pairs[pair][1]), g[1]);
-            for power in 2..KERNEL {
+            let mut even = S::mul(S::splat(factors.pairs[pair][0]), g[0]);
+            let mut odd = S::mul(S::splat(factors.pairs[pair][1]), g[1]);
+            for power in 2..FROM {
                 let sum = if power % 2 == 0 { &mut even } else { &mut odd };
-                *sum = S::fma(S::splat(pairs[pair][power]), g[power], *sum);
+                *sum = S::fma(S::splat(factors.pairs[pair][power]), g[power], *sum);
             }
             out[1 + 2 * pair] = S::add(even, odd);
             out[2 + 2 * pair] = S::sub(even, odd);
@@ -105,10 +146,10 @@ pub(super) unsafe fn weights<S: Simd, const KERNEL: usize, const TILE: usize>(g:
     }
 }
 
-/// The outputs of a tile from the products at the points.
+/// For each power what the points sum to by these factors: the transpose of [`at_points`].
 #[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
 #[inline(always)]
-pub(super) unsafe fn output<S: Simd, const TILE: usize, const OUT: usize>(d: &[S::V; TILE]) -> [S::V; OUT] {
+unsafe fn from_points<S: Simd, const TILE: usize, const TO: usize>(factors: &Factors, d: &[S::V; TILE]) -> [S::V; TO] {
     // SAFETY: the caller's.
     unsafe {
         let mut sides = [[d[0]; 2]; 2];
@@ -116,15 +157,13 @@ pub(super) unsafe fn output<S: Simd, const TILE: usize, const OUT: usize>(d: &[S
             let (plus, minus) = (d[1 + 2 * pair], d[2 + 2 * pair]);
             sides[pair] = [S::add(plus, minus), S::sub(plus, minus)];
         }
-        let mut out = [d[0]; OUT];
-        for power in 0..OUT {
-            if power == OUT - 1 {
-                out[power] = d[TILE - 1];
-            }
+        let mut out = [S::mul(S::splat(factors.zero), d[0]); TO];
+        out[TO - 1] = d[TILE - 1];
+        for power in 0..TO {
             for pair in 0..Points::<TILE>::PAIRS {
-                let (point, side) = (S::splat(Points::<TILE>::POWERS[pair][power]), sides[pair][power % 2]);
-                let begun = power == 0 || power == OUT - 1 || pair > 0;
-                out[power] = if begun { S::fma(point, side, out[power]) } else { S::mul(point, side) };
+                let (factor, side) = (S::splat(factors.pairs[pair][power]), sides[pair][power % 2]);
+                let begun = power == 0 || power == TO - 1 || pair > 0;
+                out[power] = if begun { S::fma(factor, side, out[power]) } else { S::mul(factor, side) };
             }
         }
         out
