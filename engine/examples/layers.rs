@@ -170,10 +170,7 @@ fn gradient(path: Path, peak: f64) {
         let y_maps = Maps::new(outs, [size; 2]).with_halo(shape.gradient_halo([size; 2]));
         let flops = 2.0 * (ins * outs * size * size * kernel * kernel) as f64;
         let dense = WeightGradient::new(path, &shape, x_maps, y_maps);
-        let mut fast = winograd::WeightGradient::new(path, &shape, x_maps, y_maps).expect("it applies");
-        if let Ok(chunk) = std::env::var("CHUNK") {
-            fast = fast.in_chunks(chunk.parse().unwrap());
-        }
+        let fast = winograd::WeightGradient::new(path, &shape, x_maps, y_maps).expect("it applies");
         let mut scratch = Buffer::zeros(fast.scratch_len());
         let (mut dw, mut dw_again) = (Buffer::zeros(dense.packing().len()), Buffer::zeros(dense.packing().len()));
         print!("{ins:4} {outs:4} {size:3} k{kernel}");

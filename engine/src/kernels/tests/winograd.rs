@@ -263,7 +263,7 @@ fn errors_of_gradients_stay_small() {
             let mut dw = vec![0.0; count];
             gradient.packing().unpack(&weight_gradient(&gradient, &x_stored, &dy_stored), &mut dw);
             let name = format!("{} {kernel}x{kernel} {examples} of {size}x{size}", path.name());
-            // A kernel's last taps have the largest: 1.4e-5 for 5x5, whose mean is as small as others'.
+            // For 5x5 1.4e-5 was seen, beside a mean that is as small as others'.
             errors_are_small(&name, &dw, &expected, 2e-5);
         }
     }

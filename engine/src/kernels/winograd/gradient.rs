@@ -32,8 +32,7 @@ impl WeightGradient {
     }
 
     /// The same with other chunks.
-    #[must_use]
-    pub fn in_chunks(self, chunk: usize) -> Self {
+    pub(in crate::kernels) fn in_chunks(self, chunk: usize) -> Self {
         let forward = self.forward.in_chunks(chunk);
         let place = |channel: usize| channel / LANES * forward.block() + channel % LANES;
         let rows: Arc<[usize]> = (0..forward.depth()).map(place).collect();
