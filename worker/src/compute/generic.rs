@@ -47,12 +47,6 @@ impl Net {
         numbers(&self.parameters[index])
     }
 
-    /// A trained parameter's gradient after [`Net::loss`].
-    #[cfg(test)]
-    pub(super) fn gradient(&self, index: usize) -> Result<Vec<f32>> {
-        numbers(self.gradients[index].as_ref().expect("one that is trained"))
-    }
-
     /// What `rule` remembers of a parameter; zeros before the first step.
     pub(super) fn sums(&mut self, index: usize, rule: Rule) -> Result<Vec<Vec<f32>>> {
         self.begin(index, rule)?;
