@@ -53,7 +53,8 @@ impl Builder {
                 if let [alone] = outputs.as_slice() { Ok(*alone) } else { self.add(Node::Concat, &outputs) }
             }
             op => {
-                let node = self.node(op, &self.graph.shape(x).to_vec())?;
+                let input = self.graph.shape(x).to_vec();
+                let node = self.node(op, &input)?;
                 self.add(node, &[x])
             }
         }

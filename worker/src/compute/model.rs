@@ -27,7 +27,7 @@ pub(super) struct Model {
 
 /// What computes it.
 enum Net {
-    Engine(engine::Net),
+    Engine(Box<engine::Net>),
     Generic(generic::Net),
 }
 
@@ -54,7 +54,7 @@ impl Model {
         let net = match backend {
             Backend::Engine => {
                 let net = engine::Net::new(&graph, batch.max(1), purpose, Path::best());
-                Net::Engine(net.map_err(|error| invalid(&error))?)
+                Net::Engine(Box::new(net.map_err(|error| invalid(&error))?))
             }
             Backend::Candle(device) => Net::Generic(generic::Net::new(graph, device, DType::F32)?),
         };

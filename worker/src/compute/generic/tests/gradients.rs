@@ -36,7 +36,7 @@ fn check_with(layers: &Value, input: &[usize], loss: impl Fn(&Tensor) -> candle_
     vars.push(("input".into(), x.clone()));
     let drop = |number: u64, dropped: &mut [bool]| {
         let mut stream = random::stream(4, &["dropout".into(), number.into()]);
-        dropped.iter_mut().for_each(|dropped| *dropped = stream.next_u32() % 2 == 0);
+        dropped.iter_mut().for_each(|dropped| *dropped = stream.next_u32().is_multiple_of(2));
     };
     let run = || {
         let output = net.forward(&x, &Mode::Train { drop: &drop }).expect("an output");

@@ -125,7 +125,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             wrong += u32::from(best[0].index != label);
             loss -= best.iter().find(|one| one.index == label).expect("both labels").score.ln() / 60.0;
         }
-        let measured = evaluate(&trial, &made.dataset, &split, &out, &Backend::Engine, &mut |_: &Step| Flow::Go);
+        let measured = evaluate(trial, &made.dataset, &split, &out, &Backend::Engine, &mut |_: &Step| Flow::Go);
         let measured = measured.expect("it can be measured").expect("to its end");
         assert!((measured.loss - loss).abs() < 1e-6, "{measured:?}, {loss}");
         assert!((measured.error - f64::from(wrong) / 60.0).abs() < 1e-12, "{measured:?}, {wrong}");
