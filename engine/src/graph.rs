@@ -303,7 +303,8 @@ impl Graph {
                 }
                 owns(*weight, &[filters, channels / groups, window.kernel[0], window.kernel[1]])?;
                 bias.map_or(Ok(()), |bias| owns(bias, &[filters]))?;
-                reaches([height, width], window)?;
+                // A window that lies in the padding alone gives the bias.
+                slides([height, width], window)?;
                 Ok(vec![filters, window.output[0], window.output[1]])
             }
             Op::Linear { weight, bias } => {
@@ -358,18 +359,21 @@ impl Graph {
     }
 }
 
+/// Checks that a window has outputs, taps and steps.
+fn slides(size: [usize; 2], window: &Window) -> Result<(), Unfit> {
+    let all = [size, window.kernel, window.stride, window.dilation, window.output];
+    if all.iter().flatten().all(|number| *number > 0) {
+        return Ok(());
+    }
+    Err(Unfit(format!("{window:?} does not fit {size:?}")))
+}
+
 /// Checks that every output of a window meets its input.
 fn reaches(size: [usize; 2], window: &Window) -> Result<(), Unfit> {
-    for axis in 0..2 {
-        let fits = window.kernel[axis] > 0
-            && window.stride[axis] > 0
-            && window.dilation[axis] > 0
-            && window.output[axis] > 0
-            && size[axis] > 0
-            && (window.output[axis] - 1) * window.stride[axis] < size[axis] + window.before[axis];
-        if !fits {
-            return Err(Unfit(format!("{window:?} does not fit {size:?}")));
-        }
+    slides(size, window)?;
+    let meets = |axis: usize| (window.output[axis] - 1) * window.stride[axis] < size[axis] + window.before[axis];
+    if meets(0) && meets(1) {
+        return Ok(());
     }
-    Ok(())
+    Err(Unfit(format!("{window:?} does not fit {size:?}")))
 }

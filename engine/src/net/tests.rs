@@ -195,6 +195,19 @@ fn convolutions() {
 }
 
 #[test]
+fn windows_in_the_padding_alone() {
+    for (stride, before, output) in [(4, 2, [3, 3]), (1, 2, [10, 11])] {
+        let mut b = Builder::new(&[3, 6, 7]);
+        let window = Window { kernel: [1, 1], stride: [stride; 2], before: [before; 2], dilation: [1, 1], output };
+        let x = b.conv(b.graph.input(), 9, 1, 1, 1, true);
+        let weight = b.parameter(&[5, 9, 1, 1], true);
+        let bias = Some(b.parameter(&[5], true));
+        b.add(Op::Conv { window, groups: 1, weight, bias }, &[x]);
+        check("windows in the padding alone", &b.graph, 3);
+    }
+}
+
+#[test]
 fn pooled_convolutions() {
     let mut b = Builder::new(&[1, 13, 12]);
     let x = b.conv(b.graph.input(), 20, 5, 1, 1, true);
