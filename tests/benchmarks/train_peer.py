@@ -104,7 +104,7 @@ def tensorflow_side():
     optimizer = tf.keras.optimizers.SGD(0.01)
     data, marks = tf.constant(x), tf.constant(labels)
 
-    # A function of its own, compiled once: less for each step than `fit`, which was slower here.
+    # A function of its own, compiled once: less for each step than `fit` does.
     @tf.function
     def compiled(at):
         rows = tf.cast(data[at:at + BATCH], tf.float32) / 255

@@ -230,17 +230,18 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in &rows {
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let whole = |key: &str| row[key].as_f64().unwrap_or(f64::NAN).round();
         println!(
             "| {} | {} | {} | {} | {} to {} | {} | {} % | {} | {} |",
             text("network"),
             text("way"),
             text("contender"),
-            row["images_per_second"],
-            row["from"],
-            row["to"],
+            whole("images_per_second"),
+            whole("from"),
+            whole("to"),
             row["gannet_is_times_as_fast"],
-            row["percent_of_dense_peak"],
-            row["megabytes"],
+            whole("percent_of_dense_peak"),
+            whole("megabytes"),
             row["first_step_seconds"],
         );
     }
