@@ -120,9 +120,11 @@ impl Net {
         let layers = lower::lower(graph, purpose);
         let plan = wiring::wire(graph, &layers, batch, purpose, path);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
+        let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
+        let size = Size { path, batch, together };
         let mut stages = Vec::with_capacity(layers.len());
         for (layer, wiring) in layers.iter().zip(plan.wirings) {
-            let stage = stage(layer, &wiring, path, batch, &mut layouts)?;
+            let stage = stage(layer, &wiring, size, &mut layouts)?;
             stages.push(Timed { name: layer.name(graph), stage, spent: [Duration::ZERO; 2] });
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
@@ -289,19 +291,25 @@ impl std::fmt::Debug for Net {
     }
 }
 
-fn stage(
-    layer: &Layer,
-    wiring: &Wiring,
+/// What all stages are made for.
+#[derive(Debug, Clone, Copy)]
+struct Size {
     path: Path,
+    /// Examples at most.
     batch: usize,
-    layouts: &mut [Layout],
-) -> Result<Box<dyn Stage>, Unfit> {
+    /// Examples that share a pass over weights. Kernels are chosen by this number, and with them an example's bits: for
+    /// outputs it is one, whatever the batch.
+    together: usize,
+}
+
+fn stage(layer: &Layer, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Result<Box<dyn Stage>, Unfit> {
+    let Size { path, batch, .. } = size;
     Ok(match &layer.op {
         LayerOp::Conv { pooled: true, .. } => {
-            let stage = pooled::PooledStage::new(&layer.op, wiring, path, batch, layouts);
+            let stage = pooled::PooledStage::new(&layer.op, wiring, size, layouts);
             Box::new(stage.ok_or_else(|| Unfit("a pooled convolution that no kernel suits".into()))?)
         }
-        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, path, batch, layouts)),
+        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, size, layouts)),
         LayerOp::Linear { weight, bias, relu } => {
             Box::new(linear::LinearStage::new((*weight, *bias), *relu, wiring, path, layouts))
         }

@@ -13,7 +13,7 @@ use super::memory::Place;
 use super::parameters::{Layout, Parameters};
 use super::simple::mask;
 use super::wiring::{Into, Wiring, conv_shape};
-use super::{Run, Stage};
+use super::{Run, Size, Stage};
 
 pub(super) struct ConvStage {
     path: Path,
@@ -63,7 +63,8 @@ struct Backward {
 }
 
 impl ConvStage {
-    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, batch: usize, layouts: &mut [Layout]) -> Self {
+    pub(super) fn new(op: &LayerOp, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Self {
+        let Size { path, together, .. } = size;
         let LayerOp::Conv { weight, bias, relu, norm, .. } = op else { unreachable!("a convolution") };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
@@ -83,9 +84,9 @@ impl ConvStage {
                 Into::Nowhere | Into::Place => None,
             };
             let input = input.map(|(dx, finish)| {
-                (Convolution::gradient(path, &shape, batch, dx.form.maps(), dy.form.maps()), dx, finish)
+                (Convolution::gradient(path, &shape, together, dx.form.maps(), dy.form.maps()), dx, finish)
             });
-            Backward { dy, weights: Weights::new(path, &shape, batch, x_maps, dy.form.maps()), input }
+            Backward { dy, weights: Weights::new(path, &shape, together, x_maps, dy.form.maps()), input }
         });
         Self {
             path,
@@ -94,7 +95,7 @@ impl ConvStage {
             relu: *relu,
             x,
             y,
-            forward: Convolution::forward(path, &shape, batch, x_maps, y_maps),
+            forward: Convolution::forward(path, &shape, together, x_maps, y_maps),
             folded,
             backward,
         }

@@ -33,11 +33,6 @@ enum Kernel {
     DepthwiseGradient(depthwise::InputGradient),
 }
 
-/// Examples that Winograd's convolution computes at once.
-fn group(batch: usize) -> usize {
-    batch.div_ceil(parallel::PARTS)
-}
-
 /// Whether every channel is convolved by itself.
 fn is_depthwise(shape: &Shape) -> bool {
     shape.groups > 1 && shape.groups == shape.ins && shape.groups == shape.outs
@@ -66,13 +61,13 @@ pub(super) fn scale(layout: &Layout, weights: &mut [f32], factors: &[f32]) {
 }
 
 impl Convolution {
-    /// From inputs like `x` to outputs like `y`, of batches of `batch` examples.
-    pub(super) fn forward(path: Path, shape: &Shape, batch: usize, x: Maps, y: Maps) -> Self {
+    /// From inputs like `x` to outputs like `y`, of `together` examples at once.
+    pub(super) fn forward(path: Path, shape: &Shape, together: usize, x: Maps, y: Maps) -> Self {
         if is_depthwise(shape) {
             let kernel = Kernel::Depthwise(depthwise::Forward::new(path, shape, x, y));
             return Self { kernel, x, y, weights: Buffer::zeros(0), scratch: 0 };
         }
-        match Winograd::new(path, shape, x, y).filter(|_| winograd::pays(shape, group(batch))) {
+        match Winograd::new(path, shape, x, y).filter(|_| winograd::pays(shape, together)) {
             Some(winograd) => Self::winograd(winograd, x, y),
             None => {
                 let kernel = Kernel::Forward(Forward::new(path, shape, x, y));
@@ -81,14 +76,14 @@ impl Convolution {
         }
     }
 
-    /// From gradients of outputs like `dy` to gradients of inputs like `dx`, of batches of `batch` examples.
-    pub(super) fn gradient(path: Path, shape: &Shape, batch: usize, dx: Maps, dy: Maps) -> Self {
+    /// From gradients of outputs like `dy` to gradients of inputs like `dx`, of `together` examples at once.
+    pub(super) fn gradient(path: Path, shape: &Shape, together: usize, dx: Maps, dy: Maps) -> Self {
         if is_depthwise(shape) {
             let gradient = depthwise::InputGradient::new(path, shape, dx, dy);
             let weights = Buffer::zeros(gradient.len());
             return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights, scratch: 0 };
         }
-        match Winograd::gradient(path, shape, dx, dy).filter(|_| winograd::pays(shape, group(batch))) {
+        match Winograd::gradient(path, shape, dx, dy).filter(|_| winograd::pays(shape, together)) {
             Some(winograd) => Self::winograd(winograd, dy, dx),
             None => {
                 let gradient = InputGradient::new(path, shape, dx, dy);
@@ -117,7 +112,7 @@ impl Convolution {
     pub(super) fn run(&self, n: usize, packed: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
         let (x_len, y_len) = (self.x.len(), self.y.len());
         // Winograd's tiles of several examples share a pass over the weights.
-        let group = if matches!(self.kernel, Kernel::Winograd(_)) { group(n) } else { 1 };
+        let group = if matches!(self.kernel, Kernel::Winograd(_)) { n.div_ceil(parallel::PARTS) } else { 1 };
         let scratch = || Buffer::zeros(self.scratch);
         parallel::groups_with(n, group, y, y_len, scratch, |scratch, first, y| {
             let x = &x[first * x_len..][..y.len() / y_len * x_len];
@@ -148,12 +143,12 @@ enum WeightsKernel {
 }
 
 impl Weights {
-    /// From inputs like `x` and gradients of outputs like `dy`, of batches of `batch` examples.
-    pub(super) fn new(path: Path, shape: &Shape, batch: usize, x: Maps, dy: Maps) -> Self {
+    /// From inputs like `x` and gradients of outputs like `dy`, of `together` examples at once.
+    pub(super) fn new(path: Path, shape: &Shape, together: usize, x: Maps, dy: Maps) -> Self {
         let fast = || winograd::WeightGradient::new(path, shape, x, dy);
         let kernel = if is_depthwise(shape) {
             WeightsKernel::Depthwise(depthwise::WeightGradient::new(path, shape, x, dy))
-        } else if let Some(fast) = fast().filter(|_| winograd::gradient_pays(shape, group(batch))) {
+        } else if let Some(fast) = fast().filter(|_| winograd::gradient_pays(shape, together)) {
             WeightsKernel::Winograd(fast)
         } else {
             WeightsKernel::Dense(WeightGradient::new(path, shape, x, dy))

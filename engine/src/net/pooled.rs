@@ -14,7 +14,7 @@ use super::lower::LayerOp;
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
 use super::wiring::{Into, Wiring, conv_shape};
-use super::{Run, Stage};
+use super::{Run, Size, Stage};
 
 /// Examples that Winograd's convolution computes before they are pooled: their maps stay in the second cache.
 const GROUP: usize = 4;
@@ -53,7 +53,8 @@ enum Algorithm {
 
 impl PooledStage {
     /// `None` where the kernels of this layer do not suit it.
-    pub(super) fn new(op: &LayerOp, wiring: &Wiring, path: Path, batch: usize, layouts: &mut [Layout]) -> Option<Self> {
+    pub(super) fn new(op: &LayerOp, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Option<Self> {
+        let Size { path, batch, together } = size;
         let LayerOp::Conv { weight, bias, .. } = op else { return None };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
@@ -62,7 +63,7 @@ impl PooledStage {
         let winners_len = rows.winners_len();
         let maps = Maps::new(shape.outs, shape.window.output);
         let forward =
-            match Winograd::new(path, &shape, x_maps, maps).filter(|_| winograd::pays(&shape, GROUP.min(batch))) {
+            match Winograd::new(path, &shape, x_maps, maps).filter(|_| winograd::pays(&shape, GROUP.min(together))) {
                 Some(kernel) => Algorithm::Winograd { weights: Buffer::zeros(kernel.len()), kernel, maps },
                 None => Algorithm::Rows(rows),
             };

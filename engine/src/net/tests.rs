@@ -3,8 +3,10 @@
 mod reference;
 
 use crate::graph::{Activation, Affine, Graph, Op, Value};
+use crate::kernels::dense::Shape;
 use crate::kernels::optimizer::Rule;
 use crate::kernels::tests::noise;
+use crate::kernels::winograd::pays;
 use crate::net::{Mode, Net, Purpose};
 use crate::simd::Path;
 use crate::window::Window;
@@ -413,6 +415,39 @@ fn depthwise_convolutions() {
     let mut b = Builder::new(&[3, 9, 8]);
     b.conv(b.graph.input(), 3, 3, 1, 3, true);
     check("a depthwise convolution of the input", &b.graph, 4);
+}
+
+#[test]
+fn outputs_do_not_depend_on_the_batch_that_is_planned() {
+    // Of such a shape Winograd's kernel pays for several examples and not for one.
+    let shape = Shape { ins: 128, outs: 128, groups: 1, window: Window::same([3, 3], [4, 4]) };
+    assert!(!pays(&shape, 1) && pays(&shape, 3));
+    let mut b = Builder::new(&[3, 4, 4]);
+    let x = b.conv(b.graph.input(), 128, 1, 1, 1, true);
+    let x = b.conv(x, 128, 3, 1, 1, true);
+    let x = b.conv(x, 128, 3, 1, 1, true);
+    let x = b.relu(x);
+    let x = b.max_pool(x, 2, 2, 0);
+    let x = b.add(Op::GlobalAvgPool, &[x]);
+    b.linear(x, 5);
+    let (graph, input) = (&b.graph, 3 * 4 * 4);
+    let x = noise("x", 20 * input);
+    for path in Path::available() {
+        let outputs = |batch: usize| {
+            let mut net = Net::new(graph, batch, Purpose::Infer, path).expect("a network");
+            values(graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+            let all = x.chunks(batch * input).flat_map(|rows| {
+                rows.chunks(input).enumerate().for_each(|(example, row)| net.set_input(example, row));
+                net.forward(rows.len() / input, &Mode::Infer);
+                net.outputs(rows.len() / input)
+            });
+            all.map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let one = outputs(1);
+        for batch in [2, 4, 20] {
+            assert!(one == outputs(batch), "in batches of {batch} on {}", path.name());
+        }
+    }
 }
 
 #[test]
