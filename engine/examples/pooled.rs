@@ -77,7 +77,7 @@ fn main() {
 
             let fused = pooled::Forward::new(path, &shape, x_maps, half).expect("plain");
             let mut winners = vec![0; fused.winners_len()];
-            let mut scratch = fused.scratch();
+            let mut scratch = vec![0.0; fused.scratch_len()];
             let sparse =
                 pooled::Backward::new(path, &shape, x_maps, half, input.as_ref().map(|_| x_maps)).expect("plain");
             let mut sums = Buffer::zeros(sparse.sums_len());

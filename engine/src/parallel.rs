@@ -3,9 +3,12 @@
 //! What is added up is cut into parts by shapes alone, and parts are added in their order: the number
 //! of threads changes no bit.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
+
+use crate::buffer::Buffer;
 
 /// Parts that a sum over a batch is cut into: how many threads can share it.
 pub(crate) const PARTS: usize = 8;
@@ -15,50 +18,59 @@ pub(crate) fn alone() -> bool {
     rayon::current_num_threads() == 1
 }
 
-/// Calls `f(scratch, first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart;
-/// `scratch` is made once a thread.
-pub(crate) fn groups_with<S, T: Send>(
+/// Calls `f(first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart.
+pub(crate) fn groups<T: Send>(
     n: usize,
     group: usize,
     out: &mut [T],
     stride: usize,
-    scratch: impl Fn() -> S + Sync + Send,
-    f: impl Fn(&mut S, usize, &mut [T]) + Sync + Send,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
-    let (out, size) = (&mut out[..n * stride], group.max(1) * stride);
+    let (out, size) = (&mut out[..n * stride], group * stride);
     if alone() {
-        let mut scratch = scratch();
-        out.chunks_mut(size).enumerate().for_each(|(index, out)| f(&mut scratch, index * group, out));
+        out.chunks_mut(size).enumerate().for_each(|(index, out)| f(index * group, out));
     } else {
-        let chunks = out.par_chunks_mut(size).enumerate();
-        chunks.for_each_init(scratch, |scratch, (index, out)| f(scratch, index * group, out));
+        out.par_chunks_mut(size).enumerate().for_each(|(index, out)| f(index * group, out));
     }
 }
 
-/// As [`groups_with`], over two slices at once.
-pub(crate) fn groups2_with<S, T: Send>(
+/// As [`groups`], over two slices at once.
+pub(crate) fn groups2<T: Send>(
     n: usize,
     group: usize,
     (a, a_stride): (&mut [f32], usize),
     (b, b_stride): (&mut [T], usize),
-    scratch: impl Fn() -> S + Sync + Send,
-    f: impl Fn(&mut S, usize, &mut [f32], &mut [T]) + Sync + Send,
+    f: impl Fn(usize, &mut [f32], &mut [T]) + Sync + Send,
 ) {
     let (a, b) = (&mut a[..n * a_stride], &mut b[..n * b_stride]);
-    let (a_size, b_size) = (group.max(1) * a_stride, group.max(1) * b_stride);
+    let (a_size, b_size) = (group * a_stride, group * b_stride);
     if alone() {
-        let mut scratch = scratch();
         let groups = a.chunks_mut(a_size).zip(b.chunks_mut(b_size)).enumerate();
-        groups.for_each(|(index, (a, b))| f(&mut scratch, index * group, a, b));
+        groups.for_each(|(index, (a, b))| f(index * group, a, b));
     } else {
         let groups = a.par_chunks_mut(a_size).zip(b.par_chunks_mut(b_size)).enumerate();
-        groups.for_each_init(scratch, |scratch, (index, (a, b))| f(scratch, index * group, a, b));
+        groups.for_each(|(index, (a, b))| f(index * group, a, b));
     }
 }
 
 /// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
 pub(crate) fn examples<T: Send>(n: usize, out: &mut [T], stride: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
-    groups_with(n, 1, out, stride, || (), |(), index, out| f(index, out));
+    groups(n, 1, out, stride, f);
+}
+
+thread_local! {
+    /// Kept from call to call: a new one would be cleared page by page each time.
+    static SCRATCH: RefCell<Buffer> = RefCell::default();
+}
+
+/// Calls `f` with `len` floats of this thread's, whatever stands in them.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken out meanwhile: while this thread waits inside `f` it may be lent to another call.
+    let mut scratch = SCRATCH.take();
+    scratch.grow(len);
+    let result = f(&mut scratch[..len]);
+    SCRATCH.set(scratch);
+    result
 }
 
 /// The examples of each part of a batch of `n`.
@@ -141,20 +153,15 @@ pub(crate) fn update<'a>(
     f: impl Fn(&mut [f32], &[f32], &mut [&mut [f32]]) + Sync + Send,
 ) {
     let size = if alone() { out.len().max(1) } else { WORTHWHILE };
-    let part = |(): &mut (), panel: usize, out: &mut [f32], sums: &mut [&mut [f32]]| {
-        let input = &input[panel * size..][..out.len()];
-        f(out, input, sums);
-    };
-    panels(out, sums, size, || (), part);
+    panels(out, sums, size, |panel, out, sums| f(out, &input[panel * size..][..out.len()], sums));
 }
 
-/// Calls `f(scratch, number, out, sums)` for parts of `size` floats of slices of one length; `scratch` is made once a thread.
-pub(crate) fn panels<'a, S>(
+/// Calls `f(number, out, sums)` for parts of `size` floats of slices of one length.
+pub(crate) fn panels<'a>(
     out: &mut [f32],
     sums: impl Iterator<Item = &'a mut [f32]>,
     size: usize,
-    scratch: impl Fn() -> S + Sync + Send,
-    f: impl Fn(&mut S, usize, &mut [f32], &mut [&mut [f32]]) + Sync + Send,
+    f: impl Fn(usize, &mut [f32], &mut [&mut [f32]]) + Sync + Send,
 ) {
     let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
     parts.resize_with(out.len().div_ceil(size), Vec::new);
@@ -162,11 +169,10 @@ pub(crate) fn panels<'a, S>(
         parts.iter_mut().zip(sum.chunks_mut(size)).for_each(|(part, sum)| part.push(sum));
     }
     if alone() {
-        let mut scratch = scratch();
         let work = out.chunks_mut(size).zip(parts).enumerate();
-        work.for_each(|(index, (out, mut sums))| f(&mut scratch, index, out, &mut sums));
+        work.for_each(|(index, (out, mut sums))| f(index, out, &mut sums));
     } else {
         let work = out.par_chunks_mut(size).zip(parts).enumerate();
-        work.for_each_init(scratch, |scratch, (index, (out, mut sums))| f(scratch, index, out, &mut sums));
+        work.for_each(|(index, (out, mut sums))| f(index, out, &mut sums));
     }
 }

@@ -242,17 +242,12 @@ impl Linear {
         let slopes = &scratch.a;
         let (size, most) = (self.depth() * LANES, on_path!(self.path, S => S::GRADIENT[1]));
         let weights = &mut weights[..self.packing.len()];
-        parallel::panels(
-            weights,
-            sums,
-            most * size,
-            || Buffer::zeros(most * size),
-            |dw, panel, weights, sums| {
-                let dw = &mut dw[..weights.len()];
+        parallel::panels(weights, sums, most * size, |panel, weights, sums| {
+            parallel::with_scratch(weights.len(), |dw| {
                 self.panel_gradient(n, panel * most, x, slopes, dw);
                 step.run(weights, dw, sums);
-            },
-        );
+            });
+        });
     }
 
     /// Slopes by blocks of units, `[units / 16][n][16]`, in the first scratch.

@@ -19,7 +19,6 @@ pub use pool::pool;
 
 use super::dense::{self, Finish, Shape};
 use super::packing::Packing;
-use crate::buffer::Buffer;
 use crate::maps::{Halo, Maps};
 use crate::simd::{LANES, Path};
 use crate::window::Window;
@@ -85,9 +84,9 @@ impl Forward {
         self.y.blocks() * self.y.size[0] * self.y.size[1] * LANES
     }
 
-    /// Memory for one thread.
-    pub fn scratch(&self) -> Buffer {
-        Buffer::zeros(self.scratch.len())
+    /// Floats that [`Forward::run`] works in. Their values do not matter.
+    pub fn scratch_len(&self) -> usize {
+        self.scratch.len()
     }
 
     /// One example: `y = relu(max(x * weights) + bias)`, and in `winners` `[blocks][rows][columns][LANES]` which of its

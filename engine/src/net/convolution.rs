@@ -21,7 +21,6 @@ pub(super) struct Convolution {
     y: Maps,
     /// Transformed or transposed; empty where the packed ones will do.
     weights: Buffer,
-    scratch: usize,
 }
 
 #[derive(Debug)]
@@ -65,13 +64,13 @@ impl Convolution {
     pub(super) fn forward(path: Path, shape: &Shape, together: usize, x: Maps, y: Maps) -> Self {
         if is_depthwise(shape) {
             let kernel = Kernel::Depthwise(depthwise::Forward::new(path, shape, x, y));
-            return Self { kernel, x, y, weights: Buffer::zeros(0), scratch: 0 };
+            return Self { kernel, x, y, weights: Buffer::zeros(0) };
         }
         match Winograd::new(path, shape, x, y).filter(|_| winograd::pays(shape, together)) {
             Some(winograd) => Self::winograd(winograd, x, y),
             None => {
                 let kernel = Kernel::Forward(Forward::new(path, shape, x, y));
-                Self { kernel, x, y, weights: Buffer::zeros(0), scratch: 0 }
+                Self { kernel, x, y, weights: Buffer::zeros(0) }
             }
         }
     }
@@ -81,21 +80,21 @@ impl Convolution {
         if is_depthwise(shape) {
             let gradient = depthwise::InputGradient::new(path, shape, dx, dy);
             let weights = Buffer::zeros(gradient.len());
-            return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights, scratch: 0 };
+            return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights };
         }
         match Winograd::gradient(path, shape, dx, dy).filter(|_| winograd::pays(shape, together)) {
             Some(winograd) => Self::winograd(winograd, dy, dx),
             None => {
                 let gradient = InputGradient::new(path, shape, dx, dy);
                 let weights = Buffer::zeros(gradient.len());
-                Self { kernel: Kernel::InputGradient(gradient), x: dy, y: dx, weights, scratch: 0 }
+                Self { kernel: Kernel::InputGradient(gradient), x: dy, y: dx, weights }
             }
         }
     }
 
     fn winograd(winograd: Winograd, x: Maps, y: Maps) -> Self {
-        let (weights, scratch) = (Buffer::zeros(winograd.len()), winograd.scratch_len());
-        Self { kernel: Kernel::Winograd(winograd), x, y, weights, scratch }
+        let weights = Buffer::zeros(winograd.len());
+        Self { kernel: Kernel::Winograd(winograd), x, y, weights }
     }
 
     /// Takes new weights, packed as [`Forward::packing`] says.
@@ -113,13 +112,14 @@ impl Convolution {
         let (x_len, y_len) = (self.x.len(), self.y.len());
         // Winograd's tiles of several examples share a pass over the weights.
         let group = if matches!(self.kernel, Kernel::Winograd(_)) { n.div_ceil(parallel::PARTS) } else { 1 };
-        let scratch = || Buffer::zeros(self.scratch);
-        parallel::groups_with(n, group, y, y_len, scratch, |scratch, first, y| {
+        parallel::groups(n, group, y, y_len, |first, y| {
             let x = &x[first * x_len..][..y.len() / y_len * x_len];
             match &self.kernel {
                 Kernel::Forward(forward) => forward.run(packed, bias, x, y, finish),
                 Kernel::InputGradient(gradient) => gradient.run(&self.weights, x, y, finish),
-                Kernel::Winograd(winograd) => winograd.run(&self.weights, bias, x, y, finish, scratch),
+                Kernel::Winograd(winograd) => parallel::with_scratch(winograd.scratch_len(), |scratch| {
+                    winograd.run(&self.weights, bias, x, y, finish, scratch);
+                }),
                 Kernel::Depthwise(forward) => forward.run(packed, bias, x, y, finish),
                 Kernel::DepthwiseGradient(gradient) => gradient.run(&self.weights, x, y, finish),
             }

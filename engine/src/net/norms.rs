@@ -141,17 +141,10 @@ impl Stage for BatchNormStage {
         if self.mask == Mask::Result {
             let [x, y, dy] = run.arena.write_all([&self.x, &self.y, &dy_place]);
             let (dy, parts) = ((&mut **dy, dy_len), (self.parts.as_mut_slice(), len));
-            parallel::groups2_with(
-                run.n,
-                1,
-                dy,
-                parts,
-                || (),
-                |(), example, dy, part| {
-                    let (x, y) = (&x[example * x_len..][..x_len], &y[example * y_len..][..y_len]);
-                    kernel.masked_sums(constants, x, y, dy, part);
-                },
-            );
+            parallel::groups2(run.n, 1, dy, parts, |example, dy, part| {
+                let (x, y) = (&x[example * x_len..][..x_len], &y[example * y_len..][..y_len]);
+                kernel.masked_sums(constants, x, y, dy, part);
+            });
         } else {
             let (x, dy) = (run.arena.read(&self.x), run.arena.read(&dy_place));
             parallel::examples(run.n, &mut self.parts, len, |example, part| {
@@ -258,20 +251,13 @@ impl Stage for RowNormStage {
         let x_len = self.x.form.len();
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
         let (y, kept) = ((&mut **y, self.y.form.len()), (self.kept.as_mut_slice(), self.kept_len));
-        parallel::groups2_with(
-            run.n,
-            1,
-            y,
-            kept,
-            || (),
-            |(), example, y, kept| {
-                let x = &x[example * x_len..][..x_len];
-                match &self.kernel {
-                    RowNorm::Element(kernel) => kept.copy_from_slice(&kernel.forward(weight, bias, x, y)),
-                    RowNorm::Group(kernel) => kernel.forward(weight, bias, x, y, kept),
-                }
-            },
-        );
+        parallel::groups2(run.n, 1, y, kept, |example, y, kept| {
+            let x = &x[example * x_len..][..x_len];
+            match &self.kernel {
+                RowNorm::Element(kernel) => kept.copy_from_slice(&kernel.forward(weight, bias, x, y)),
+                RowNorm::Group(kernel) => kernel.forward(weight, bias, x, y, kept),
+            }
+        });
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {

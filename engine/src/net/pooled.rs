@@ -122,27 +122,25 @@ impl Stage for PooledStage {
         let (y, winners) = ((&mut **y, y_len), (self.winners.as_mut_slice(), winners_len));
         match &self.forward {
             Algorithm::Rows(forward) => {
-                parallel::groups2_with(
-                    run.n,
-                    1,
-                    y,
-                    winners,
-                    || forward.scratch(),
-                    |scratch, example, y, winners| {
+                parallel::groups2(run.n, 1, y, winners, |example, y, winners| {
+                    parallel::with_scratch(forward.scratch_len(), |scratch| {
                         forward.run(packed, bias, &x[example * x_len..][..x_len], y, winners, scratch);
-                    },
-                );
+                    });
+                });
             }
             Algorithm::Winograd { kernel, maps, weights } => {
-                let scratch = || (Buffer::zeros(kernel.scratch_len()), Buffer::zeros(GROUP * maps.len()));
-                parallel::groups2_with(run.n, GROUP, y, winners, scratch, |(scratch, before), first, y, winners| {
+                let scratch_len = kernel.scratch_len();
+                parallel::groups2(run.n, GROUP, y, winners, |first, y, winners| {
                     let count = y.len() / y_len;
-                    let before = &mut before[..count * maps.len()];
-                    kernel.run(weights, None, &x[first * x_len..][..count * x_len], before, Finish::PLAIN, scratch);
-                    let examples = y.chunks_exact_mut(y_len).zip(winners.chunks_exact_mut(winners_len));
-                    for (before, (y, winners)) in before.chunks_exact(maps.len()).zip(examples) {
-                        pool(self.path, maps, before, bias, &y_maps, 0..y_maps.size[0], y, winners);
-                    }
+                    parallel::with_scratch(scratch_len + count * maps.len(), |scratch| {
+                        let (scratch, before) = scratch.split_at_mut(scratch_len);
+                        let x = &x[first * x_len..][..count * x_len];
+                        kernel.run(weights, None, x, before, Finish::PLAIN, scratch);
+                        let examples = y.chunks_exact_mut(y_len).zip(winners.chunks_exact_mut(winners_len));
+                        for (before, (y, winners)) in before.chunks_exact(maps.len()).zip(examples) {
+                            pool(self.path, maps, before, bias, &y_maps, 0..y_maps.size[0], y, winners);
+                        }
+                    });
                 });
             }
         }

@@ -71,7 +71,7 @@ fn check(
     let x = packed(&x_maps, &x);
     let mut found = packed(&y_maps, &vec![9.0; dy.len()]);
     let mut winners = vec![7; forward.winners_len()];
-    forward.run(&packed_weights, Some(&bias), &x, &mut found, &mut winners, &mut forward.scratch());
+    forward.run(&packed_weights, Some(&bias), &x, &mut found, &mut winners, &mut vec![f32::NAN; forward.scratch_len()]);
     close("y", &unpacked(&y_maps, &found), &y, 1.0, 1e-9)?;
     prop_assert_eq!(plain(&winners, &y_maps), won);
     prop_assert!(halo_is_clean(&y_maps, &found), "the halo was written");
@@ -177,7 +177,7 @@ fn what_is_not_a_number_stays_so() {
                 x[place * LANES..][..LANES].fill(f32::NAN);
                 let (mut y, mut winners) = (vec![0.0; LANES], vec![0; LANES]);
                 let weights = vec![1.0; forward.packing().len()];
-                forward.run(&weights, None, &x, &mut y, &mut winners, &mut forward.scratch());
+                forward.run(&weights, None, &x, &mut y, &mut winners, &mut vec![f32::NAN; forward.scratch_len()]);
                 assert!(y.iter().all(|y| y.is_nan()), "{path:?}, {place}, {other}: {y:?}");
                 assert!(winners.iter().all(|winner| *winner < DEAD), "{path:?}, {place}, {other}: {winners:?}");
             }
