@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use engine::kernels::activation::{self, Function};
+use engine::graph::Activation;
+use engine::kernels::activation::{self};
 use engine::kernels::copy::{Channels, Flatten};
 use engine::kernels::dropout::Dropout;
 use engine::kernels::elementwise::Sum;
@@ -129,14 +130,14 @@ fn table(path: Path, channels: usize, size: usize, halo: usize) {
     });
 
     for function in [
-        Function::Relu,
-        Function::Relu6,
-        Function::LeakyRelu,
-        Function::HardSwish,
-        Function::Sigmoid,
-        Function::Silu,
-        Function::Tanh,
-        Function::Gelu,
+        Activation::Relu,
+        Activation::Relu6,
+        Activation::LeakyRelu,
+        Activation::HardSwish,
+        Activation::Sigmoid,
+        Activation::Silu,
+        Activation::Tanh,
+        Activation::Gelu,
     ] {
         let forward = activation::Forward::new(path, function, view, view);
         table.line(&format!("{function:?}"), plain * 2, || forward.run(Some(&x), &mut y));
@@ -216,7 +217,7 @@ fn optimizers(path: Path, count: usize) {
         let mut number = 0;
         table.line(name, count * 4 * (3 + 2 * rule.sums()), || {
             let mut slices: Vec<&mut [f32]> = sums.iter_mut().take(rule.sums()).map(|sum| &mut sum[..]).collect();
-            Step::new(path, rule, 1e-3, 1e-4, number).run(&mut w, &g, &mut slices);
+            Step { rule, rate: 1e-3, decay: 1e-4, number }.run(path, &mut w, &g, &mut slices);
             number += 1;
         });
     }

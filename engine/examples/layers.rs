@@ -1,9 +1,11 @@
-//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `gradient`, `depthwise`.
+//! Single layers beside the machine's limit: all, or those named, e.g. `avx512 winograd`; `dense`, `winograd`, `gradient`,
+//! `depthwise`, `linear`.
 
 #![expect(clippy::print_stdout, reason = "its output is a table")]
 
 use engine::kernels::dense::*;
 use engine::kernels::depthwise;
+use engine::kernels::linear::{Linear, Scratch};
 use engine::kernels::winograd::{self, Winograd, pays};
 use engine::maps::Maps;
 use engine::{Buffer, Path, Window};
@@ -125,7 +127,7 @@ fn main() {
         asked.iter().any(|asked| asked == name) || !all.iter().any(|one| asked.iter().any(|asked| asked == one))
     };
     let names: Vec<&str> = paths.iter().map(|path| path.name()).collect();
-    let parts = ["dense", "winograd", "gradient", "depthwise"];
+    let parts = ["dense", "winograd", "gradient", "depthwise", "linear"];
     for path in paths.iter().copied().filter(|path| is_asked(path.name(), &names)) {
         let peak = (0..20).map(|_| engine::peak::peak_flops(path)).fold(0.0, f64::max);
         println!("{} peak {:.1} GFLOP/s", path.name(), peak / 1e9);
@@ -141,6 +143,25 @@ fn main() {
         if is_asked("depthwise", &parts) {
             depthwise(path, peak);
         }
+        if is_asked("linear", &parts) {
+            linear(path, peak);
+        }
+    }
+}
+
+/// Fully connected layers and their gradients, as shares of the peak.
+fn linear(path: Path, peak: f64) {
+    let n = 64;
+    for (units, inputs) in [(512, 3136), (512, 784), (256, 512), (10, 512), (1024, 1024)] {
+        let linear = Linear::new(path, inputs, units);
+        let mut weights = vec![0.1; linear.packing().len()];
+        let (mut x, mut y) = (vec![0.1; n * inputs], vec![0.1; n * units]);
+        let mut scratch = Scratch::default();
+        let share = |seconds: f64| format!("{:5.1}%", 200.0 * (units * inputs * n) as f64 / seconds / peak);
+        let forward = time(|| linear.forward(n, &weights, None, &x, &mut y, Finish::PLAIN, &mut scratch));
+        let dx = time(|| linear.input_gradient(n, &weights, &y, &mut x, false, &mut scratch));
+        let dw = time(|| linear.weight_gradient(n, &x, &y, &mut weights, &mut scratch));
+        println!("{units:5}x{inputs:4} forward {} dx {} dw {}", share(forward), share(dx), share(dw));
     }
 }
 

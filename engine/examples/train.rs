@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use engine::graph::{Activation, Affine, Graph, Op, Value};
-use engine::kernels::optimizer::Rule;
+use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax::cross_entropy;
 use engine::{Mode, Net, Path, Purpose, Window};
 
@@ -149,7 +149,7 @@ fn main() {
         }
         net.forward(n, &mode);
         loss = cross_entropy(path, &net.outputs(n), &labels[at * n..][..n], Some(&mut gradient));
-        net.step(n, &gradient, &mode, Rule::Sgd, 0.01, 0.0, at as u64);
+        net.step(n, &gradient, &mode, &Step { rule: Rule::Sgd, rate: 0.01, decay: 0.0, number: at as u64 });
         loss
     };
     let first = step(&mut net, 0);

@@ -118,7 +118,7 @@ impl Net {
             }
         };
         let layers = lower::lower(graph, purpose);
-        let plan = wiring::wire(graph, &layers, batch, purpose, path);
+        let plan = wiring::wire(graph, &layers, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
         let size = Size { path, batch, together };
@@ -229,20 +229,18 @@ impl Net {
         self.backwards(n, slopes, mode, None);
     }
 
-    /// The same, and moves every trained parameter by its gradient, which is not kept: step `number` of `rule`, from 0, with this
-    /// learning rate and weight decay.
-    #[expect(clippy::too_many_arguments, reason = "a batch and a step")]
-    pub fn step(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, rule: Rule, rate: f64, decay: f64, number: u64) {
+    /// The same, and moves every trained parameter by its gradient, which is not kept.
+    pub fn step(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, step: &Step) {
         for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained) {
-            slot.begin(rule);
+            slot.begin(step.rule);
             slot.moved = false;
         }
-        let step = Step::new(self.path, rule, rate, decay, number);
-        self.backwards(n, slopes, mode, Some(&step));
+        self.backwards(n, slopes, mode, Some(step));
+        let path = self.path;
         for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained && !slot.moved) {
             let Slot { value, gradient, sums, .. } = slot;
             let sums = sums.iter_mut().map(|sum| &mut **sum);
-            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(value, gradient, sums));
+            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(path, value, gradient, sums));
         }
         self.stale = true;
     }

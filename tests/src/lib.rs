@@ -5,6 +5,7 @@
 //! Tests never depend on the machine's speed: they poll for a condition with a generous limit.
 
 mod amqp;
+pub mod bench;
 mod broker;
 pub mod chaos;
 mod disk;

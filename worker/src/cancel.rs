@@ -147,17 +147,12 @@ impl Cancels {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
     use shared::contract::Kind;
-    use shared::names::Key;
+    use shared::store::create_json;
     use shared::store::dir::DirStore;
-    use shared::store::{Created, Entry, create_json};
 
     use super::*;
+    use crate::counting::Counting;
 
     /// Longer than anything takes on a machine under load.
     const LIMIT: Duration = Duration::from_secs(60);
@@ -169,60 +164,15 @@ mod tests {
         (folder, store, cancels, Name::new("r").expect("a name"), JobId::new("j").expect("an id"))
     }
 
-    /// A folder that counts how often something is read, and lets others run meanwhile.
-    #[derive(Debug)]
-    struct Counting(DirStore, AtomicUsize);
-
-    #[async_trait]
-    impl Store for Counting {
-        fn place(&self) -> String {
-            self.0.place()
-        }
-
-        async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-            self.1.fetch_add(1, Ordering::Relaxed);
-            tokio::task::yield_now().await;
-            self.0.get(key).await
-        }
-
-        async fn download(&self, key: &Key, to: &Path) -> Result<u64, StoreError> {
-            self.0.download(key, to).await
-        }
-
-        async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
-            self.0.put(key, body).await
-        }
-
-        async fn upload(&self, key: &Key, from: &Path) -> Result<(), StoreError> {
-            self.0.upload(key, from).await
-        }
-
-        async fn create(&self, key: &Key, body: Bytes) -> Result<Created, StoreError> {
-            self.0.create(key, body).await
-        }
-
-        async fn list(&self, prefix: &Key) -> Result<Vec<Entry>, StoreError> {
-            self.0.list(prefix).await
-        }
-
-        async fn children(&self, prefix: &Key) -> Result<Vec<String>, StoreError> {
-            self.0.children(prefix).await
-        }
-
-        async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-            self.0.delete(key).await
-        }
-    }
-
     #[tokio::test]
     async fn many_that_ask_at_once_are_one_question() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Arc::new(Counting(DirStore::open(folder.path()).expect("a store"), AtomicUsize::new(0)));
+        let store = Arc::new(Counting::new(DirStore::open(folder.path()).expect("a store")));
         let cancels = Cancels::new(Arc::clone(&store) as Arc<dyn Store>);
         let run = Name::new("r").expect("a name");
         let standings = futures::future::join_all((0..50).map(|_| cancels.standing(&run))).await;
         assert!(standings.into_iter().all(|standing| standing.expect("read") == Standing::Open));
-        assert_eq!(store.1.load(Ordering::Relaxed), 2, "a look at each of the two markers");
+        assert_eq!(store.gets(), 2, "a look at each of the two markers");
     }
 
     async fn mark(store: &dyn Store, key: &shared::names::Key) {

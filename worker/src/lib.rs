@@ -6,6 +6,8 @@ pub mod cache;
 pub mod cancel;
 pub mod commit;
 pub mod compute;
+#[cfg(test)]
+mod counting;
 pub mod executor;
 mod failpoint;
 mod memory;

@@ -1,32 +1,13 @@
-//! Element-wise activations and their gradients, as PyTorch defines them.
+//! Element-wise activations and their gradients, as PyTorch defines them. Not a number stays so: a network that diverges must not
+//! look healthy.
 
 use super::elementwise::one_to_one;
 use super::math::{erf, exp, sigmoid, tanh};
 use super::view::{Runs, View, get, put};
+use crate::graph::Activation;
 use crate::simd::{Path, Simd, on_path};
 
-/// An element-wise function. Not a number stays so: a network that diverges must not look healthy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Function {
-    /// `max(x, 0)`.
-    Relu,
-    /// `min(max(x, 0), 6)`.
-    Relu6,
-    /// `x`, or `0.01 x` where that is negative.
-    LeakyRelu,
-    /// `x` times the share of a standard normal distribution below it (Hendrycks and Gimpel 2016), by erf.
-    Gelu,
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// `x * relu6(x + 3) / 6`.
-    HardSwish,
-    /// `1 / (1 + e^-x)`.
-    Sigmoid,
-    /// Hyperbolic tangent.
-    Tanh,
-}
-
-impl Function {
+impl Activation {
     /// Whether the gradient is computed from the result, so that the argument may be forgotten; else it is from the argument.
     pub fn keeps_result(self) -> bool {
         matches!(self, Self::Relu | Self::Relu6 | Self::LeakyRelu | Self::Sigmoid | Self::Tanh)
@@ -39,7 +20,7 @@ const LEAK: f32 = 0.01;
 /// Runs `$loop!(closure)` with the closure of `$function`, so that the choice is made outside of the loop.
 macro_rules! on_function {
     ($function:expr, $loop:ident, $of:ident: $($name:ident)*) => {
-        match $function { $(Function::$name => $loop!($of::$name)),* }
+        match $function { $(Activation::$name => $loop!($of::$name)),* }
     };
 }
 
@@ -47,13 +28,13 @@ macro_rules! on_function {
 #[derive(Debug)]
 pub struct Forward {
     path: Path,
-    function: Function,
+    function: Activation,
     runs: Runs<2>,
 }
 
 impl Forward {
     /// Of operands like `x`, written to one like `y`.
-    pub fn new(path: Path, function: Function, x: View, y: View) -> Self {
+    pub fn new(path: Path, function: Activation, x: View, y: View) -> Self {
         Self { path, function, runs: Runs::new([x, y]) }
     }
 
@@ -80,13 +61,13 @@ impl Forward {
 #[derive(Debug)]
 pub struct Backward {
     path: Path,
-    function: Function,
+    function: Activation,
     runs: Runs<3>,
 }
 
 impl Backward {
-    /// Of results or arguments like `kept`, as [`Function::keeps_result`] says, and gradients like `dy`, to gradients like `dx`.
-    pub fn new(path: Path, function: Function, kept: View, dy: View, dx: View) -> Self {
+    /// Of results or arguments like `kept`, as [`Activation::keeps_result`] says, and gradients like `dy`, to gradients like `dx`.
+    pub fn new(path: Path, function: Activation, kept: View, dy: View, dx: View) -> Self {
         Self { path, function, runs: Runs::new([kept, dy, dx]) }
     }
 

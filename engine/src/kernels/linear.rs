@@ -245,7 +245,7 @@ impl Linear {
         parallel::panels(weights, sums, most * size, |panel, weights, sums| {
             parallel::with_scratch(weights.len(), |dw| {
                 self.panel_gradient(n, panel * most, x, slopes, dw);
-                step.run(weights, dw, sums);
+                step.run(self.path, weights, dw, sums);
             });
         });
     }

@@ -52,27 +52,25 @@ impl Rule {
 }
 
 /// One step of all weights, which may be made a part of them at a time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    path: Path,
-    rule: Rule,
-    rate: f64,
-    decay: f64,
-    number: u64,
+    /// How.
+    pub rule: Rule,
+    /// The learning rate.
+    pub rate: f64,
+    /// The weight decay.
+    pub decay: f64,
+    /// The step's number, from 0.
+    pub number: u64,
 }
 
 impl Step {
-    /// Step `number`, from 0, with this learning rate and weight decay.
-    pub fn new(path: Path, rule: Rule, rate: f64, decay: f64, number: u64) -> Self {
-        Self { path, rule, rate, decay, number }
-    }
-
     /// Moves weights `w` with gradients `g`; `sums` are as many as [`Rule::sums`] says, zero before the first step.
-    pub fn run(&self, w: &mut [f32], g: &[f32], sums: &mut [&mut [f32]]) {
+    pub fn run(&self, path: Path, w: &mut [f32], g: &[f32], sums: &mut [&mut [f32]]) {
         assert!(g.len() == w.len() && sums.iter().all(|sum| sum.len() == w.len()), "a gradient for every weight");
         assert_eq!(sums.len(), self.rule.sums(), "the rule's sums");
         // SAFETY: the path is the machine's; nothing else in it is unsafe.
-        on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.all(w, g, sums)) });
+        on_path!(path, S => unsafe { S::run(#[inline(always)] || self.all(w, g, sums)) });
     }
 
     #[inline(always)]

@@ -32,18 +32,20 @@ const SMALL_WEIGHTS: usize = 16 << 10;
 /// Bytes of outputs before the pool: those that stay in the first cache, and those that stay in the second.
 const SCRATCH: [usize; 2] = [16 << 10, 256 << 10];
 
-/// The part of a convolution that a pool of two by two sees: an odd last row or column is not computed. `None` where
+/// Widths of kernels that the backward pass is compiled for.
+const WIDTHS: [usize; 4] = [1, 3, 5, 7];
+
+/// The part of a convolution's window that a pool of two by two sees: an odd last row or column is not computed. `None` where
 /// nothing is left, or where the convolution is not plain: a stride, a dilation, groups.
-fn seen(shape: &Shape) -> Option<Shape> {
-    let output = shape.window.output.map(|outputs| outputs / 2 * 2);
-    let plain = shape.window.is_plain() && shape.groups == 1 && output[0] > 0 && output[1] > 0;
-    plain.then_some(Shape { window: Window { output, ..shape.window }, ..*shape })
+fn seen(window: &Window, groups: usize) -> Option<Window> {
+    let output = window.output.map(|outputs| outputs / 2 * 2);
+    let plain = window.is_plain() && groups == 1 && output[0] > 0 && output[1] > 0;
+    plain.then_some(Window { output, ..*window })
 }
 
 /// Whether both passes have kernels for a convolution with this window and these groups.
 pub fn suits(window: &Window, groups: usize) -> bool {
-    let pooled = window.output.iter().all(|outputs| *outputs > 1);
-    window.is_plain() && groups == 1 && pooled && [1, 3, 5, 7].contains(&window.kernel[1])
+    seen(window, groups).is_some() && WIDTHS.contains(&window.kernel[1])
 }
 
 /// The forward pass on maps of one kind.
@@ -61,7 +63,7 @@ impl Forward {
     /// A convolution of `shape` on inputs like `x`, whose halo holds [`Shape::input_halo`], pooled to outputs like `y`: half as large,
     /// rounded down. `None` for a convolution with strides, dilation or groups, and where no output is left.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
-        let shape = seen(shape)?;
+        let shape = Shape { window: seen(&shape.window, shape.groups)?, ..*shape };
         let output = shape.window.output;
         assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         assert_eq!(y.size, output.map(|outputs| outputs / 2), "maps of half the size");

@@ -1,7 +1,7 @@
 //! Layers without parameters that treat elements alike: activations, dropout, sums, copies.
 
 use crate::graph::Activation;
-use crate::kernels::activation::{self, Function};
+use crate::kernels::activation;
 use crate::kernels::copy::{Channels, Flatten};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::elementwise::Sum;
@@ -91,22 +91,8 @@ struct ActivationGradient {
     into: Into,
 }
 
-fn function(of: Activation) -> Function {
-    match of {
-        Activation::Relu => Function::Relu,
-        Activation::Relu6 => Function::Relu6,
-        Activation::LeakyRelu => Function::LeakyRelu,
-        Activation::Gelu => Function::Gelu,
-        Activation::Silu => Function::Silu,
-        Activation::HardSwish => Function::HardSwish,
-        Activation::Sigmoid => Function::Sigmoid,
-        Activation::Tanh => Function::Tanh,
-    }
-}
-
 impl ActivationStage {
-    pub(super) fn new(of: Activation, wiring: &Wiring, path: Path) -> Self {
-        let function = function(of);
+    pub(super) fn new(function: Activation, wiring: &Wiring, path: Path) -> Self {
         let (x, y) = (wiring.inputs[0], wiring.output);
         let kept = if function.keeps_result() { y } else { x };
         let backward = wiring.gradient.map(|dy| {

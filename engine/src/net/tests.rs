@@ -4,7 +4,7 @@ mod reference;
 
 use crate::graph::{Activation, Affine, Graph, Op, Value};
 use crate::kernels::dense::Shape;
-use crate::kernels::optimizer::Rule;
+use crate::kernels::optimizer::{Rule, Step};
 use crate::kernels::tests::noise;
 use crate::kernels::winograd::pays;
 use crate::net::{Mode, Net, Purpose};
@@ -474,10 +474,10 @@ fn the_number_of_threads_changes_no_bit() {
                 values(graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
                 x.chunks(3 * 16 * 16).enumerate().for_each(|(example, x)| net.set_input(example, x));
                 let mode = Mode::Train { drop: &drop };
-                for step in 0..2 {
+                for number in 0..2 {
                     net.forward(n, &mode);
                     let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-                    net.step(n, &slopes, &mode, rule, 0.01, 0.0, step);
+                    net.step(n, &slopes, &mode, &Step { rule, rate: 0.01, decay: 0.0, number });
                 }
                 let all = (0..graph.parameters().len()).flat_map(|index| net.parameter(index));
                 all.chain(net.outputs(n)).map(f32::to_bits).collect::<Vec<u32>>()

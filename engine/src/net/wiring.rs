@@ -3,11 +3,14 @@
 use crate::graph::{Graph, Value};
 use crate::kernels::dense::Shape;
 use crate::maps::{Halo, Maps};
-use crate::simd::{LANES, Path};
+use crate::simd::LANES;
 
 use super::Purpose;
 use super::lower::{Layer, LayerOp};
 use super::memory::{Arena, Form, Need, Place};
+
+/// Channels of an input that are better read one by one than in a block, of which most would be empty.
+const FEW: usize = 4;
 
 /// What becomes of the gradient of one of a layer's inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +53,12 @@ pub(crate) fn conv_shape(layer: &LayerOp, input: usize, outs: usize) -> Shape {
 }
 
 /// Decides where everything lies.
-pub(crate) fn wire(graph: &Graph, layers: &[Layer], batch: usize, purpose: Purpose, path: Path) -> Wired {
+pub(crate) fn wire(graph: &Graph, layers: &[Layer], batch: usize, purpose: Purpose) -> Wired {
     let plan = Plan::new(graph, layers);
     let mut arena = Arena::default();
     let values = plan.values(&mut arena, batch, purpose);
     let gradients = match purpose {
-        Purpose::Train => plan.gradients(&mut arena, batch, path),
+        Purpose::Train => plan.gradients(&mut arena, batch),
         Purpose::Infer => vec![None; graph.nodes().len()],
     };
     let mut written = vec![false; graph.nodes().len()];
@@ -118,7 +121,7 @@ impl<'a> Plan<'a> {
         match self.graph.shape(value) {
             [channels, height, width] => {
                 let maps = Maps::new(*channels, [*height, *width]);
-                let few = value.0 == 0 && *channels * 2 <= LANES / 2 + 1;
+                let few = value.0 == 0 && *channels <= FEW;
                 let dense = |layer: &usize| matches!(self.layers[*layer].op, LayerOp::Conv { groups: 1, .. });
                 Form::Maps(if few && self.readers[0].iter().all(dense) { maps.planar() } else { maps })
             }
@@ -161,7 +164,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Places of gradients. Layers that need not keep their output's gradient have their input's in the same place.
-    fn gradients(&self, arena: &mut Arena, batch: usize, _path: Path) -> Vec<Option<Place>> {
+    fn gradients(&self, arena: &mut Arena, batch: usize) -> Vec<Option<Place>> {
         let count = self.graph.nodes().len();
         let mut asked = vec![false; count];
         for layer in self.layers {

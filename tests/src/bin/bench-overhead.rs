@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -27,6 +27,7 @@ use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::queue::rabbit::RabbitQueue;
 use shared::queue::{Event, Events, Letter, Queue as _};
 use shared::store::Store;
+use tests::bench::{Format, median, quantile};
 use tests::{Fleet, LIMIT, Process, children_of, processor_ms, write_colour, write_model};
 
 /// Measures what the protocol costs
@@ -50,14 +51,6 @@ struct Arguments {
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table in Markdown
-    Table,
-    /// One JSON document
-    Json,
 }
 
 /// What was measured, by contender: jobs a second, or milliseconds of one job.
@@ -292,17 +285,6 @@ async fn celery(fleet: &Fleet, python: &PathBuf, arguments: &Arguments) -> Resul
     let said: Value = serde_json::from_str(printed.lines().last().unwrap_or_default()).context("Celery's figures")?;
     let latencies = said["latencies_ms"].as_array().context("latencies")?;
     Ok((said["jobs_per_s"].as_f64().context("a rate")?, latencies.iter().filter_map(Value::as_f64).collect()))
-}
-
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn median(values: &[f64]) -> f64 {
-    quantile(values, 0.5)
 }
 
 fn shown(value: f64) -> String {

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::json;
+use tests::bench::{Format, median};
 
 /// Measures training
 #[derive(Debug, Parser)]
@@ -36,14 +37,6 @@ struct Arguments {
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table in Markdown
-    Table,
-    /// One JSON document
-    Json,
 }
 
 /// A network, with the share of the images that it is measured on and the operations of an image, dense: two a product, forwards and
@@ -195,17 +188,12 @@ fn noise(pixels: usize, rows: usize) -> (Vec<u8>, Vec<u8>) {
     (inputs.collect(), labels)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    if sorted.is_empty() { f64::NAN } else { (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0 }
-}
-
 #[expect(clippy::print_stdout, reason = "a benchmark's data")]
 fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Result<()> {
     let mut rows = Vec::new();
     for ((network, way, contender), lines) in measured {
-        let speed = |lines: &[Line]| median(lines.iter().map(|line| line.images_per_second));
+        let middle = |lines: &[Line], of: fn(&Line) -> f64| median(&lines.iter().map(of).collect::<Vec<f64>>());
+        let speed = |lines: &[Line]| middle(lines, |line| line.images_per_second);
         let ours = measured.get(&(*network, *way, "gannet")).map_or(f64::NAN, |lines| speed(lines));
         let operations = NETWORKS.iter().find(|(name, ..)| name == network).map_or(0.0, |(.., operations)| *operations);
         let speeds = lines.iter().map(|line| line.images_per_second);
@@ -215,8 +203,8 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
             "from": speeds.clone().fold(f64::INFINITY, f64::min).round(), "to": speeds.fold(0.0, f64::max).round(),
             "gannet_is_times_as_fast": (100.0 * ours / speed(lines)).round() / 100.0,
             "percent_of_dense_peak": (100.0 * speed(lines) * operations / peak).round(),
-            "megabytes": median(lines.iter().map(|line| line.megabytes)).round(),
-            "first_step_seconds": (100.0 * median(lines.iter().map(|line| line.first_step_seconds))).round() / 100.0,
+            "megabytes": middle(lines, |line| line.megabytes).round(),
+            "first_step_seconds": (100.0 * middle(lines, |line| line.first_step_seconds)).round() / 100.0,
         }));
     }
     if format == Format::Json {

@@ -3,67 +3,17 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use shared::contract::ErrorCode;
 use shared::names::Key;
 use shared::store::dir::DirStore;
-use shared::store::{Created, Entry};
 use tempfile::TempDir;
 
 use super::*;
-
-/// A store that counts downloads.
-#[derive(Debug)]
-struct Counting {
-    inner: DirStore,
-    downloads: AtomicUsize,
-}
-
-#[async_trait]
-impl Store for Counting {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-
-    async fn download(&self, key: &Key, to: &Path) -> Result<u64, StoreError> {
-        self.downloads.fetch_add(1, Ordering::SeqCst);
-        // Lets everybody else look while it is under way.
-        tokio::task::yield_now().await;
-        self.inner.download(key, to).await
-    }
-
-    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
-        self.inner.put(key, body).await
-    }
-
-    async fn upload(&self, key: &Key, from: &Path) -> Result<(), StoreError> {
-        self.inner.upload(key, from).await
-    }
-
-    async fn create(&self, key: &Key, body: Bytes) -> Result<Created, StoreError> {
-        self.inner.create(key, body).await
-    }
-
-    async fn list(&self, prefix: &Key) -> Result<Vec<Entry>, StoreError> {
-        self.inner.list(prefix).await
-    }
-
-    async fn children(&self, prefix: &Key) -> Result<Vec<String>, StoreError> {
-        self.inner.children(prefix).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-}
+use crate::counting::Counting;
 
 /// A host with a cache's folder, and a store.
 struct Host {
@@ -75,7 +25,7 @@ impl Host {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let inner = DirStore::open(folder.path().join("store")).expect("opened");
-        Self { store: Arc::new(Counting { inner, downloads: AtomicUsize::new(0) }), folder }
+        Self { store: Arc::new(Counting::new(inner)), folder }
     }
 
     /// As a process opens it.
@@ -91,7 +41,7 @@ impl Host {
     }
 
     fn downloads(&self) -> usize {
-        self.store.downloads.load(Ordering::SeqCst)
+        self.store.downloads()
     }
 
     /// Files in a part of the cache.

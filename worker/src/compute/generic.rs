@@ -11,9 +11,9 @@ mod tests;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use engine::Mode;
 use engine::graph::{Graph, Node, Op, ParameterId};
-use engine::kernels::optimizer::Rule;
+use engine::kernels::optimizer::{Rule, Step};
 
-use optimizer::Step;
+use optimizer::moved;
 
 /// A network with its parameters on a device.
 pub(super) struct Net {
@@ -82,14 +82,13 @@ impl Net {
         Ok(loss)
     }
 
-    /// Moves every trained parameter by its gradient: step `number` of `rule`, from 0, with this learning rate and weight decay.
-    pub(super) fn update(&mut self, rule: Rule, rate: f64, decay: f64, number: u64) -> Result<()> {
-        let step = Step { rule, rate, decay, number };
+    /// Moves every trained parameter by its gradient.
+    pub(super) fn update(&mut self, step: &Step) -> Result<()> {
         for index in 0..self.parameters.len() {
             if let Some(gradient) = self.gradients[index].take() {
-                self.begin(index, rule)?;
+                self.begin(index, step.rule)?;
                 let parameter = &self.parameters[index];
-                parameter.set(&step.run(&parameter.as_detached_tensor(), &gradient, &mut self.sums[index])?)?;
+                parameter.set(&moved(step, &parameter.as_detached_tensor(), &gradient, &mut self.sums[index])?)?;
             }
         }
         Ok(())

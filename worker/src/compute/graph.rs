@@ -4,19 +4,18 @@
 
 use engine::Window;
 use engine::graph::{Activation, Affine, Graph, Op as Node, ParameterId, Unfit, Value};
-use shared::contract::{self, Layer, Network, Op, Shape, Size};
+use shared::contract::{self, Layer, Network, Op, Parameter, Shape, Size};
 
 use super::ComputeError;
 
-/// The graph of `network` on inputs of shape `input`. Its parameters are those of [`Network::parameters`], in that order.
+/// The graph of `network` on inputs of shape `input`. Its parameters are `parameters`, those of [`Network::parameters`], in that order.
 ///
 /// # Errors
 /// The network does not fit its input.
-pub(super) fn graph(network: &Network, input: &[usize]) -> Result<Graph, ComputeError> {
-    let invalid = |error: contract::NetworkError| ComputeError::InvalidJob(format!("the network's {error}"));
+pub(super) fn graph(network: &Network, input: &[usize], parameters: &[Parameter]) -> Result<Graph, ComputeError> {
     let mut graph = Graph::new(input);
-    for parameter in network.parameters(input).map_err(invalid)? {
-        graph.parameter(parameter.name, &parameter.shape, parameter.init.is_trained());
+    for parameter in parameters {
+        graph.parameter(&parameter.name, &parameter.shape, parameter.init.is_trained());
     }
     let value = graph.input();
     let mut builder = Builder { graph, next: 0, dropouts: 0 };

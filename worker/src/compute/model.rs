@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result as Computed, Tensor};
-use engine::kernels::optimizer::Rule;
+use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax;
 use engine::{Mode, Path, Purpose};
 use rand_chacha::rand_core::Rng as _;
@@ -45,7 +45,7 @@ impl Model {
     ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
         let parameters = network.parameters(input).map_err(|error| invalid(&error))?;
-        let graph = graph(network, input)?;
+        let graph = graph(network, input, &parameters)?;
         let dropouts = graph.nodes().iter().filter_map(|node| match node.op {
             engine::graph::Op::Dropout { rate, number } => Some((number, rate)),
             _ => None,
@@ -166,7 +166,7 @@ impl Model {
             Net::Generic(net) => {
                 let loss = net.loss(rows, labels, &mode)?;
                 if loss.is_finite() {
-                    net.update(step.rule, step.rate, step.decay, step.number)?;
+                    net.update(step)?;
                 }
                 return Ok(loss);
             }
@@ -177,7 +177,7 @@ impl Model {
         let mut slopes = vec![0.0; logits.len()];
         let loss = softmax::cross_entropy(net.path(), &logits, labels, Some(&mut slopes));
         if loss.is_finite() {
-            net.step(n, &slopes, &mode, step.rule, step.rate, step.decay, step.number);
+            net.step(n, &slopes, &mode, step);
         }
         Ok(loss)
     }
@@ -196,18 +196,6 @@ impl Net {
         }
         Ok(())
     }
-}
-
-/// How parameters are moved.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Step {
-    pub(super) rule: Rule,
-    /// The learning rate.
-    pub(super) rate: f64,
-    /// The weight decay.
-    pub(super) decay: f64,
-    /// From 0, over all epochs.
-    pub(super) number: u64,
 }
 
 /// Writes rows of `len` numbers into a network's input, and says how many.

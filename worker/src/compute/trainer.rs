@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use engine::Purpose;
-use engine::kernels::optimizer::Rule;
+use engine::kernels::optimizer::{self, Rule};
 use shared::contract::{EpochMetrics, Metrics, Objective, Parameter, Trial};
 
 use super::checkpoint::{self, Best, Position};
 use super::evaluate::measure;
-use super::model::{self, Model, rule};
+use super::model::{Model, rule};
 use super::rows::{Decoded, Division, Rows};
 use super::schedule::learning_rate;
 use super::weights::{bad_file, write};
@@ -148,7 +148,7 @@ impl<'a> Trainer<'a> {
         let step = u64::from(epoch) * u64::from(self.batches()) + u64::from(batch);
         let t = f64::from(epoch) + f64::from(batch) / f64::from(self.batches());
         let rate = learning_rate(&training.schedule, training.optimizer.learning_rate(), t, training.epochs);
-        let step = model::Step { rule: self.rule, rate, decay: training.weight_decay, number: step };
+        let step = optimizer::Step { rule: self.rule, rate, decay: training.weight_decay, number: step };
         let value = self.model.step(&batch_rows.inputs, &batch_rows.labels, self.trial.seed, &step)?;
         self.must_be_finite(value)?;
         self.position.loss_sum += value * batch_rows.labels.len() as f64;

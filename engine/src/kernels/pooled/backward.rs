@@ -1,7 +1,7 @@
 //! The sparse backward pass over one example.
 
 use super::lists::{self, Lists};
-use super::{inputs, planar, seen};
+use super::{WIDTHS, inputs, planar, seen};
 use crate::buffer::Buffer;
 use crate::kernels::dense::Shape;
 use crate::kernels::packing::Packing;
@@ -71,10 +71,10 @@ impl Backward {
     /// input too where there is a `dx`, which a planar input has not. `None` where [`super::Forward::new`] has none,
     /// and for kernels that are not 1, 3, 5 or 7 wide.
     pub fn new(path: Path, shape: &Shape, x: Maps, dy: Maps, dx: Option<Maps>) -> Option<Self> {
-        let shape = seen(shape)?;
+        let shape = Shape { window: seen(&shape.window, shape.groups)?, ..*shape };
         let window = &shape.window;
         let [height, width] = window.kernel;
-        if ![1, 3, 5, 7].contains(&width) {
+        if !WIDTHS.contains(&width) {
             return None;
         }
         assert_eq!(dy.size, window.output.map(|outputs| outputs / 2), "maps of half the size");

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::{close, differences, halo_is_clean, noise, packed, packed_gradient, product, spare, unpacked, wide};
-use crate::kernels::activation::{Backward, Forward, Function};
+use crate::graph::Activation;
+use crate::kernels::activation::{Backward, Forward};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::elementwise::{Scale, Sum};
 use crate::kernels::math;
@@ -9,15 +10,15 @@ use crate::kernels::view::View;
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
 
-const ALL: [Function; 8] = [
-    Function::Relu,
-    Function::Relu6,
-    Function::LeakyRelu,
-    Function::Gelu,
-    Function::Silu,
-    Function::HardSwish,
-    Function::Sigmoid,
-    Function::Tanh,
+const ALL: [Activation; 8] = [
+    Activation::Relu,
+    Activation::Relu6,
+    Activation::LeakyRelu,
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::HardSwish,
+    Activation::Sigmoid,
+    Activation::Tanh,
 ];
 
 fn sigmoid(x: f64) -> f64 {
@@ -29,22 +30,22 @@ fn below(x: f64) -> f64 {
 }
 
 /// A function and its slope.
-fn reference(function: Function, x: f64) -> [f64; 2] {
+fn reference(function: Activation, x: f64) -> [f64; 2] {
     match function {
-        Function::Relu => [x.max(0.0), f64::from(x > 0.0)],
-        Function::Relu6 => [x.clamp(0.0, 6.0), f64::from(x > 0.0 && x < 6.0)],
-        Function::LeakyRelu if x > 0.0 => [x, 1.0],
-        Function::LeakyRelu => [0.01 * x, 0.01],
-        Function::Gelu => {
+        Activation::Relu => [x.max(0.0), f64::from(x > 0.0)],
+        Activation::Relu6 => [x.clamp(0.0, 6.0), f64::from(x > 0.0 && x < 6.0)],
+        Activation::LeakyRelu if x > 0.0 => [x, 1.0],
+        Activation::LeakyRelu => [0.01 * x, 0.01],
+        Activation::Gelu => {
             let density = libm::exp(-0.5 * x * x) / (2.0 * std::f64::consts::PI).sqrt();
             [x * below(x), below(x) + x * density]
         }
-        Function::Silu => [x * sigmoid(x), sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))],
-        Function::HardSwish if x <= -3.0 => [0.0, 0.0],
-        Function::HardSwish if x >= 3.0 => [x, 1.0],
-        Function::HardSwish => [x * (x + 3.0) / 6.0, (2.0 * x + 3.0) / 6.0],
-        Function::Sigmoid => [sigmoid(x), sigmoid(x) * (1.0 - sigmoid(x))],
-        Function::Tanh => [libm::tanh(x), 1.0 - libm::tanh(x).powi(2)],
+        Activation::Silu => [x * sigmoid(x), sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))],
+        Activation::HardSwish if x <= -3.0 => [0.0, 0.0],
+        Activation::HardSwish if x >= 3.0 => [x, 1.0],
+        Activation::HardSwish => [x * (x + 3.0) / 6.0, (2.0 * x + 3.0) / 6.0],
+        Activation::Sigmoid => [sigmoid(x), sigmoid(x) * (1.0 - sigmoid(x))],
+        Activation::Tanh => [libm::tanh(x), 1.0 - libm::tanh(x).powi(2)],
     }
 }
 

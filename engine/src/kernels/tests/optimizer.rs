@@ -52,7 +52,7 @@ fn steps_match_the_reference_with_the_same_bits_on_all_paths() {
                     // Away from zero, where Adam's first step is the gradient's sign.
                     let g: Vec<f32> = shares(&format!("g{number}"), count).into_iter().map(|g| g + 0.1).collect();
                     let mut slices: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
-                    Step::new(path, rule, 0.01, 0.1, number).run(&mut w, &g, &mut slices);
+                    Step { rule, rate: 0.01, decay: 0.1, number }.run(path, &mut w, &g, &mut slices);
                     for index in 0..count {
                         let g = f64::from(g[index]);
                         reference(rule, 0.01, 0.1, number, &mut exact[index], g, &mut exact_sums[index]);
@@ -77,7 +77,12 @@ fn a_step_in_parts_has_the_same_bits() {
                 for pair in cuts.windows(2) {
                     let range = pair[0]..pair[1];
                     let mut slices: Vec<&mut [f32]> = sums.iter_mut().map(|sum| &mut sum[range.clone()]).collect();
-                    Step::new(path, rule, 0.01, 0.1, 7).run(&mut w[range.clone()], &g[range], &mut slices);
+                    Step { rule, rate: 0.01, decay: 0.1, number: 7 }.run(
+                        path,
+                        &mut w[range.clone()],
+                        &g[range],
+                        &mut slices,
+                    );
                 }
                 w
             };

@@ -68,7 +68,7 @@ fn layers_give_what_pytorch_gives() {
     for case in layers() {
         let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
         let parameters = case.network.parameters(&case.input).expect("a network");
-        let graph = graph(&case.network, &case.input).expect("a network");
+        let graph = graph(&case.network, &case.input, &parameters).expect("a network");
         let rows = singles(tensor("input"));
         let n = tensor("input").dims()[0];
         for path in Path::available() {
@@ -155,9 +155,9 @@ fn steps_are_pytorchs() {
         let mut sums = vec![vec![0.0; weights.len()]; rule.sums()];
         for (number, golden) in case.steps.iter().enumerate() {
             let rate = case.optimizer.learning_rate();
-            let step = Step::new(Path::best(), rule, rate, case.weight_decay, number as u64);
+            let step = Step { rule, rate, decay: case.weight_decay, number: number as u64 };
             let mut sums: Vec<&mut [f32]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
-            step.run(&mut weights, &golden.gradient, &mut sums);
+            step.run(Path::best(), &mut weights, &golden.gradient, &mut sums);
             for (found, expected) in weights.iter().zip(&golden.after) {
                 assert!(
                     (found - expected).abs() < 2e-6,

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::Mode;
-use engine::kernels::optimizer::Rule;
+use engine::kernels::optimizer::{Rule, Step};
 
 use super::numbers;
-use crate::compute::generic::optimizer::Step;
+use crate::compute::generic::optimizer::moved;
 use crate::compute::generic::{Net, ops};
 use crate::compute::graph::graph;
 use crate::compute::tests::golden;
@@ -23,7 +23,8 @@ fn layers_give_what_pytorch_gives() {
     for case in golden::layers() {
         let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
         assert_eq!(tensor("output").dtype(), DType::F64, "the file has f64 numbers");
-        let graph = graph(&case.network, &case.input).expect("a network");
+        let parameters = case.network.parameters(&case.input).expect("a network");
+        let graph = graph(&case.network, &case.input, &parameters).expect("a network");
         let net = Net::new(graph.clone(), &Device::Cpu, DType::F64).expect("a network");
         for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
             var.set(tensor(&parameter.name)).expect("a value");
@@ -63,7 +64,7 @@ fn steps_are_pytorchs() {
         for (number, golden) in (0..).zip(&case.steps) {
             let (rate, decay) = (case.optimizer.learning_rate(), case.weight_decay);
             let step = Step { rule, rate, decay, number };
-            weights = step.run(&weights, &tensor(&golden.gradient), &mut sums).expect("a step");
+            weights = moved(&step, &weights, &tensor(&golden.gradient), &mut sums).expect("a step");
             let error = difference(&weights, &tensor(&golden.after));
             assert!(error < 2e-6, "{:?}, step {number}: {error}", case.optimizer);
         }

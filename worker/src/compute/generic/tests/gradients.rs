@@ -22,7 +22,8 @@ const BATCH: usize = 3;
 /// Checks the gradients of a loss, computed from the outputs by `loss`, for the input and every parameter.
 fn check_with(layers: &Value, input: &[usize], loss: impl Fn(&Tensor) -> candle_core::Result<Tensor>) {
     let network: Network = serde_json::from_value(json!({"layers": layers})).expect("a network");
-    let graph = graph(&network, input).expect("a graph");
+    let parameters = network.parameters(input).expect("a network");
+    let graph = graph(&network, input, &parameters).expect("a graph");
     let net = Net::new(graph.clone(), &Device::Cpu, DType::F64).expect("a network");
     let mut vars = Vec::new();
     for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
