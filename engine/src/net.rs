@@ -19,7 +19,7 @@ mod wiring;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
-use crate::graph::{Graph, Unfit};
+use crate::graph::{Graph, Op, Unfit};
 use crate::kernels::optimizer::{Rule, Step};
 use crate::parallel::{self, Space};
 use crate::simd::Path;
@@ -124,7 +124,7 @@ impl Net {
         let size = Size { path, batch, together };
         let mut stages = Vec::with_capacity(layers.len());
         for (layer, wiring) in layers.iter().zip(plan.wirings) {
-            let stage = stage(layer, &wiring, size, &mut layouts)?;
+            let stage = stage(graph, layer, &wiring, size, &mut layouts)?;
             stages.push(Timed { name: layer.name(graph), stage, spent: [Duration::ZERO; 2] });
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
@@ -300,7 +300,13 @@ struct Size {
     together: usize,
 }
 
-fn stage(layer: &Layer, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Result<Box<dyn Stage>, Unfit> {
+fn stage(
+    graph: &Graph,
+    layer: &Layer,
+    wiring: &Wiring,
+    size: Size,
+    layouts: &mut [Layout],
+) -> Result<Box<dyn Stage>, Unfit> {
     let Size { path, batch, .. } = size;
     Ok(match &layer.op {
         LayerOp::Conv { pooled: true, .. } => {
@@ -314,19 +320,25 @@ fn stage(layer: &Layer, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> 
         LayerOp::BatchNorm { momentum, norm, relu } => {
             Box::new(norms::BatchNormStage::new(*momentum, *norm, *relu, wiring, path, layouts))
         }
-        LayerOp::RowNorm { groups, epsilon, affine, by_element } => {
-            Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, *by_element, wiring, path, layouts)?)
-        }
-        LayerOp::Activation(function) => Box::new(simple::ActivationStage::new(*function, wiring, path)),
-        LayerOp::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, wiring, path, batch)),
-        LayerOp::AvgPool { window, count_padding } => {
-            Box::new(pools::AvgPoolStage::new(window, *count_padding, wiring, path))
-        }
-        LayerOp::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(wiring, path)),
-        LayerOp::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
-        LayerOp::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
         LayerOp::Add { relu } => Box::new(simple::AddStage::new(*relu, wiring, path)),
-        LayerOp::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
+        LayerOp::Alone(op) => match op {
+            Op::RowNorm { groups, epsilon, affine } => {
+                let by_element = *groups == 1 && graph.parameter_shape(affine.weight) == graph.shape(layer.output);
+                Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, by_element, wiring, path, layouts)?)
+            }
+            Op::Activation(function) => Box::new(simple::ActivationStage::new(*function, wiring, path)),
+            Op::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, wiring, path, batch)),
+            Op::AvgPool { window, count_padding } => {
+                Box::new(pools::AvgPoolStage::new(window, *count_padding, wiring, path))
+            }
+            Op::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(wiring, path)),
+            Op::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
+            Op::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
+            Op::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
+            Op::Input | Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } | Op::Add => {
+                unreachable!("lowering has layers of its own for these")
+            }
+        },
     })
 }
 

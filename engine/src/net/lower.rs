@@ -41,29 +41,11 @@ pub(crate) enum LayerOp {
         norm: Folded,
         relu: bool,
     },
-    RowNorm {
-        groups: usize,
-        epsilon: f64,
-        affine: Affine,
-        /// Whether there is a weight an element, not a channel.
-        by_element: bool,
-    },
-    Activation(Activation),
-    MaxPool(Window),
-    AvgPool {
-        window: Window,
-        count_padding: bool,
-    },
-    GlobalAvgPool,
-    Dropout {
-        rate: f64,
-        number: u64,
-    },
-    Flatten,
     Add {
         relu: bool,
     },
-    Concat,
+    /// A node by itself.
+    Alone(Op),
 }
 
 impl Layer {
@@ -76,15 +58,16 @@ impl Layer {
             LayerOp::Linear { .. } => "linear",
             LayerOp::BatchNorm { .. } if self.inputs.len() > 1 => "batch norm, sum",
             LayerOp::BatchNorm { .. } => "batch norm",
-            LayerOp::RowNorm { .. } => "row norm",
-            LayerOp::Activation(_) => "activation",
-            LayerOp::MaxPool(_) => "max-pool",
-            LayerOp::AvgPool { .. } => "average pool",
-            LayerOp::GlobalAvgPool => "global average pool",
-            LayerOp::Dropout { .. } => "dropout",
-            LayerOp::Flatten => "flatten",
             LayerOp::Add { .. } => "sum",
-            LayerOp::Concat => "concatenation",
+            LayerOp::Alone(Op::RowNorm { .. }) => "row norm",
+            LayerOp::Alone(Op::Activation(_)) => "activation",
+            LayerOp::Alone(Op::MaxPool(_)) => "max-pool",
+            LayerOp::Alone(Op::AvgPool { .. }) => "average pool",
+            LayerOp::Alone(Op::GlobalAvgPool) => "global average pool",
+            LayerOp::Alone(Op::Dropout { .. }) => "dropout",
+            LayerOp::Alone(Op::Flatten) => "flatten",
+            LayerOp::Alone(Op::Concat) => "concatenation",
+            LayerOp::Alone(_) => "layer",
         };
         format!("{what} {:?}", graph.shape(self.output))
     }
@@ -171,19 +154,8 @@ impl Chains<'_> {
                 }
                 LayerOp::BatchNorm { momentum, norm, relu: self.take_relu(&mut output) }
             }
-            Op::RowNorm { groups, epsilon, affine } => {
-                let by_element = groups == 1 && self.graph.parameter_shape(affine.weight) == node.shape;
-                LayerOp::RowNorm { groups, epsilon, affine, by_element }
-            }
-            Op::Activation(function) => LayerOp::Activation(function),
-            Op::MaxPool(window) => LayerOp::MaxPool(window),
-            Op::AvgPool { window, count_padding } => LayerOp::AvgPool { window, count_padding },
-            Op::GlobalAvgPool => LayerOp::GlobalAvgPool,
-            Op::Dropout { rate, number } => LayerOp::Dropout { rate, number },
-            Op::Flatten => LayerOp::Flatten,
             Op::Add => LayerOp::Add { relu: self.take_relu(&mut output) },
-            Op::Concat => LayerOp::Concat,
-            Op::Input => unreachable!("the input is the first node alone"),
+            op => LayerOp::Alone(op),
         };
         Layer { op, inputs, output }
     }

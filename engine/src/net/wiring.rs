@@ -1,6 +1,6 @@
 //! Which places each layer reads and writes.
 
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Op, Value};
 use crate::kernels::dense::Shape;
 use crate::maps::{Halo, Maps};
 use crate::simd::LANES;
@@ -177,7 +177,7 @@ impl<'a> Plan<'a> {
             let last_reader = |input: &Value| self.readers[input.index()].last() == Some(&index);
             let only_reader = |input: &Value| self.readers[input.index()].len() == 1;
             let shared = match (&layer.op, layer.inputs.as_slice()) {
-                (LayerOp::BatchNorm { .. } | LayerOp::Activation(_) | LayerOp::Dropout { .. }, [input]) => {
+                (LayerOp::BatchNorm { .. } | LayerOp::Alone(Op::Activation(_) | Op::Dropout { .. }), [input]) => {
                     Some(input).filter(|input| only_reader(input))
                 }
                 (LayerOp::BatchNorm { .. }, [_, added]) => Some(added).filter(|added| last_reader(added)),
@@ -230,7 +230,10 @@ impl<'a> Plan<'a> {
 
 /// Whether a layer has parameters of its own.
 fn has_weights(op: &LayerOp) -> bool {
-    matches!(op, LayerOp::Conv { .. } | LayerOp::Linear { .. } | LayerOp::BatchNorm { .. } | LayerOp::RowNorm { .. })
+    matches!(
+        op,
+        LayerOp::Conv { .. } | LayerOp::Linear { .. } | LayerOp::BatchNorm { .. } | LayerOp::Alone(Op::RowNorm { .. })
+    )
 }
 
 fn widen(form: &mut Form, halo: Halo) {
