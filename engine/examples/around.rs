@@ -145,9 +145,9 @@ fn table(path: Path, channels: usize, size: usize, halo: usize) {
         table.line(&format!("{function:?} backward"), plain * 3, || backward.run(&x, Some(&z), &mut y, false));
     }
     let sum = Sum::new(path, view, view, view);
-    table.line("add", plain * 3, || sum.run(&x, Some(&z), &mut y));
+    table.line("add", plain * 3, || sum.run(&x, &z, &mut y));
     let sum = sum.with_relu();
-    table.line("add + relu", plain * 3, || sum.run(&x, Some(&z), &mut y));
+    table.line("add + relu", plain * 3, || sum.run(&x, &z, &mut y));
     let dropout = Dropout::new(path, view, view);
     let keep = vec![0x5a3c; dropout.words()];
     table.line("dropout", plain * 2 + plain / 32, || dropout.run(&keep, 2.0, Some(&x), &mut y));

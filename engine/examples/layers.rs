@@ -244,7 +244,7 @@ fn depthwise(path: Path, peak: f64) {
         let shape = Shape { ins: channels, outs: channels, groups: channels, window };
         let x_maps = Maps::new(channels, [size; 2]).with_halo(shape.input_halo([size; 2]));
         let y_maps = Maps::new(channels, window.output).with_halo(shape.gradient_halo([size; 2]));
-        let weights = Buffer::from(&vec![0.1; depthwise::weights_len(&shape)][..]);
+        let weights = Buffer::from(&vec![0.1; depthwise::packed_len(shape.outs, shape.window.taps())][..]);
         let (x, mut y) = (Buffer::zeros(x_maps.len()), Buffer::zeros(y_maps.len()));
         let (dy, mut dx, mut dw) = (Buffer::zeros(y.len()), Buffer::zeros(x.len()), Buffer::zeros(weights.len()));
         let forward = depthwise::Forward::new(path, &shape, x_maps, y_maps);

@@ -34,8 +34,8 @@ fn place(index: usize, taps: usize) -> usize {
 }
 
 /// Floats of packed weights.
-pub fn weights_len(shape: &Shape) -> usize {
-    shape.outs.div_ceil(LANES) * shape.window.taps() * LANES
+pub fn packed_len(channels: usize, taps: usize) -> usize {
+    channels.next_multiple_of(LANES) * taps
 }
 
 /// # Panics

@@ -33,7 +33,7 @@ impl Layout {
             Self::Plain => count,
             Self::Lanes => count.next_multiple_of(LANES),
             Self::Packed(packing) => packing.len(),
-            Self::Depthwise { taps } => (count / taps).next_multiple_of(LANES) * taps,
+            Self::Depthwise { taps } => depthwise::packed_len(count / taps, *taps),
             Self::Maps(maps) => maps.len(),
         }
     }

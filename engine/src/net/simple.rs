@@ -253,7 +253,7 @@ impl Stage for AddStage {
         let (a_len, b_len) = (a_place.form.len(), b_place.form.len());
         let each = |a: &[f32], b: &[f32], y: &mut [f32]| {
             parallel::examples(run.n, y, self.y.form.len(), |example, y| {
-                self.kernel.run(&a[example * a_len..][..a_len], Some(&b[example * b_len..][..b_len]), y);
+                self.kernel.run(&a[example * a_len..][..a_len], &b[example * b_len..][..b_len], y);
             });
         };
         if a_place == b_place {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::convolve;
 use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Finish, Shape};
-use crate::kernels::depthwise::{Forward, InputGradient, WeightGradient, pack, unpack, weights_len};
+use crate::kernels::depthwise::{Forward, InputGradient, WeightGradient, pack, packed_len, unpack};
 use crate::maps::{Halo, Maps};
 use crate::simd::Path;
 use crate::window::Window;
@@ -19,7 +19,7 @@ fn check(path: Path, shape: &Shape, size: [usize; 2], spare: Halo, finish: Finis
     let before = noise("before", dy.len());
     let expected = convolve(shape, size, &x, &weights, &bias, &dy);
 
-    let mut stored = vec![f32::NAN; weights_len(shape)];
+    let mut stored = vec![f32::NAN; packed_len(shape.outs, shape.window.taps())];
     pack(&weights, taps, &mut stored);
     let (x, mut y) = (packed(&x_maps, &x), packed(&y_maps, &before));
     Forward::new(path, shape, x_maps, y_maps).run(&stored, Some(&padded(&bias)), &x, &mut y, finish);
