@@ -160,7 +160,7 @@ fn table(path: Path, channels: usize, size: usize, halo: usize) {
     let mut packed = filled(wider.len());
     table.line("copy to channels from 24", plain * 2, || shifted.run(&x, &mut packed, false));
     let flatten = Flatten::new(path, &maps);
-    table.line("flatten", plain * 2, || flatten.forward(&x, &mut row));
+    table.line("flatten", plain * 2, || flatten.forward(&x, &mut row, false));
     table.line("flatten backward", plain * 2, || flatten.backward(&row, &mut y, false));
 }
 

@@ -73,10 +73,7 @@ fn main() {
     let batches: usize = args.get(2).map_or(50, |n| n.parse().expect("a number"));
     let path =
         args.get(3).map_or(Path::best(), |name| *Path::available().iter().find(|p| p.name() == name).expect("a path"));
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.get(4).map_or(1, |n| n.parse().expect("a number")))
-        .build_global()
-        .expect("a pool");
+    engine::set_threads(args.get(4).map_or(1, |n| n.parse().expect("a number")));
     let begun = Instant::now();
     let mut b = match which {
         "cnn" => Builder(Graph::new(&[1, 28, 28])),

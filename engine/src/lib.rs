@@ -10,9 +10,11 @@ mod net;
 mod parallel;
 pub mod peak;
 mod simd;
+mod team;
 mod window;
 
 pub use buffer::Buffer;
 pub use net::{Mode, Net, Purpose};
 pub use simd::{LANES, Path};
+pub use team::{set_threads, threads};
 pub use window::Window;

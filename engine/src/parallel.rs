@@ -1,21 +1,36 @@
-//! Loops over examples and parts on rayon's threads, or without rayon where there is one.
+//! Loops over examples and parts, shared out among the team's threads where there are several.
 //!
 //! What is added up is cut into parts by shapes alone, and parts are added in their order: the number
 //! of threads changes no bit.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::Buffer;
+use crate::team;
+
+pub(crate) use crate::team::each;
 
 /// Parts that a sum over a batch is cut into: how many threads can share it.
 pub(crate) const PARTS: usize = 8;
 
 /// Whether there is one thread.
 pub(crate) fn alone() -> bool {
-    rayon::current_num_threads() == 1
+    team::threads() == 1
+}
+
+/// Calls `f(number, item)` for each item.
+pub(crate) fn share<T: Send>(items: impl Iterator<Item = T>, f: impl Fn(usize, T) + Sync) {
+    if alone() {
+        return items.enumerate().for_each(|(index, item)| f(index, item));
+    }
+    let items: Vec<Mutex<Option<T>>> = items.map(|item| Mutex::new(Some(item))).collect();
+    each(items.len(), |index| {
+        let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+        item.into_iter().for_each(|item| f(index, item));
+    });
 }
 
 /// Calls `f(first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart.
@@ -27,11 +42,7 @@ pub(crate) fn groups<T: Send>(
     f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
     let (out, size) = (&mut out[..n * stride], group * stride);
-    if alone() {
-        out.chunks_mut(size).enumerate().for_each(|(index, out)| f(index * group, out));
-    } else {
-        out.par_chunks_mut(size).enumerate().for_each(|(index, out)| f(index * group, out));
-    }
+    share(out.chunks_mut(size), |index, out| f(index * group, out));
 }
 
 /// As [`groups`], over two slices at once.
@@ -44,13 +55,7 @@ pub(crate) fn groups2<T: Send>(
 ) {
     let (a, b) = (&mut a[..n * a_stride], &mut b[..n * b_stride]);
     let (a_size, b_size) = (group * a_stride, group * b_stride);
-    if alone() {
-        let groups = a.chunks_mut(a_size).zip(b.chunks_mut(b_size)).enumerate();
-        groups.for_each(|(index, (a, b))| f(index * group, a, b));
-    } else {
-        let groups = a.par_chunks_mut(a_size).zip(b.par_chunks_mut(b_size)).enumerate();
-        groups.for_each(|(index, (a, b))| f(index * group, a, b));
-    }
+    share(a.chunks_mut(a_size).zip(b.chunks_mut(b_size)), |index, (a, b)| f(index * group, a, b));
 }
 
 /// Calls `f(example, its floats)` for each of the first `n` examples, which are `stride` floats apart.
@@ -65,7 +70,7 @@ thread_local! {
 
 /// Calls `f` with `len` floats of this thread's, whatever stands in them.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken out meanwhile: while this thread waits inside `f` it may be lent to another call.
+    // Taken out meanwhile: `f` may ask for some, too.
     let mut scratch = SCRATCH.take();
     scratch.grow(len);
     let result = f(&mut scratch[..len]);
@@ -125,7 +130,7 @@ pub(crate) fn sum<T: Default + Send>(
         }
     } else {
         let count = work.len();
-        work.into_par_iter().zip(&mut spaces[..count]).for_each(|(part, space)| one(part, space));
+        share(work.into_iter().zip(&mut spaces[..count]), |_, (part, space)| one(part, space));
         spaces[..count].iter().enumerate().for_each(|(index, space)| add(space, index == 0));
     }
 }
@@ -133,12 +138,44 @@ pub(crate) fn sum<T: Default + Send>(
 /// Calls `f(first column, columns)` for parts of `out`, whose columns are `stride` floats, at least `least` at once.
 pub(crate) fn columns(out: &mut [f32], stride: usize, least: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
     let count = out.len() / stride;
-    let threads = rayon::current_num_threads();
-    if threads == 1 || count < 2 * least {
-        f(0, out);
-    } else {
-        let part = count.div_ceil(threads).max(least);
-        out.par_chunks_mut(part * stride).enumerate().for_each(|(index, out)| f(index * part, out));
+    let part = count.div_ceil(team::threads()).max(least).max(1);
+    share(out.chunks_mut(part * stride), |index, out| f(index * part, out));
+}
+
+/// Rows of one length whose columns several threads write.
+pub(crate) struct Columns<'a> {
+    start: *mut f32,
+    pub(crate) rows: usize,
+    len: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it gives out parts only to who vouches that nobody else has them.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    /// Of rows of `len` floats.
+    pub(crate) fn new(floats: &'a mut [f32], len: usize) -> Self {
+        let rows = floats.len().checked_div(len).unwrap_or(0);
+        Self { start: floats.as_mut_ptr(), rows, len, borrowed: PhantomData }
+    }
+
+    /// Where a column of a row is.
+    pub(crate) fn at(&self, row: usize, column: usize) -> *mut f32 {
+        assert!(row < self.rows && column < self.len, "a place inside");
+        // SAFETY: inside.
+        unsafe { self.start.add(row * self.len + column) }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for it")]
+    pub(crate) unsafe fn part(&self, row: usize, first: usize, count: usize) -> &mut [f32] {
+        assert!(first + count <= self.len, "a part inside");
+        // SAFETY: inside, and the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, first), count) }
     }
 }
 
@@ -168,11 +205,5 @@ pub(crate) fn panels<'a>(
     for sum in sums {
         parts.iter_mut().zip(sum.chunks_mut(size)).for_each(|(part, sum)| part.push(sum));
     }
-    if alone() {
-        let work = out.chunks_mut(size).zip(parts).enumerate();
-        work.for_each(|(index, (out, mut sums))| f(index, out, &mut sums));
-    } else {
-        let work = out.par_chunks_mut(size).zip(parts).enumerate();
-        work.for_each(|(index, (out, mut sums))| f(index, out, &mut sums));
-    }
+    share(out.chunks_mut(size).zip(parts), |index, (out, mut sums)| f(index, out, &mut sums));
 }

@@ -108,9 +108,9 @@ impl Flatten {
         Self { path, maps }
     }
 
-    /// One example's row.
+    /// One example's row, or what is added to it.
     #[expect(clippy::needless_range_loop, reason = "with iterators the tile would live in memory")]
-    pub fn forward(&self, maps: &[f32], row: &mut [f32]) {
+    pub fn forward(&self, maps: &[f32], row: &mut [f32], add: bool) {
         self.check(maps.len(), row.len());
         let (maps, row) = (maps.as_ptr(), row.as_mut_ptr());
         // SAFETY: the lengths are checked; the path is the machine's.
@@ -125,7 +125,9 @@ impl Flatten {
                 tile = transpose::<S>(tile);
                 for lane in 0..LANES {
                     if lane < lanes {
-                        S::store_first(row.add(at + lane * self.maps.count()), tile[lane], pixels);
+                        let row = row.add(at + lane * self.maps.count());
+                        let sum = if add { S::add(tile[lane], S::load_first(row, pixels)) } else { tile[lane] };
+                        S::store_first(row, sum, pixels);
                     }
                 }
             }));

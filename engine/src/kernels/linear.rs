@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use super::copy::Flatten;
 use super::gradient;
 use super::optimizer::Step;
 use super::packing::{Packing, RUN};
 use super::tile::{Finish, Kernels, Tile};
 use crate::buffer::Buffer;
-use crate::parallel;
+use crate::maps::Maps;
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, Simd, on_path};
 
 /// A fully connected layer, `[inputs]` to `[units]`.
@@ -83,65 +85,64 @@ impl Linear {
             }
             &scratch.a
         };
-        let y = &mut y[..n * self.units];
-        parallel::columns(y, self.units, 4 * LANES, |first, y| {
-            on_path!(self.path, S => self.rows_of::<S>(weights, bias, &x[first * depth..], y, finish));
+        // Units are shared out as the weights' gradients are: a thread finds the weights that it moved in its cache.
+        let most = on_path!(self.path, S => panel::<S>(2));
+        let y = Columns::new(&mut y[..n * self.units], self.units);
+        parallel::each(self.packing.blocks().div_ceil(most), |panel| {
+            let first = panel * most;
+            let blocks = most.min(self.packing.blocks() - first);
+            on_path!(self.path, S => self.panel_of::<S>([first, blocks], weights, bias, x, &y, finish));
         });
     }
 
-    fn rows_of<S: Simd>(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
-        let (n, depth) = (y.len() / self.units, self.depth());
-        let mut block = 0;
-        while block < self.packing.blocks() {
-            let blocks = panel::<S>(self.packing.blocks() - block);
-            let lanes = (self.units - block * LANES).min(blocks * LANES);
-            let most = S::TILE[blocks - 1];
-            let tiles = n.div_ceil(most);
-            for tile in 0..tiles {
-                let (start, end) = (n * tile / tiles, n * (tile + 1) / tiles);
-                // A last block that is not full goes through a copy: its lanes would reach into the next example.
-                let mut part = [0.0; 2 * LANES * 14];
-                let whole = lanes == blocks * LANES;
-                if !whole && finish.add {
-                    for (part, y) in
-                        part.chunks_exact_mut(blocks * LANES).zip(y[start * self.units..].chunks(self.units))
-                    {
-                        part[..lanes].copy_from_slice(&y[block * LANES..][..lanes]);
-                    }
-                }
-                let (to, y_step) = if whole {
-                    // SAFETY: inside `y`.
-                    (unsafe { y.as_mut_ptr().add(start * self.units + block * LANES) }, self.units)
-                } else {
-                    (part.as_mut_ptr(), blocks * LANES)
-                };
-                // SAFETY: every example has `depth` floats and every block its weights, by the assertions of the callers; the kernels'
-                // instruction set is the path's.
-                unsafe {
-                    Kernels::<S, 0, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
-                        x: x.as_ptr().add(start * depth),
-                        x_step: depth,
-                        offsets: self.offsets.as_ptr(),
-                        count: self.offsets.len(),
-                        weights: weights.as_ptr().add(self.packing.start(block)),
-                        weights_block: depth * LANES,
-                        bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(block * LANES)),
-                        y: to,
-                        y_block: LANES,
-                        y_step,
-                        finish,
-                    });
-                }
-                if !whole {
-                    for (part, y) in part
-                        .chunks_exact(blocks * LANES)
-                        .zip(y[start * self.units..end * self.units].chunks_mut(self.units))
-                    {
-                        y[block * LANES..][..lanes].copy_from_slice(&part[..lanes]);
-                    }
-                }
+    /// The outputs of some blocks of units, of all examples.
+    fn panel_of<S: Simd>(
+        &self,
+        [block, blocks]: [usize; 2],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &Columns<'_>,
+        finish: Finish,
+    ) {
+        let (n, depth) = (y.rows, self.depth());
+        let lanes = (self.units - block * LANES).min(blocks * LANES);
+        let most = S::TILE[blocks - 1];
+        let tiles = n.div_ceil(most);
+        for tile in 0..tiles {
+            let (start, end) = (n * tile / tiles, n * (tile + 1) / tiles);
+            // A last block that is not full goes through a copy: its lanes would reach into the next example.
+            let mut part = [0.0; 2 * LANES * 14];
+            let whole = lanes == blocks * LANES;
+            // SAFETY: nobody else has this panel's columns.
+            let of = |example: usize| unsafe { y.part(start + example, block * LANES, lanes) };
+            if !whole && finish.add {
+                let part = part.chunks_exact_mut(blocks * LANES).take(end - start);
+                part.enumerate().for_each(|(example, part)| part[..lanes].copy_from_slice(of(example)));
             }
-            block += blocks;
+            let (to, y_step) =
+                if whole { (y.at(start, block * LANES), self.units) } else { (part.as_mut_ptr(), blocks * LANES) };
+            // SAFETY: every example has `depth` floats and every block its weights, by the assertions of the callers; the kernels'
+            // instruction set is the path's.
+            unsafe {
+                Kernels::<S, 0, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
+                    x: x.as_ptr().add(start * depth),
+                    x_step: depth,
+                    offsets: self.offsets.as_ptr(),
+                    count: self.offsets.len(),
+                    weights: weights.as_ptr().add(self.packing.start(block)),
+                    weights_block: depth * LANES,
+                    bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(block * LANES)),
+                    y: to,
+                    y_block: LANES,
+                    y_step,
+                    finish,
+                });
+            }
+            if !whole {
+                let part = part.chunks_exact(blocks * LANES).take(end - start);
+                part.enumerate().for_each(|(example, part)| of(example).copy_from_slice(&part[..lanes]));
+            }
         }
     }
 
@@ -161,21 +162,26 @@ impl Linear {
         let blocks = n.div_ceil(LANES);
         scratch.a.grow(blocks * units * LANES);
         scratch.b.grow(blocks * depth * LANES);
-        turn(dy, n, self.units, &mut scratch.a, units);
+        let rows = dy[..n * self.units].chunks(LANES * self.units);
+        parallel::share(scratch.a.chunks_exact_mut(units * LANES).zip(rows), |_, (turned, rows)| {
+            self.turned(rows.len() / self.units, self.units).backward(rows, turned, false);
+            turned[self.units * LANES..].fill(0.0);
+        });
         let slopes = &scratch.a;
         let sums = &mut scratch.b[..blocks * depth * LANES];
         let most_blocks = on_path!(self.path, S => panel::<S>(2));
         parallel::columns(sums, depth * LANES, most_blocks, |first, sums| {
             on_path!(self.path, S => self.turned_rows::<S>(weights, &slopes[first * units * LANES..], sums));
         });
-        let sums = &scratch.b;
-        parallel::examples(n, dx, self.inputs, |example, dx| {
-            let column = &sums[example / LANES * depth * LANES + example % LANES..];
-            for (index, dx) in dx.iter_mut().enumerate() {
-                let sum = column[index * LANES];
-                *dx = if add { *dx + sum } else { sum };
-            }
+        let rows = dx[..n * self.inputs].chunks_mut(LANES * self.inputs);
+        parallel::share(rows.zip(scratch.b.chunks_exact(depth * LANES)), |_, (rows, sums)| {
+            self.turned(rows.len() / self.inputs, self.inputs).forward(sums, rows, add);
         });
+    }
+
+    /// Between rows of `count` numbers, one an example, and columns of at most sixteen examples, `[count][16]`.
+    fn turned(&self, examples: usize, count: usize) -> Flatten {
+        Flatten::new(self.path, &Maps::new(examples, [1, count]))
     }
 
     /// `sums` `[blocks of examples][inputs][16]` from `slopes` `[blocks of examples][units][16]`.
@@ -254,13 +260,14 @@ impl Linear {
     fn pack_slopes(&self, n: usize, x: &[f32], dy: &[f32], scratch: &mut Scratch) {
         assert!(x.len() >= n * self.inputs && dy.len() >= n * self.units, "rows of the planned size");
         scratch.a.grow(self.packing.blocks() * n * LANES);
-        for (block, to) in scratch.a.chunks_exact_mut(n * LANES).take(self.packing.blocks()).enumerate() {
+        let blocks = scratch.a.chunks_exact_mut(n * LANES).take(self.packing.blocks());
+        parallel::share(blocks, |block, to| {
             let lanes = (self.units - block * LANES).min(LANES);
             for (to, from) in to.chunks_exact_mut(LANES).zip(dy.chunks_exact(self.units)) {
                 to[..lanes].copy_from_slice(&from[block * LANES..][..lanes]);
                 to[lanes..].fill(0.0);
             }
-        }
+        });
     }
 
     /// The gradient of some blocks' weights, from the first one.
@@ -281,17 +288,4 @@ impl Linear {
 /// Blocks of the next panel, where so many are left.
 fn panel<S: Simd>(left: usize) -> usize {
     if left > 1 && S::TILE[1] > 0 { 2 } else { 1 }
-}
-
-/// `[n, count]` as `[n / 16][rows][16]`, with zeros for what is not there.
-fn turn(from: &[f32], n: usize, count: usize, to: &mut [f32], rows: usize) {
-    for (block, to) in to.chunks_exact_mut(rows * LANES).take(n.div_ceil(LANES)).enumerate() {
-        let lanes = (n - block * LANES).min(LANES);
-        to[count * LANES..].fill(0.0);
-        for (index, to) in to.chunks_exact_mut(LANES).take(count).enumerate() {
-            for (lane, to) in to.iter_mut().enumerate() {
-                *to = if lane < lanes { from[(block * LANES + lane) * count + index] } else { 0.0 };
-            }
-        }
-    }
 }

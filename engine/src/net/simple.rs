@@ -380,7 +380,7 @@ impl Stage for FlattenStage {
         parallel::examples(run.n, y, self.y.form.len(), |example, y| {
             let x = &x[example * len..][..len];
             match &self.forward {
-                Some(flatten) => flatten.forward(x, y),
+                Some(flatten) => flatten.forward(x, y, false),
                 None => y.copy_from_slice(x),
             }
         });

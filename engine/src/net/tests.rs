@@ -468,20 +468,19 @@ fn the_number_of_threads_changes_no_bit() {
     let slopes = noise("slopes", n * 10);
     for path in Path::available() {
         let bits = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            pool.install(|| {
-                let mut net = Net::new(graph, n, Purpose::Train, path).expect("a network");
-                values(graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
-                x.chunks(3 * 16 * 16).enumerate().for_each(|(example, x)| net.set_input(example, x));
-                let mode = Mode::Train { drop: &drop };
-                for number in 0..2 {
-                    net.forward(n, &mode);
-                    let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-                    net.step(n, &slopes, &mode, &Step { rule, rate: 0.01, decay: 0.0, number });
-                }
-                let all = (0..graph.parameters().len()).flat_map(|index| net.parameter(index));
-                all.chain(net.outputs(n)).map(f32::to_bits).collect::<Vec<u32>>()
-            })
+            // Other tests compute meanwhile, on as many: their number changes no bit.
+            crate::set_threads(threads);
+            let mut net = Net::new(graph, n, Purpose::Train, path).expect("a network");
+            values(graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+            x.chunks(3 * 16 * 16).enumerate().for_each(|(example, x)| net.set_input(example, x));
+            let mode = Mode::Train { drop: &drop };
+            for number in 0..2 {
+                net.forward(n, &mode);
+                let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+                net.step(n, &slopes, &mode, &Step { rule, rate: 0.01, decay: 0.0, number });
+            }
+            let all = (0..graph.parameters().len()).flat_map(|index| net.parameter(index));
+            all.chain(net.outputs(n)).map(f32::to_bits).collect::<Vec<u32>>()
         };
         let one = bits(1);
         assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));

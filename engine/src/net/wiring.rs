@@ -118,7 +118,10 @@ impl<'a> Plan<'a> {
 
     /// A value's form before anybody asks for a halo.
     fn form(&self, value: Value) -> Form {
+        let flattens = |layer: &usize| matches!(self.layers[*layer].op, LayerOp::Alone(Op::Flatten));
         match self.graph.shape(value) {
+            // An input that is a row to all comes as one.
+            shape if value.0 == 0 && self.readers[0].iter().all(flattens) => Form::Row(shape.iter().product()),
             [channels, height, width] => {
                 let maps = Maps::new(*channels, [*height, *width]);
                 let few = value.0 == 0 && *channels <= FEW;

@@ -110,7 +110,7 @@ impl Classifier {
         }
         let mut input = Vec::with_capacity(pictures.len() * self.input.iter().product::<usize>());
         for pixels in pictures {
-            self.standard.extend(&mut input, pixels.iter().map(|pixel| f32::from(*pixel)));
+            self.standard.extend(&mut input, pixels, |pixel| f32::from(*pixel));
         }
         Ok(self.model.logits(&input)?.chunks_exact(self.labels.len()).map(softmax).collect())
     }

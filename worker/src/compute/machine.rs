@@ -12,7 +12,8 @@ pub fn set_threads(threads: usize) {
     } else {
         tracing::warn!(threads, "too late to tell candle its number of threads: RAYON_NUM_THREADS can");
     }
-    // The pool can be built once. If it stands already its size is kept.
+    engine::set_threads(threads);
+    // For what decodes pictures. The pool can be built once. If it stands already its size is kept.
     if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         tracing::warn!(error = %error, threads, "the number of threads was set before");
     }

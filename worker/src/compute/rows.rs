@@ -53,12 +53,11 @@ impl Standard {
         Self { channels: mean.iter().zip(std).map(channel).collect() }
     }
 
-    /// Appends one example's elements, channel by channel.
-    pub(super) fn extend(&self, out: &mut Vec<f32>, elements: impl ExactSizeIterator<Item = f32>) {
-        let channel = elements.len() / self.channels.len();
-        let mut elements = elements;
-        for (factor, summand) in &self.channels {
-            out.extend(elements.by_ref().take(channel).map(|element| element * factor + summand));
+    /// Appends one example's elements, channel by channel, as `number` reads them.
+    pub(super) fn extend<T>(&self, out: &mut Vec<f32>, elements: &[T], number: impl Fn(&T) -> f32) {
+        let channels = elements.chunks_exact(elements.len() / self.channels.len());
+        for (channel, (factor, summand)) in channels.zip(&self.channels) {
+            out.extend(channel.iter().map(|element| number(element) * factor + summand));
         }
     }
 }
@@ -147,7 +146,7 @@ impl<'a> Rows<'a> {
         let view = self.file.get("inputs")?;
         let mut inputs = Vec::with_capacity(rows.len() * elements);
         let standard = &self.standard;
-        let mut extend_bytes = |bytes: &[u8]| standard.extend(&mut inputs, bytes.iter().map(|byte| f32::from(*byte)));
+        let mut extend_bytes = |bytes: &[u8]| standard.extend(&mut inputs, bytes, |byte| f32::from(*byte));
         match &mut self.form {
             Form::Bytes => {
                 rows.iter().for_each(|row| extend_bytes(&view.data()[*row as usize * elements..][..elements]));
@@ -156,7 +155,7 @@ impl<'a> Rows<'a> {
             Form::Floats => {
                 for row in rows {
                     let bytes = &view.data()[*row as usize * elements * 4..][..elements * 4];
-                    standard.extend(&mut inputs, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+                    standard.extend(&mut inputs, bytes.as_chunks().0, |bytes| f32::from_le_bytes(*bytes));
                 }
             }
         }
