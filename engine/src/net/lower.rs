@@ -135,7 +135,7 @@ impl Chains<'_> {
                 let is_norm = |op: &Op| purpose == Purpose::Infer && matches!(op, Op::BatchNorm { .. });
                 let norm = self.take(&mut output, is_norm).and_then(|op| folded(&op));
                 let relu = self.take_relu(&mut output);
-                let halves = |op: &Op| matches!(op, Op::MaxPool(window) if is_halving(window));
+                let halves = |op: &Op| matches!(op, Op::MaxPool(pool) if is_halving(pool, window.output));
                 let can = relu && norm.is_none() && pooled::suits(&window, groups);
                 let pooled = can && self.take(&mut output, halves).is_some();
                 LayerOp::Conv { window, groups, weight, bias, norm, relu, pooled }
@@ -168,7 +168,8 @@ fn folded(op: &Op) -> Option<Folded> {
     }
 }
 
-/// Whether a pool takes the largest of each 2x2.
-fn is_halving(window: &Window) -> bool {
-    [window.kernel, window.stride] == [[2, 2]; 2] && window.before == [0, 0] && window.dilation == [1, 1]
+/// Whether a pool takes the largest of each whole 2x2 of maps of this size: none that hangs over their end, and all the others.
+fn is_halving(window: &Window, size: [usize; 2]) -> bool {
+    let plain = window.before == [0, 0] && window.dilation == [1, 1];
+    plain && [window.kernel, window.stride] == [[2, 2]; 2] && window.output == size.map(|size| size / 2)
 }

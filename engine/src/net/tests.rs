@@ -222,6 +222,19 @@ fn pooled_convolutions() {
 }
 
 #[test]
+fn pools_behind_a_convolution_that_are_not_half_as_large() {
+    // Windows that hang over the end of an odd size, and fewer windows than there is room for.
+    for output in [[4, 3], [3, 4], [2, 3]] {
+        let mut b = Builder::new(&[3, 7, 7]);
+        let x = b.conv(b.graph.input(), 9, 3, 1, 1, true);
+        let x = b.relu(x);
+        let window = Window { kernel: [2, 2], stride: [2, 2], before: [0, 0], dilation: [1, 1], output };
+        b.add(Op::MaxPool(window), &[x]);
+        check("a pool behind a convolution", &b.graph, 3);
+    }
+}
+
+#[test]
 fn linear_layers() {
     let mut b = Builder::new(&[13]);
     let x = b.linear(b.graph.input(), 40);
