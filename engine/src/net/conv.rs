@@ -31,6 +31,7 @@ pub(super) struct ConvStage {
 struct Norm {
     of: Folded,
     layout: Layout,
+    channels: usize,
     weights: Buffer,
     bias: Buffer,
 }
@@ -40,11 +41,10 @@ impl Norm {
         let of = &self.of;
         let value = |id: ParameterId| parameters.value(id);
         self.weights.copy_from_slice(value(weight));
-        let channels = self.bias.len();
-        let mut factors = vec![0.0; channels];
-        for (channel, to) in factors.iter_mut().enumerate() {
+        // Behind the last channel weights and bias stay zero, also with an epsilon of zero.
+        let mut factors = vec![0.0; self.bias.len()];
+        for (channel, to) in factors[..self.channels].iter_mut().enumerate() {
             let wide = |id: ParameterId| f64::from(value(id)[channel]);
-            // Behind the last channel a norm's weight is zero.
             let factor = wide(of.affine.weight) / (wide(of.variance) + of.epsilon).sqrt();
             let before = bias.map_or(0.0, wide) - wide(of.mean);
             *to = factor as f32;
@@ -75,7 +75,8 @@ impl ConvStage {
         bias.iter().copied().chain(norms).for_each(|parameter| layouts[parameter.index()] = Layout::Lanes);
         let folded = norm.map(|of| {
             let weights = Buffer::zeros(order.len(shape.outs * shape.ins / shape.groups * shape.window.taps()));
-            Norm { of, layout: order, weights, bias: Buffer::zeros(Layout::Lanes.len(shape.outs)) }
+            let bias = Buffer::zeros(Layout::Lanes.len(shape.outs));
+            Norm { of, layout: order, channels: shape.outs, weights, bias }
         });
         let backward = wiring.gradient.map(|dy| {
             let input = match wiring.into[0] {

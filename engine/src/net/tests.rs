@@ -59,10 +59,14 @@ impl Builder {
     }
 
     pub(super) fn batch_norm(&mut self, x: Value) -> Value {
+        self.batch_norm_with(x, 1e-5)
+    }
+
+    fn batch_norm_with(&mut self, x: Value, epsilon: f64) -> Value {
         let channels = [self.graph.shape(x)[0]];
         let affine = Affine { weight: self.parameter(&channels, true), bias: self.parameter(&channels, true) };
         let (mean, variance) = (self.parameter(&channels, false), self.parameter(&channels, false));
-        self.add(Op::BatchNorm { momentum: 0.1, epsilon: 1e-5, affine, mean, variance }, &[x])
+        self.add(Op::BatchNorm { momentum: 0.1, epsilon, affine, mean, variance }, &[x])
     }
 
     pub(super) fn row_norm(&mut self, x: Value, groups: usize, by_element: bool) -> Value {
@@ -280,6 +284,16 @@ fn norms() {
     let x = b.row_norm(x, 4, true);
     b.linear(x, 5);
     check("norms of rows", &b.graph, 11);
+}
+
+#[test]
+fn a_batch_norm_with_an_epsilon_of_zero() {
+    // It becomes part of a convolution whose last block of channels is not full.
+    let mut b = Builder::new(&[3, 6, 6]);
+    let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);
+    let x = b.batch_norm_with(x, 0.0);
+    b.conv(x, 5, 1, 1, 1, true);
+    check("an epsilon of zero", &b.graph, 3);
 }
 
 #[test]
