@@ -5,8 +5,9 @@ use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
 use crate::window::Window;
 
-/// Taps that a byte can name.
+/// Taps that a byte can name, and those that a float can count.
 const BYTE: usize = 256;
+const MOST: usize = 1 << f32::MANTISSA_DIGITS;
 
 /// The largest element of each window. Of equal ones the first in the order of rows gets the gradient; one that is
 /// not a number wins and stays.
@@ -32,7 +33,7 @@ struct Taps {
 impl MaxPool {
     /// From maps like `x` to maps like `y`. Gradients lie like these.
     pub fn new(path: Path, window: &Window, x: Maps, y: Maps) -> Self {
-        assert!(window.taps() <= usize::from(u16::MAX) + 1, "taps that two bytes can name");
+        assert!(window.taps() <= MOST, "taps that a float can count");
         Self { path, places: Places::new(window, x, y) }
     }
 
@@ -43,7 +44,7 @@ impl MaxPool {
 
     /// Bytes of a tap's number.
     fn bytes(&self) -> usize {
-        if self.places.window.taps() <= BYTE { 1 } else { 2 }
+        if self.places.window.taps() <= BYTE { 1 } else { 4 }
     }
 
     /// One example, with the taps that won if a gradient is to follow.
@@ -56,7 +57,7 @@ impl MaxPool {
             S::run(#[inline(always)] || match kept {
                 None => self.all::<S, 0>(x, y, std::ptr::null_mut()),
                 Some(kept) if bytes == 1 => self.all::<S, 1>(x, y, kept.as_mut_ptr()),
-                Some(kept) => self.all::<S, 2>(x, y, kept.as_mut_ptr()),
+                Some(kept) => self.all::<S, 4>(x, y, kept.as_mut_ptr()),
             });
         });
     }
@@ -117,7 +118,7 @@ impl MaxPool {
         on_path!(self.path, S => unsafe {
             S::run(#[inline(always)] || match bytes {
                 1 => self.gather::<S, 1>(kept, dy, dx, add),
-                _ => self.gather::<S, 2>(kept, dy, dx, add),
+                _ => self.gather::<S, 4>(kept, dy, dx, add),
             });
         });
     }
@@ -182,7 +183,7 @@ impl MaxPool {
                         let won = if KEEP == 1 {
                             S::equal_bytes(kept, tap as u8)
                         } else {
-                            equal_pairs::<S>(kept, tap as u16)
+                            equal_words::<S>(kept, tap as u32)
                         };
                         let slope = S::select(won, S::load(dy.add((output + pixel) * LANES)), S::splat(0.0));
                         sums[pixel] = S::add(sums[pixel], slope);
@@ -257,7 +258,7 @@ unsafe fn scan<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: 
             match KEEP {
                 0 => {}
                 1 => S::store_bytes(kept.add(output * LANES), place[output]),
-                _ => store_pairs::<S>(kept.add(output * LANES * 2), place[output]),
+                _ => store_words::<S>(kept.add(output * LANES * 4), place[output]),
             }
             total = S::add(total, S::sub(sum[output], sum[output]));
         }
@@ -265,24 +266,24 @@ unsafe fn scan<S: Simd, const KEEP: usize, const OUTPUTS: usize, const COLUMNS: 
     }
 }
 
-/// Writes sixteen whole numbers as two bytes each. Windows so large are rare: no care is taken.
+/// Writes sixteen whole numbers as four bytes each. Windows so large are rare: no care is taken.
 #[inline(always)]
-unsafe fn store_pairs<S: Simd>(to: *mut u8, v: S::V) {
+unsafe fn store_words<S: Simd>(to: *mut u8, v: S::V) {
     let mut numbers = [0.0; LANES];
     // SAFETY: the caller's.
     unsafe {
         S::store(numbers.as_mut_ptr(), v);
-        to.cast::<[[u8; 2]; LANES]>().write_unaligned(numbers.map(|number| (number as u16).to_ne_bytes()));
+        to.cast::<[[u8; 4]; LANES]>().write_unaligned(numbers.map(|number| (number as u32).to_ne_bytes()));
     }
 }
 
-/// Which of sixteen numbers of two bytes are `number`.
+/// Which of sixteen numbers of four bytes are `number`.
 #[inline(always)]
-unsafe fn equal_pairs<S: Simd>(from: *const u8, number: u16) -> S::M {
+unsafe fn equal_words<S: Simd>(from: *const u8, number: u32) -> S::M {
     // SAFETY: the caller's.
     unsafe {
-        let pairs = from.cast::<[[u8; 2]; LANES]>().read_unaligned();
-        let equal = |lane: usize| u16::from(u16::from_ne_bytes(pairs[lane]) == number) << lane;
+        let words = from.cast::<[[u8; 4]; LANES]>().read_unaligned();
+        let equal = |lane: usize| u16::from(u32::from_ne_bytes(words[lane]) == number) << lane;
         S::mask((0..LANES).fold(0, |bits, lane| bits | equal(lane)))
     }
 }

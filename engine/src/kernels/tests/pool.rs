@@ -134,6 +134,11 @@ fn windows_of_more_taps_than_a_byte_can_name() {
     let size = [18, 19];
     let x = noise("x", 3 * size[0] * size[1]);
     check(Kind::Max, &window, 3, size, [Halo::default(); 2], false, &x).expect("the reference's result");
+    // More than two bytes can name, and the last one wins.
+    let window = Window { kernel: [257, 256], stride: [1, 1], before: [0, 0], dilation: [1, 1], output: [1, 1] };
+    let mut x = noise("x", window.taps());
+    x[window.taps() - 1] = 2.0;
+    check(Kind::Max, &window, 1, window.kernel, [Halo::default(); 2], false, &x).expect("the reference's result");
 }
 
 #[test]
