@@ -91,6 +91,7 @@ struct Timed {
 /// A planned network.
 pub struct Net {
     path: Path,
+    purpose: Purpose,
     batch: usize,
     arena: Arena,
     parameters: Parameters,
@@ -130,6 +131,7 @@ impl Net {
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
         Ok(Self {
             path,
+            purpose,
             batch,
             arena: plan.arena,
             parameters,
@@ -246,7 +248,9 @@ impl Net {
     }
 
     fn backwards(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, step: Option<&Step>) {
-        let place = self.output_gradient.expect("a network that is planned for training");
+        assert!(self.purpose == Purpose::Train, "a network that is planned for training");
+        // Nobody asks for a gradient where nothing is trained.
+        let Some(place) = self.output_gradient else { return };
         let len = place.form.len();
         let to = &mut self.arena.write(&place)[..n * len];
         match place.form {

@@ -239,6 +239,16 @@ fn pools_behind_a_convolution_that_are_not_half_as_large() {
 }
 
 #[test]
+fn networks_without_parameters() {
+    check("the input itself", &Builder::new(&[3, 4, 4]).graph, 3);
+    check("the input itself, in blocks", &Builder::new(&[20, 4, 4]).graph, 3);
+    let mut b = Builder::new(&[5, 4, 3]);
+    let x = b.relu(b.graph.input());
+    b.add(Op::GlobalAvgPool, &[x]);
+    check("means", &b.graph, 3);
+}
+
+#[test]
 fn linear_layers() {
     let mut b = Builder::new(&[13]);
     let x = b.linear(b.graph.input(), 40);
