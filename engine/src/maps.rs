@@ -100,6 +100,20 @@ impl Maps {
         }
     }
 
+    /// Sets an example's lanes beyond the last channel to zero.
+    pub fn clear_padding(&self, to: &mut [f32]) {
+        let used = self.channels % self.lanes;
+        if used == 0 {
+            return;
+        }
+        for row in 0..self.size[0] {
+            let start = self.at(self.blocks() - 1, row as isize, 0);
+            to[start..][..self.size[1] * self.lanes]
+                .chunks_exact_mut(self.lanes)
+                .for_each(|pixel| pixel[used..].fill(0.0));
+        }
+    }
+
     /// Copies an example `[C, H, W]` out.
     pub fn unpack(&self, from: &[f32], values: &mut [f32]) {
         let [height, width] = self.size;

@@ -187,7 +187,11 @@ impl Net {
         let len = self.input.form.len();
         let to = &mut self.arena.write(&self.input)[example * len..][..len];
         match self.input.form {
-            Form::Maps(maps) => maps.pack(values, to),
+            Form::Maps(maps) => {
+                maps.pack(values, to);
+                // Another value may have left there what is not finite: it would reach every output.
+                maps.clear_padding(to);
+            }
             Form::Row(_) => to.copy_from_slice(values),
         }
     }

@@ -488,6 +488,31 @@ fn outputs_do_not_depend_on_the_batch_that_is_planned() {
 }
 
 #[test]
+fn outputs_do_not_depend_on_earlier_inputs() {
+    // The input's buffer is used again by values of its form, and its last block of channels is not full.
+    let mut b = Builder::new(&[20, 6, 6]);
+    let mut x = b.graph.input();
+    for filters in [20, 20, 20, 20, 5] {
+        x = b.conv(x, filters, 1, 1, 1, true);
+    }
+    for path in Path::available() {
+        let mut net = Net::new(&b.graph, 1, Purpose::Infer, path).expect("a network");
+        values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        let mut outputs = |input: &[f32]| {
+            net.set_input(0, input);
+            net.forward(1, &Mode::Infer);
+            net.outputs(1)
+        };
+        let input = noise("x", 20 * 36);
+        let mut large = input.clone();
+        (0..20).for_each(|channel| large[channel * 36 + 5] = f32::MAX);
+        let first = outputs(&input);
+        assert!(outputs(&large).iter().any(|output| !output.is_finite()), "it overflows");
+        assert_eq!(outputs(&input), first, "on {}", path.name());
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     let mut b = Builder::new(&[3, 16, 16]);
     let x = b.conv(b.graph.input(), 24, 5, 1, 1, true);
