@@ -82,11 +82,14 @@ pub(crate) struct Folded {
     pub(crate) variance: ParameterId,
 }
 
-/// The layers of a graph, each after those that it reads.
+/// The layers that a graph's output depends on, each after those that it reads.
 pub(crate) fn lower(graph: &Graph, purpose: Purpose) -> Vec<Layer> {
-    let mut chains = Chains { graph, consumers: graph.consumers(), taken: vec![false; graph.nodes().len()] };
+    let needed = needed(graph);
+    let mut consumers = graph.consumers();
+    consumers.iter_mut().for_each(|readers| readers.retain(|reader| needed[reader.index()]));
+    let mut chains = Chains { graph, consumers, taken: vec![false; graph.nodes().len()] };
     let mut layers: Vec<Layer> = Vec::new();
-    for index in 1..graph.nodes().len() {
+    for (index, _) in needed.iter().enumerate().skip(1).filter(|(_, needed)| **needed) {
         if !chains.taken[index] {
             layers.push(chains.layer(Value(index), purpose));
         }
@@ -94,6 +97,18 @@ pub(crate) fn lower(graph: &Graph, purpose: Purpose) -> Vec<Layer> {
     // A layer runs where its last node stands: what it adds has been computed by then.
     layers.sort_by_key(|layer| layer.output);
     layers
+}
+
+/// Which nodes a graph's output depends on.
+fn needed(graph: &Graph) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes().len()];
+    needed[graph.output().index()] = true;
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        if needed[index] {
+            node.inputs.iter().for_each(|input| needed[input.index()] = true);
+        }
+    }
+    needed
 }
 
 struct Chains<'a> {

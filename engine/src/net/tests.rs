@@ -438,6 +438,19 @@ fn branches() {
 }
 
 #[test]
+fn nodes_that_the_output_does_not_depend_on() {
+    let mut b = Builder::new(&[3, 6, 6]);
+    let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);
+    b.conv(x, 20, 3, 1, 1, true);
+    let y = b.conv(x, 20, 3, 1, 1, true);
+    // They read the output itself.
+    let z = b.relu(y);
+    b.conv(z, 7, 3, 1, 1, true);
+    b.graph.set_output(y);
+    check("nodes that are not needed", &b.graph, 3);
+}
+
+#[test]
 fn depthwise_convolutions() {
     let mut b = Builder::new(&[3, 9, 8]);
     let x = b.conv(b.graph.input(), 20, 1, 1, 1, false);
