@@ -111,7 +111,7 @@ impl Convolution {
     pub(super) fn run(&self, n: usize, packed: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
         let (x_len, y_len) = (self.x.len(), self.y.len());
         // Winograd's tiles of several examples share a pass over the weights.
-        let group = if matches!(self.kernel, Kernel::Winograd(_)) { n.div_ceil(parallel::PARTS) } else { 1 };
+        let group = if matches!(self.kernel, Kernel::Winograd(_)) { n.div_ceil(parallel::PARTS).max(1) } else { 1 };
         parallel::groups(n, group, y, y_len, |first, y| {
             let x = &x[first * x_len..][..y.len() / y_len * x_len];
             match &self.kernel {

@@ -501,6 +501,19 @@ fn outputs_do_not_depend_on_the_batch_that_is_planned() {
 }
 
 #[test]
+fn a_batch_of_none_has_no_outputs() {
+    let mut b = Builder::new(&[32, 16, 16]);
+    let x = b.conv(b.graph.input(), 32, 3, 1, 1, true);
+    let x = b.add(Op::Flatten, &[x]);
+    b.linear(x, 5);
+    for path in Path::available() {
+        let mut net = Net::new(&b.graph, 2, Purpose::Infer, path).expect("a network");
+        net.forward(0, &Mode::Infer);
+        assert!(net.outputs(0).is_empty());
+    }
+}
+
+#[test]
 fn outputs_do_not_depend_on_earlier_inputs() {
     // The input's buffer is used again by values of its form, and its last block of channels is not full.
     let mut b = Builder::new(&[20, 6, 6]);
