@@ -111,7 +111,7 @@ pub enum Op {
         groups: usize,
         /// Added to the variance.
         epsilon: f64,
-        /// A number an element, or a channel.
+        /// A number a channel, or with one group an element.
         affine: Affine,
     },
     /// An element-wise function.
@@ -329,8 +329,11 @@ impl Graph {
                 }
                 let weight = self.parameter_shape(affine.weight);
                 owns(affine.bias, weight)?;
-                if weight != shape && weight != &shape[..1] {
-                    return unfit(format!("its weight is {weight:?}: {shape:?} or {:?} is needed", &shape[..1]));
+                if weight != &shape[..1] && (weight != shape || *groups > 1) {
+                    return unfit(format!(
+                        "its weight is {weight:?}: {:?} is needed, or with one group {shape:?}",
+                        &shape[..1]
+                    ));
                 }
                 Ok(shape.to_vec())
             }
@@ -376,4 +379,22 @@ fn reaches(size: [usize; 2], window: &Window) -> Result<(), Unfit> {
         return Ok(());
     }
     Err(Unfit(format!("{window:?} does not fit {size:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_norm_of_several_groups_has_a_weight_a_channel() {
+        for (groups, weight, fits) in
+            [(1, &[4, 3, 2][..], true), (1, &[4], true), (2, &[4], true), (2, &[4, 3, 2], false)]
+        {
+            let mut graph = Graph::new(&[4, 3, 2]);
+            let affine =
+                Affine { weight: graph.parameter("w", weight, true), bias: graph.parameter("b", weight, true) };
+            let added = graph.add(Op::RowNorm { groups, epsilon: 1e-5, affine }, &[graph.input()]);
+            assert_eq!(added.is_ok(), fits, "{groups} groups, {weight:?}");
+        }
+    }
 }

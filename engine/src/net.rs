@@ -332,7 +332,7 @@ fn stage(
         LayerOp::Alone(op) => match op {
             Op::RowNorm { groups, epsilon, affine } => {
                 let by_element = *groups == 1 && graph.parameter_shape(affine.weight) == graph.shape(layer.output);
-                Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, by_element, wiring, path, layouts)?)
+                Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, by_element, wiring, path, layouts))
             }
             Op::Activation(function) => Box::new(simple::ActivationStage::new(*function, wiring, path)),
             Op::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, wiring, path, batch)),

@@ -1,6 +1,6 @@
 //! Normalisations.
 
-use crate::graph::{Affine, Unfit};
+use crate::graph::Affine;
 use crate::kernels::norm::{self, Constants, ElementNorm, GroupNorm, Mask, Moments, Normalise, Slopes, Statistics};
 use crate::maps::{Halo, Maps};
 use crate::parallel::{self, Space};
@@ -208,7 +208,7 @@ impl RowNormStage {
         wiring: &Wiring,
         path: Path,
         layouts: &mut [Layout],
-    ) -> Result<Self, Unfit> {
+    ) -> Self {
         let (x, y, into) = (wiring.inputs[0], wiring.output, wiring.into[0]);
         let dy = wiring.gradient;
         let gradient = dy.unwrap_or(y);
@@ -218,9 +218,6 @@ impl RowNormStage {
         };
         let [x_view, y_view, dy_view, dx_view] = [x, y, gradient, dx].map(|place| place.form.view());
         let (kernel, layout) = if by_element {
-            if groups > 1 {
-                return Err(Unfit("a norm of several groups has a weight a channel".into()));
-            }
             let (view, layout) = match x.form {
                 Form::Maps(maps) => {
                     let maps = Maps { halo: Halo::default(), ..maps };
@@ -240,7 +237,7 @@ impl RowNormStage {
             RowNorm::Element(_) => 2,
             RowNorm::Group(kernel) => kernel.kept(),
         };
-        Ok(Self { affine, x, y, dy, into, kernel, kept: Vec::new(), kept_len, total: Vec::new(), spaces: Vec::new() })
+        Self { affine, x, y, dy, into, kernel, kept: Vec::new(), kept_len, total: Vec::new(), spaces: Vec::new() }
     }
 }
 
