@@ -21,6 +21,12 @@ const TILE: usize = 256;
 /// Sums that do not wait for each other.
 const SUMS: usize = 4;
 
+/// The reciprocal of a standard deviation. Not a number where the variance has overflowed (distances above 10^19, squared in fp32): a
+/// factor of zero would hide it behind the bias.
+fn deviation(variance: f64, epsilon: f64) -> f64 {
+    if variance.is_finite() { 1.0 / (variance + epsilon).sqrt() } else { f64::NAN }
+}
+
 /// Some pixels of a block.
 #[derive(Debug, Clone, Copy)]
 struct Tile {

@@ -307,6 +307,26 @@ fn a_batch_norm_with_an_epsilon_of_zero() {
 }
 
 #[test]
+fn norms_of_numbers_whose_squares_overflow_do_not_look_healthy() {
+    for kind in 0..3 {
+        let mut b = Builder::new(&[4, 8, 8]);
+        match kind {
+            0 => b.batch_norm(b.graph.input()),
+            1 => b.row_norm(b.graph.input(), 2, false),
+            _ => b.row_norm(b.graph.input(), 1, true),
+        };
+        let x: Vec<f32> = noise("x", 4 * 64).into_iter().map(|x| x * 1e20).collect();
+        for path in Path::available() {
+            let mut net = Net::new(&b.graph, 1, Purpose::Train, path).expect("a network");
+            values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+            net.set_input(0, &x);
+            net.forward(1, &Mode::Train { drop: &drop });
+            assert!(net.outputs(1).iter().all(|y| y.is_nan()), "norm {kind} on {}", path.name());
+        }
+    }
+}
+
+#[test]
 fn norms_without_anything_before_them() {
     let mut b = Builder::new(&[5, 4, 3]);
     let x = b.batch_norm(b.graph.input());

@@ -1,7 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) with the residual sum and relu behind it.
 
-use super::each_block;
 use super::moments::Statistics;
+use super::{deviation, each_block};
 use crate::kernels::view::{View, get, joined, put};
 use crate::simd::{LANES, Path, Simd, on_path};
 
@@ -20,8 +20,8 @@ pub struct Constants {
 impl Constants {
     /// From a channel's statistics, its weight and its bias.
     pub fn new(statistics: &Statistics, epsilon: f64, weight: &[f32], bias: &[f32]) -> Self {
-        let deviation = statistics.variance.iter().map(|variance| 1.0 / (variance + epsilon).sqrt());
-        Self::of(&statistics.mean, deviation.collect(), weight, bias)
+        let deviations = statistics.variance.iter().map(|variance| deviation(*variance, epsilon));
+        Self::of(&statistics.mean, deviations.collect(), weight, bias)
     }
 
     pub(super) fn of(mean: &[f64], deviation: Vec<f64>, weight: &[f32], bias: &[f32]) -> Self {

@@ -1,6 +1,6 @@
 //! Layer norm (Ba et al. 2016): each example alone, all of it together, a weight an element.
 
-use super::{SUMS, each, each_pixel, lanes, tiles};
+use super::{SUMS, deviation, each, each_pixel, lanes, tiles};
 use crate::kernels::view::{View, get, joined, put};
 use crate::simd::{LANES, Path, Simd, on_path};
 
@@ -50,7 +50,7 @@ impl ElementNorm {
                 });
                 let off = mean - f64::from(mean as f32);
                 let variance = (squares / self.count - off * off).max(0.0);
-                let deviation = 1.0 / (variance + self.epsilon).sqrt();
+                let deviation = deviation(variance, self.epsilon);
                 let (scale, shift) = (S::splat(deviation as f32), S::splat((-off * deviation) as f32));
                 self.each(#[inline(always)] |part, row, pixel, block, here| {
                     let at = place(&part[W], block, row, pixel);

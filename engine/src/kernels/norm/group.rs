@@ -2,6 +2,7 @@
 
 use super::backward::{Backward, Mask, Slopes};
 use super::batch::{Constants, Normalise};
+use super::deviation;
 use super::moments::{Moments, join};
 use crate::kernels::view::View;
 use crate::simd::Path;
@@ -49,7 +50,7 @@ impl GroupNorm {
                 join(before as f64 * count, &mut mean, &mut square, count, means[channel], squares[channel]);
             }
             kept[0] = mean;
-            kept[1] = 1.0 / (square / (channels as f64 * count) + self.epsilon).sqrt();
+            kept[1] = deviation(square / (channels as f64 * count), self.epsilon);
         }
         self.normalise.run(&self.constants(weight, bias, kept), Some(x), None, y);
     }
