@@ -150,6 +150,9 @@ struct Panel {
 
 impl Gather {
     fn new(phase: Phase, packing: Packing, x: Maps, y: Maps, most_blocks: usize) -> Self {
+        assert!(x.halo == x.halo.union(phase.halo(x.size)), "zeros around the source");
+        let right = phase.first[1] + (phase.count[1] - 1) * phase.step[1];
+        assert!(y.lanes == LANES && y.blocks() == packing.blocks() && right < y.size[1], "maps for all outputs");
         let top = [0, 1].map(|axis| phase.taps.iter().map(|(_, place)| place[axis]).min().unwrap_or(0));
         let source = x.at(0, top[0], top[1]);
         let place = |slot: Slot| {
@@ -218,7 +221,7 @@ impl Gather {
                                 + panel.block * self.y.block()
                                 + (row - rows.start) * phase.step[0] * self.y.row()
                                 + column * phase.step[1] * LANES;
-                            // SAFETY: `Gather::new` was given halos that hold every place of every output, and the
+                            // SAFETY: halos hold every place of every output, as `Gather::new` has seen, and the
                             // assertions above hold the maps; the kernels' instruction set is the path's.
                             unsafe {
                                 kernels[end - start - 1](&Tile {
@@ -276,6 +279,7 @@ pub struct Forward {
 impl Forward {
     /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Self {
+        assert!(x.channels == shape.ins && y.channels == shape.outs, "maps of the planned channels");
         let phase = Phase::forward(&shape.window);
         let packing = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes);
         let most = on_path!(path, S => S::TILE.iter().filter(|pixels| **pixels > 0).count());
@@ -318,6 +322,8 @@ pub struct InputGradient {
 impl InputGradient {
     /// From gradients of outputs like `dy`, whose halo holds [`Shape::gradient_halo`], to gradients of inputs like `dx`.
     pub fn new(path: Path, shape: &Shape, dx: Maps, dy: Maps) -> Self {
+        assert!(dx.channels == shape.ins && dy.channels == shape.outs, "maps of the planned channels");
+        assert!(dy.lanes == LANES, "gradients in blocks");
         let weights = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), LANES);
         let most = on_path!(path, S => S::TILE.iter().filter(|pixels| **pixels > 0).count());
         let mut start = 0;
@@ -374,6 +380,9 @@ impl WeightGradient {
     /// From inputs like `x` and gradients of outputs like `dy`.
     pub fn new(path: Path, shape: &Shape, x: Maps, dy: Maps) -> Self {
         let window = &shape.window;
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
+        assert!(x.channels == shape.ins && dy.channels == shape.outs, "maps of the planned channels");
+        assert!(dy.lanes == LANES && dy.size == window.output, "a gradient for every output");
         let packing = Packing::new(shape.outs, shape.ins, shape.groups, window.taps(), x.lanes);
         let place = |slot: Slot| {
             let tap = [slot.tap / window.kernel[1], slot.tap % window.kernel[1]];

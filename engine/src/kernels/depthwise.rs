@@ -120,6 +120,7 @@ impl Forward {
     /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`. The shape has as many groups as channels.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Self {
         check(shape, &x, &y);
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         Self { gather: Gather::new(path, Phase::forward(&shape.window), &x, &y), x, y }
     }
 
@@ -152,6 +153,7 @@ impl InputGradient {
     /// From gradients of outputs like `dy`, whose halo holds [`Shape::gradient_halo`], to gradients of inputs like `dx`.
     pub fn new(path: Path, shape: &Shape, dx: Maps, dy: Maps) -> Self {
         check(shape, &dx, &dy);
+        assert!(dy.halo == dy.halo.union(shape.gradient_halo(dx.size)), "zeros around the gradient");
         let gather = |phase| Gather::new(path, phase, &dy, &dx);
         let gathers: Vec<_> = phases(&shape.window, dx.size).into_iter().map(gather).collect();
         let all = gathers.iter().map(|gather| gather.taps.len()).sum();
@@ -208,6 +210,7 @@ impl WeightGradient {
     /// From inputs like `x` and gradients of outputs like `dy`.
     pub fn new(path: Path, shape: &Shape, x: Maps, dy: Maps) -> Self {
         check(shape, &x, &dy);
+        assert!(x.halo == x.halo.union(shape.input_halo(x.size)), "zeros around the input");
         let phase = Phase::forward(&shape.window);
         let places = phase.taps.iter().map(|(_, [row, column])| x.at(0, *row, *column)).collect();
         let walk = sums::Walk {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::reference::convolve;
 use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
+use crate::kernels::depthwise;
 use crate::maps::{Halo, Maps};
 use crate::simd::Path;
 
@@ -94,6 +95,33 @@ proptest! {
         let planar = planar && groups == 1 && ins < 8;
         for path in Path::available() {
             check(path, &shape, size, planar, spare, finish)?;
+        }
+    }
+}
+
+#[test]
+fn maps_without_the_zeros_that_a_window_reads_are_refused() {
+    // All of them lie behind the maps: such a kernel would read on.
+    let window = crate::Window { before: [0, 0], ..crate::Window::same([3, 3], [5, 5]) };
+    let maps = Maps::new(16, [5, 5]);
+    for groups in [1, 16] {
+        let shape = Shape { ins: 16, outs: 16, groups, window };
+        let room = maps.with_halo(shape.input_halo([5, 5])).with_halo(shape.gradient_halo([5, 5]));
+        let refused = |make: &dyn Fn(Maps)| {
+            make(room);
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(maps)));
+            assert!(made.is_err(), "{groups} groups");
+        };
+        for path in Path::available() {
+            if groups == 1 {
+                refused(&|x| drop(Forward::new(path, &shape, x, maps)));
+                refused(&|dy| drop(InputGradient::new(path, &shape, maps, dy)));
+                refused(&|x| drop(WeightGradient::new(path, &shape, x, maps)));
+            } else {
+                refused(&|x| drop(depthwise::Forward::new(path, &shape, x, maps)));
+                refused(&|dy| drop(depthwise::InputGradient::new(path, &shape, maps, dy)));
+                refused(&|x| drop(depthwise::WeightGradient::new(path, &shape, x, maps)));
+            }
         }
     }
 }
