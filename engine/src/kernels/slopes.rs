@@ -34,6 +34,9 @@ pub fn mask(y: &[f32], dy: &mut [f32]) {
     }
 }
 
+/// Pixels of a row that are summed together.
+const PART: usize = 256;
+
 /// Adds the sums over one example's maps to `sums`, a float a channel up to a full block.
 pub fn add_channel_sums(path: Path, maps: &Maps, x: &[f32], sums: &mut [f32]) {
     assert!(
@@ -46,23 +49,27 @@ pub fn add_channel_sums(path: Path, maps: &Maps, x: &[f32], sums: &mut [f32]) {
             #[inline(always)]
             || {
                 for block in 0..maps.blocks() {
-                    // Four sums hide an addition's latency.
-                    let mut parts = [S::splat(0.0); 4];
+                    let mut total = S::splat(0.0);
                     for row in 0..maps.size[0] {
                         let from = x.as_ptr().add(maps.at(block, row as isize, 0));
                         let mut column = 0;
-                        while column + 4 <= maps.size[1] {
-                            for (place, part) in parts.iter_mut().enumerate() {
-                                *part = S::add(*part, S::load(from.add((column + place) * LANES)));
-                            }
-                            column += 4;
-                        }
                         while column < maps.size[1] {
-                            parts[0] = S::add(parts[0], S::load(from.add(column * LANES)));
-                            column += 1;
+                            // Four sums hide an addition's latency; anew for each part of a row, so that large maps lose no digits.
+                            let mut parts = [S::splat(0.0); 4];
+                            let end = maps.size[1].min(column + PART);
+                            while column + 4 <= end {
+                                for (place, part) in parts.iter_mut().enumerate() {
+                                    *part = S::add(*part, S::load(from.add((column + place) * LANES)));
+                                }
+                                column += 4;
+                            }
+                            while column < end {
+                                parts[0] = S::add(parts[0], S::load(from.add(column * LANES)));
+                                column += 1;
+                            }
+                            total = S::add(total, S::add(S::add(parts[0], parts[1]), S::add(parts[2], parts[3])));
                         }
                     }
-                    let total = S::add(S::add(parts[0], parts[1]), S::add(parts[2], parts[3]));
                     let to = sums.as_mut_ptr().add(block * LANES);
                     S::store(to, S::add(S::load(to), total));
                 }

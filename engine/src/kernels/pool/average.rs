@@ -166,11 +166,16 @@ unsafe fn mean<S: Simd, const OUTPUTS: usize, const COLUMNS: usize>(
         let columns = if COLUMNS > 0 { COLUMNS } else { count[1] };
         let mut sums = [S::splat(0.0); OUTPUTS];
         for row in 0..count[0] {
+            // A sum a row where windows may be wide, so that large ones lose no digits.
+            let mut line = if COLUMNS > 0 { sums } else { [S::splat(0.0); OUTPUTS] };
             for column in 0..columns {
                 let x = x.add(row * steps[0] + column * steps[1]);
                 for output in 0..OUTPUTS {
-                    sums[output] = S::add(sums[output], S::load(x.add(output * step)));
+                    line[output] = S::add(line[output], S::load(x.add(output * step)));
                 }
+            }
+            for output in 0..OUTPUTS {
+                sums[output] = if COLUMNS > 0 { line[output] } else { S::add(sums[output], line[output]) };
             }
         }
         for output in 0..OUTPUTS {
@@ -178,6 +183,9 @@ unsafe fn mean<S: Simd, const OUTPUTS: usize, const COLUMNS: usize>(
         }
     }
 }
+
+/// Pixels of a row that are summed together.
+const PART: usize = 256;
 
 /// The mean of each map: from maps to a row of as many numbers as there are channels.
 #[derive(Debug)]
@@ -204,19 +212,22 @@ impl GlobalAvgPool {
         on_path!(self.path, S => unsafe {
             S::run(#[inline(always)] || {
                 for block in 0..view.blocks() {
-                    // A sum a row, so that large maps lose no digits.
+                    // A sum for each part of a row, so that large maps lose no digits.
                     let mut sum = S::splat(0.0);
                     for row in 0..view.rows {
-                        let x = x.as_ptr().add(view.at(block) + row * view.row);
-                        let mut line = [S::splat(0.0); 2];
-                        for pair in 0..view.pixels / 2 {
-                            line[0] = S::add(line[0], S::load(x.add(2 * pair * LANES)));
-                            line[1] = S::add(line[1], S::load(x.add((2 * pair + 1) * LANES)));
+                        for first in (0..view.pixels).step_by(PART) {
+                            let x = x.as_ptr().add(view.at(block) + row * view.row + first * LANES);
+                            let pixels = (view.pixels - first).min(PART);
+                            let mut line = [S::splat(0.0); 2];
+                            for pair in 0..pixels / 2 {
+                                line[0] = S::add(line[0], S::load(x.add(2 * pair * LANES)));
+                                line[1] = S::add(line[1], S::load(x.add((2 * pair + 1) * LANES)));
+                            }
+                            if pixels % 2 == 1 {
+                                line[0] = S::add(line[0], S::load(x.add((pixels - 1) * LANES)));
+                            }
+                            sum = S::add(sum, S::add(line[0], line[1]));
                         }
-                        if view.pixels % 2 == 1 {
-                            line[0] = S::add(line[0], S::load(x.add((view.pixels - 1) * LANES)));
-                        }
-                        sum = S::add(sum, S::add(line[0], line[1]));
                     }
                     let lanes = (view.channels - block * LANES).min(LANES);
                     put::<S>(y.as_mut_ptr().add(block * LANES), S::mul(sum, S::splat(self.share())), lanes);

@@ -6,8 +6,9 @@ use super::{
     window,
 };
 use crate::kernels::pool::{AvgPool, GlobalAvgPool, MaxPool};
+use crate::kernels::slopes::add_channel_sums;
 use crate::maps::{Halo, Maps};
-use crate::simd::Path;
+use crate::simd::{LANES, Path};
 use crate::window::Window;
 
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +150,29 @@ fn not_a_number_and_minus_infinity_come_through() {
     check(Kind::Max, &window, 1, [4, 9], [Halo::default(); 2], false, &x).expect("the reference's result");
     check(Kind::Max, &window, 1, [4, 9], [Halo::default(); 2], false, &[f32::NEG_INFINITY; 36])
         .expect("the reference's result");
+}
+
+#[test]
+fn means_and_sums_of_large_maps_lose_no_digits() {
+    // A sum of all in one would be off by a hundredth.
+    for size in [[1024, 1024], [1, 1 << 20]] {
+        let (maps, one) = (Maps::new(1, size), Maps::new(1, [1, 1]));
+        let x = packed_gradient(&maps, &vec![0.1; 1 << 20]);
+        for path in Path::available() {
+            let near = |found: f32, expected: f64| assert!((f64::from(found) / expected - 1.0).abs() < 2e-4, "{found}");
+            let mut y = vec![0.0; one.len()];
+            GlobalAvgPool::new(path, &maps).forward(&x, &mut y);
+            near(y[0], 0.1);
+            let mut sums = vec![0.0; LANES];
+            add_channel_sums(path, &maps, &x, &mut sums);
+            near(sums[0] / 0.1, f64::from(1 << 20));
+            if size[0] > 1 {
+                let window = Window { kernel: size, stride: [1, 1], before: [0, 0], dilation: [1, 1], output: [1, 1] };
+                AvgPool::new(path, &window, true, maps, one).forward(&x, &mut y);
+                near(y[0], 0.1);
+            }
+        }
+    }
 }
 
 #[test]
