@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -123,7 +123,12 @@ impl Team {
 
     /// Does `work` on this thread and on all members that come before this one is done with it. The work shares itself out.
     fn run(&self, work: &Work<'_>) {
-        let Ok(_leading) = self.leading.try_lock() else { return work() };
+        let _leading = match self.leading.try_lock() {
+            Ok(leading) => leading,
+            // Who led before has panicked, and has cleared up.
+            Err(TryLockError::Poisoned(leading)) => leading.into_inner(),
+            Err(TryLockError::WouldBlock) => return work(),
+        };
         // SAFETY: nobody reads it after `Piece` has closed it and waited, which it does before `work` ends, also while a panic unwinds.
         let lasting = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         let piece = Piece::open(&self.shared, lasting);
@@ -165,6 +170,8 @@ struct Piece<'a> {
 impl<'a> Piece<'a> {
     fn open(shared: &'a Shared, work: &'static Work<'static>) -> Self {
         *shared.work() = Some(work);
+        // A leader that panicked itself has not looked.
+        shared.failed.store(false, Ordering::Relaxed);
         // Nobody is at work, and nothing is open: the leader before has waited for that.
         shared.state.fetch_add(PIECE | OPEN, Ordering::SeqCst);
         shared.wake_all();
@@ -333,5 +340,27 @@ mod tests {
         let run = std::panic::AssertUnwindSafe(|| team.run(&work));
         assert!(std::panic::catch_unwind(run).is_err());
         team.run(&|| {});
+    }
+
+    #[test]
+    fn a_team_outlives_a_panic_of_all() {
+        let team = Team::new(1);
+        let all = || {
+            // Both are at it, or it takes too long.
+            let (here, begun) = (AtomicUsize::new(0), Instant::now());
+            let wait = |fails: bool| {
+                here.fetch_add(1, Ordering::Relaxed);
+                while here.load(Ordering::Relaxed) < 2 && begun.elapsed() < Duration::from_secs(20) {
+                    std::thread::yield_now();
+                }
+                assert!(!fails, "all fail");
+            };
+            let failing = std::panic::AssertUnwindSafe(|| team.run(&|| wait(true)));
+            assert!(std::panic::catch_unwind(failing).is_err());
+            here.store(0, Ordering::Relaxed);
+            team.run(&|| wait(false));
+            here.load(Ordering::Relaxed)
+        };
+        assert_eq!(all(), 2, "the member helps again");
     }
 }
