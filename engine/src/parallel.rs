@@ -101,7 +101,9 @@ pub(crate) fn sum<T: Default + Send>(
     f: impl Fn(Range<usize>, &mut [f32], &mut [f32], &mut T) + Sync + Send,
 ) {
     let parts = parts(n);
-    let wanted = if alone() { 1 } else { parts.len() };
+    // Asked once: another number of threads may be set meanwhile.
+    let alone = alone();
+    let wanted = if alone { 1 } else { parts.len() };
     spaces.resize_with(wanted.max(spaces.len()), Space::default);
     let length = total.len();
     let mut rest = out;
@@ -123,7 +125,7 @@ pub(crate) fn sum<T: Default + Send>(
             total.iter_mut().zip(&space.sum).for_each(|(total, sum)| *total += sum);
         }
     };
-    if alone() {
+    if alone {
         for (index, part) in work.into_iter().enumerate() {
             one(part, &mut spaces[0]);
             add(&spaces[0], index == 0);
