@@ -2,7 +2,8 @@
 
 /// Lets `threads` threads compute: to be called once, before anything else in a process.
 ///
-/// Their number changes no bit of any result, only the time. Without this call there is one a core.
+/// Their number changes no bit of any result, only the time. Without this call networks are computed on one, and pictures
+/// decoded on one a core.
 pub fn set_threads(threads: usize) {
     let threads = threads.max(1);
     // candle has a pool of its own for large tensors and takes its size from the environment alone.
