@@ -34,12 +34,14 @@ pub struct Maps {
     pub halo: Halo,
     /// Channels of a block: [`LANES`], or 1 for a network's input of few channels.
     pub lanes: usize,
+    /// Floats from these maps' end to the same place of the next example: what lies beside them, where they are a part of others.
+    pub beside: usize,
 }
 
 impl Maps {
     /// Blocks of [`LANES`] channels, without a halo.
     pub fn new(channels: usize, size: [usize; 2]) -> Self {
-        Self { channels, size, halo: Halo::default(), lanes: LANES }
+        Self { channels, size, halo: Halo::default(), lanes: LANES, beside: 0 }
     }
 
     /// The same with at least this halo.
@@ -71,9 +73,19 @@ impl Maps {
         if block.is_multiple_of(1024) { block + LANES } else { block }
     }
 
-    /// Floats of one example.
+    /// Floats from one example to the next.
     pub fn len(&self) -> usize {
-        self.blocks() * self.block()
+        self.blocks() * self.block() + self.beside
+    }
+
+    /// Some of these channels as maps of their own, and where they begin. The first one is the first of a block.
+    pub fn part(&self, first: usize, channels: usize) -> (Self, usize) {
+        assert!(
+            first.is_multiple_of(self.lanes) && first + channels <= self.channels,
+            "whole blocks of these channels"
+        );
+        let part = Self { channels, beside: 0, ..*self };
+        (Self { beside: self.len() - part.len(), ..part }, first / self.lanes * self.block())
     }
 
     /// Whether there are no maps.

@@ -11,6 +11,7 @@ mod lower;
 mod memory;
 mod norms;
 mod parameters;
+mod parts;
 mod pooled;
 mod pools;
 mod simple;

@@ -33,6 +33,12 @@ pub(crate) fn share<T: Send>(items: impl Iterator<Item = T>, f: impl Fn(usize, T
     });
 }
 
+/// Calls `f` for ranges that are `0..count` together: one a thread.
+pub(crate) fn ranges(count: usize, f: impl Fn(Range<usize>) + Sync) {
+    let parts = team::threads().min(count);
+    each(parts, |part| f(count * part / parts..count * (part + 1) / parts));
+}
+
 /// Calls `f(first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart.
 pub(crate) fn groups<T: Send>(
     n: usize,
@@ -148,7 +154,7 @@ pub(crate) fn columns(out: &mut [f32], stride: usize, least: usize, f: impl Fn(u
 pub(crate) struct Columns<'a> {
     start: *mut f32,
     pub(crate) rows: usize,
-    len: usize,
+    pub(crate) len: usize,
     borrowed: PhantomData<&'a mut [f32]>,
 }
 

@@ -8,9 +8,11 @@ use std::ops::Range;
 
 use super::gradient;
 use super::packing::{Packing, RUN, Slot};
-use super::tile::{Kernel, Kernels, Tile};
+use super::tile::{Ahead, Kernel, Kernels, MOST, Tile};
 use crate::maps::{Halo, Maps};
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, Simd, on_path};
+use crate::team;
 use crate::window::Window;
 
 pub use super::tile::Finish;
@@ -140,6 +142,17 @@ struct Gather {
     source: usize,
 }
 
+/// Some rows and columns of outputs.
+#[derive(Debug, Clone)]
+struct Area {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// The row of outputs that the first row of the maps holds.
+    first_row: usize,
+    /// Whether all rows are one long row.
+    flat: bool,
+}
+
 /// Blocks of outputs that are summed together.
 #[derive(Debug)]
 struct Panel {
@@ -190,28 +203,66 @@ impl Gather {
         assert!(x.len() >= self.x.len() && y.len() >= self.y.len(), "maps of the planned size");
         assert!(weights.len() >= self.packing.len(), "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.packing.blocks() * LANES), "a bias for every lane");
+        let mut area =
+            Area { rows: wanted.clone(), columns: 0..self.phase.count[1], first_row: wanted.start, flat: false };
+        if self.is_one_row() && wanted.len() == self.phase.count[0] {
+            area = Area { rows: 0..1, columns: 0..wanted.len() * self.phase.count[1], first_row: 0, flat: true };
+        }
+        let y = Columns::new(&mut y[..self.y.len()], self.y.len());
+        let (panels, threads) = (self.panels.len(), team::threads());
+        if threads == 1 {
+            self.area::<S>(&self.panels, &area, weights, bias, x, &y, finish);
+        } else if panels >= 4 * threads {
+            // Each thread has weights of its own, and finds them in its cache.
+            parallel::each(panels, |panel| {
+                self.area::<S>(&self.panels[panel..=panel], &area, weights, bias, x, &y, finish);
+            });
+        } else {
+            let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
+            parallel::ranges(cut.len(), |part| {
+                let mut area = area.clone();
+                *(if area.flat { &mut area.columns } else { &mut area.rows }) =
+                    cut.start + part.start..cut.start + part.end;
+                self.area::<S>(&self.panels, &area, weights, bias, x, &y, finish);
+            });
+        }
+    }
+
+    /// Some outputs of some panels.
+    #[expect(clippy::too_many_arguments, reason = "operands of a sum")]
+    fn area<S: Simd>(
+        &self,
+        panels: &[Panel],
+        area: &Area,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &Columns<'_>,
+        finish: Finish,
+    ) {
         let phase = &self.phase;
         let kernels = self.kernels::<S>();
         let x_step = phase.source_step[1] * self.x.lanes;
-        let (mut rows, mut columns) = (wanted.clone(), phase.count[1]);
-        if self.is_one_row() && rows.len() == phase.count[0] {
-            (rows, columns) = (0..1, rows.len() * columns);
-        }
+        let Area { rows, columns, first_row: top, .. } = area.clone();
         // Rows whose sources stay in the cache while all weights pass.
         let row_bytes = phase.source_step[0] * self.x.row() * 4 * self.x.blocks();
         let (chunk_rows, chunk_columns) = if rows.len() == 1 {
-            (1, (CHUNK / (4 * x_step * self.x.blocks())).max(4 * S::TILE[0]).min(columns))
+            (1, (CHUNK / (4 * x_step * self.x.blocks())).max(4 * S::TILE[0]).min(columns.len()))
         } else {
-            ((CHUNK / row_bytes).clamp(1, rows.len()), columns)
+            ((CHUNK / row_bytes).clamp(1, rows.len()), columns.len())
         };
         let y_first = self.y.at(0, phase.first[0] as isize, phase.first[1] as isize);
         for first_row in rows.clone().step_by(chunk_rows) {
-            for first_column in (0..columns).step_by(chunk_columns) {
-                let width = chunk_columns.min(columns - first_column);
-                for panel in &self.panels {
+            for first_column in columns.clone().step_by(chunk_columns) {
+                let width = chunk_columns.min(columns.end - first_column);
+                for (number, panel) in panels.iter().enumerate() {
                     let most = S::TILE[panel.blocks - 1];
                     let tiles = width.div_ceil(most);
                     let kernels = &kernels[panel.blocks - 1];
+                    let next = panels.get(number + 1).map_or(0..0, |next| {
+                        self.packing.start(next.block)..self.packing.start(next.block + next.blocks)
+                    });
+                    let mut ahead = Ahead::new(&weights[next], tiles * chunk_rows.min(rows.end - first_row));
                     for row in first_row..rows.end.min(first_row + chunk_rows) {
                         for tile in 0..tiles {
                             let (start, end) = (width * tile / tiles, width * (tile + 1) / tiles);
@@ -219,11 +270,13 @@ impl Gather {
                             let from = self.source + row * phase.source_step[0] * self.x.row() + column * x_step;
                             let to = y_first
                                 + panel.block * self.y.block()
-                                + (row - rows.start) * phase.step[0] * self.y.row()
+                                + (row - top) * phase.step[0] * self.y.row()
                                 + column * phase.step[1] * LANES;
-                            // SAFETY: halos hold every place of every output, as `Gather::new` has seen, and the
-                            // assertions above hold the maps; the kernels' instruction set is the path's.
+                            // SAFETY: halos hold every place of every output, as `Gather::new` has seen, and the assertions
+                            // of the callers hold the maps; the kernels' instruction set is the path's. Nobody else
+                            // writes these outputs.
                             unsafe {
+                                ahead.ask::<S>();
                                 kernels[end - start - 1](&Tile {
                                     x: x.as_ptr().add(from),
                                     x_step,
@@ -233,7 +286,7 @@ impl Gather {
                                     weights_block: self.packing.start(panel.block + panel.blocks)
                                         - self.packing.start(panel.block + panel.blocks - 1),
                                     bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(panel.block * LANES)),
-                                    y: y.as_mut_ptr().add(to),
+                                    y: y.at(0, to),
                                     y_block: self.y.block(),
                                     y_step: phase.step[1] * LANES,
                                     finish,
@@ -246,13 +299,14 @@ impl Gather {
         }
     }
 
-    fn kernels<S: Simd>(&self) -> [[Kernel; 14]; 2] {
+    fn kernels<S: Simd>(&self) -> [[Kernel; MOST]; 2] {
         let step = self.phase.source_step[1] * self.x.lanes;
         match (step, self.packing.run()) {
             (16, RUN) => Kernels::<S, 16, RUN>::ALL,
             (32, RUN) => Kernels::<S, 32, RUN>::ALL,
             (_, RUN) => Kernels::<S, 0, RUN>::ALL,
             (1, _) => Kernels::<S, 1, 1>::ALL,
+            (2, _) => Kernels::<S, 2, 1>::ALL,
             _ => Kernels::<S, 0, 1>::ALL,
         }
     }

@@ -10,6 +10,7 @@ mod sums;
 
 use super::dense::{Finish, Phase, Shape, phases};
 use crate::maps::Maps;
+use crate::parallel;
 use crate::simd::{LANES, Path, on_path};
 use line::Line;
 
@@ -130,11 +131,10 @@ impl Forward {
         let taps = self.gather.taps.len() * LANES;
         assert!(weights.len() >= self.x.blocks() * taps, "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
-        for block in 0..self.x.blocks() {
-            let (x, y) = (&x[block * self.x.block()..], &mut y[block * self.y.block()..]);
+        parallel::share(y.chunks_mut(self.y.block()).take(self.x.blocks()), |block, y| {
             let bias = bias.map(|bias| &bias[block * LANES..]);
-            self.gather.run(&weights[block * taps..], bias, x, y, finish);
-        }
+            self.gather.run(&weights[block * taps..], bias, &x[block * self.x.block()..], y, finish);
+        });
     }
 }
 

@@ -67,11 +67,40 @@ impl Finish {
     }
 }
 
+/// What a panel's tiles ask the memory for meanwhile: the weights of the panel that follows, a part with each tile.
+///
+/// The weights of many channels come from the third cache or from memory; the hardware foresees the lines of a panel, and not
+/// where the next one begins.
+pub(super) struct Ahead<'a> {
+    weights: &'a [f32],
+    /// Floats with each tile.
+    part: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// Over so many tiles.
+    pub(super) fn new(weights: &'a [f32], tiles: usize) -> Self {
+        Self { weights, part: weights.len().div_ceil(LANES * tiles.max(1)) * LANES }
+    }
+
+    /// Asks for the next part.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    pub(super) unsafe fn ask<S: Simd>(&mut self) {
+        let (now, later) = self.weights.split_at(self.part.min(self.weights.len()));
+        self.weights = later;
+        // SAFETY: nothing is read.
+        now.chunks(LANES).for_each(|line| unsafe { S::prefetch(line.as_ptr()) });
+    }
+}
+
 /// A compiled tile.
 pub(super) type Kernel = unsafe fn(&Tile);
 
 /// Pixels of the largest tile of any instruction set.
-const MOST: usize = 14;
+pub(super) const MOST: usize = 14;
 
 /// All tiles of an instruction set, for a step from pixel to pixel and a run of inputs: by blocks and pixels, each less one.
 pub(super) struct Kernels<S, const STEP: usize, const RUN: usize>(std::marker::PhantomData<S>);

@@ -43,6 +43,7 @@ use std::ops::Range;
 use super::dense::{Finish, Shape};
 use super::packing::{Packing, RUN};
 use crate::maps::Maps;
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, on_path};
 
 /// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache beside the weights. From
@@ -266,13 +267,24 @@ impl Winograd {
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         let [inputs_step, ..] = self.steps();
         let (inputs, outputs) = scratch.split_at_mut(self.kind.positions() * inputs_step);
+        let y = Columns::new(y, self.y.len());
         for tiles in self.chunks(examples) {
+            // Passes one after the other, each by all threads: they share a chunk's weights.
             on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL OUT => {
-                self.inputs::<S, TILE, OUT>(x, tiles.clone(), inputs);
-                self.products::<S>(transformed, tiles.len(), inputs, outputs);
-                self.outputs::<S, TILE, OUT>(outputs, tiles, bias, y, finish);
+                let to = Columns::new(inputs, inputs.len());
+                self.share(&tiles, |first, tiles| self.inputs::<S, TILE, OUT>(x, tiles, first, &to));
+                let to = Columns::new(outputs, outputs.len());
+                parallel::ranges(self.kind.positions(), |at| {
+                    self.products::<S>(at, transformed, tiles.len(), inputs, &to);
+                });
+                self.share(&tiles, |first, tiles| self.outputs::<S, TILE, OUT>(outputs, tiles, first, bias, &y, finish));
                 const { assert!(TILE + 1 == KERNEL + OUT) };
             }));
         }
+    }
+
+    /// Calls `f(number of the first in the chunk, tiles)` for parts of a chunk.
+    fn share(&self, tiles: &Range<usize>, f: impl Fn(usize, Range<usize>) + Sync) {
+        parallel::ranges(tiles.len(), |part| f(part.start, tiles.start + part.start..tiles.start + part.end));
     }
 }

@@ -11,7 +11,7 @@ use super::convolution::{Convolution, Weights, layout, scale};
 use super::lower::{Folded, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
-use super::simple::mask;
+use super::simple::{Pass, mask};
 use super::wiring::{Into, Wiring, conv_shape};
 use super::{Run, Size, Stage};
 
@@ -19,9 +19,11 @@ pub(super) struct ConvStage {
     path: Path,
     weight: ParameterId,
     bias: Option<ParameterId>,
-    relu: bool,
+    finish: Finish,
     x: Place,
     y: Place,
+    /// Copies what is added to where the sums come, unless it lies there.
+    added: Option<Pass>,
     forward: Convolution,
     folded: Option<Norm>,
     backward: Option<Backward>,
@@ -65,7 +67,7 @@ struct Backward {
 impl ConvStage {
     pub(super) fn new(op: &LayerOp, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Self {
         let Size { path, together, .. } = size;
-        let LayerOp::Conv { weight, bias, relu, norm, .. } = op else { unreachable!("a convolution") };
+        let LayerOp::Conv { weight, bias, clamp, norm, .. } = op else { unreachable!("a convolution") };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
         let shape: Shape = conv_shape(op, x_maps.channels, y_maps.channels);
@@ -78,6 +80,10 @@ impl ConvStage {
             let bias = Buffer::zeros(Layout::Lanes.len(shape.outs));
             Norm { of, layout: order, channels: shape.outs, weights, bias }
         });
+        let residual = wiring.inputs.get(1);
+        let added = residual.filter(|residual| **residual != y);
+        let added = added.and_then(|residual| Pass::new(path, *residual, Into::Write(y)));
+        let finish = Finish { add: residual.is_some(), clamp: *clamp };
         let backward = wiring.gradient.map(|dy| {
             let input = match wiring.into[0] {
                 Into::Write(dx) => Some((dx, Finish::PLAIN)),
@@ -93,9 +99,10 @@ impl ConvStage {
             path,
             weight: *weight,
             bias: *bias,
-            relu: *relu,
+            finish,
             x,
             y,
+            added,
             forward: Convolution::forward(path, &shape, together, x_maps, y_maps),
             folded,
             backward,
@@ -123,15 +130,17 @@ impl Stage for ConvStage {
             Some(norm) => (&*norm.weights, Some(&*norm.bias)),
             None => (run.parameters.value(self.weight), self.bias.map(|bias| run.parameters.value(bias))),
         };
-        let finish = if self.relu { Finish::RELU } else { Finish::PLAIN };
+        if let Some(pass) = &self.added {
+            pass.run(run.n, run.arena);
+        }
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        self.forward.run(run.n, weights, bias, x, y, finish);
+        self.forward.run(run.n, weights, bias, x, y, self.finish);
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {
         let Some(backward) = &self.backward else { return };
         let dy_place = backward.dy;
-        if self.relu {
+        if self.finish.clamp.is_some() {
             mask(self.path, run.n, run.arena, &self.y, &dy_place);
         }
         let dy = run.arena.read(&dy_place);

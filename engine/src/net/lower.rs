@@ -1,6 +1,7 @@
 //! From a graph to layers: nodes that one kernel computes together.
 
 use crate::graph::{Activation, Affine, Graph, Op, ParameterId, Value};
+use crate::kernels::dense::Finish;
 use crate::kernels::pooled;
 use crate::window::Window;
 
@@ -24,9 +25,11 @@ pub(crate) enum LayerOp {
         groups: usize,
         weight: ParameterId,
         bias: Option<ParameterId>,
-        /// A batch norm behind it, with its running statistics: it becomes part of weights and bias.
+        /// A batch norm behind it, with its running statistics: it becomes part of weights and bias. For outputs alone; so is a second
+        /// input, that is added then.
         norm: Option<Folded>,
-        relu: bool,
+        /// What bounds the outputs: `[0, infinity]` is relu.
+        clamp: Option<[f32; 2]>,
         /// A max-pool of 2x2 behind relu.
         pooled: bool,
     },
@@ -53,7 +56,8 @@ impl Layer {
     pub(crate) fn name(&self, graph: &Graph) -> String {
         let what = match &self.op {
             LayerOp::Conv { pooled: true, .. } => "convolution, relu, pool",
-            LayerOp::Conv { relu: true, .. } => "convolution, relu",
+            LayerOp::Conv { .. } if self.inputs.len() > 1 => "convolution, sum",
+            LayerOp::Conv { clamp: Some(_), .. } => "convolution, relu",
             LayerOp::Conv { .. } => "convolution",
             LayerOp::Linear { .. } => "linear",
             LayerOp::BatchNorm { .. } if self.inputs.len() > 1 => "batch norm, sum",
@@ -141,6 +145,17 @@ impl Chains<'_> {
         self.take(value, |op| *op == Op::Activation(Activation::Relu)).is_some()
     }
 
+    /// The other value of the sum that is the only reader of `value`; the sum is taken then.
+    fn take_sum(&mut self, value: &mut Value, own: Value) -> Option<Value> {
+        let next = self.next(*value)?;
+        let other = self.graph.node(next).inputs.iter().copied().find(|input| input != value)?;
+        // What is added to itself, as it was or after this layer, has two gradients: the sum stays a layer of its own.
+        if other == own {
+            return None;
+        }
+        self.take(value, |op| *op == Op::Add).map(|_| other)
+    }
+
     fn layer(&mut self, first: Value, purpose: Purpose) -> Layer {
         let node = self.graph.node(first).clone();
         let mut output = first;
@@ -149,24 +164,20 @@ impl Chains<'_> {
             Op::Conv { window, groups, weight, bias } => {
                 let is_norm = |op: &Op| purpose == Purpose::Infer && matches!(op, Op::BatchNorm { .. });
                 let norm = self.take(&mut output, is_norm).and_then(|op| folded(&op));
-                let relu = self.take_relu(&mut output);
+                if purpose == Purpose::Infer {
+                    inputs.extend(self.take_sum(&mut output, inputs[0]));
+                }
+                let bounds = |op: &Op| clamp(op, purpose).is_some();
+                let clamp = self.take(&mut output, bounds).and_then(|op| clamp(&op, purpose));
                 let halves = |op: &Op| matches!(op, Op::MaxPool(pool) if is_halving(pool, window.output));
-                let can = relu && norm.is_none() && pooled::suits(&window, groups);
-                let pooled = can && self.take(&mut output, halves).is_some();
-                LayerOp::Conv { window, groups, weight, bias, norm, relu, pooled }
+                let plain = norm.is_none() && inputs.len() == 1 && clamp == Finish::RELU.clamp;
+                let pooled = plain && pooled::suits(&window, groups) && self.take(&mut output, halves).is_some();
+                LayerOp::Conv { window, groups, weight, bias, norm, clamp, pooled }
             }
             Op::Linear { weight, bias } => LayerOp::Linear { weight, bias, relu: self.take_relu(&mut output) },
             ref op @ Op::BatchNorm { momentum, .. } => {
                 let norm = folded(op).expect("a norm");
-                let normalised = output;
-                let other = self
-                    .next(output)
-                    .and_then(|next| self.graph.node(next).inputs.iter().copied().find(|input| *input != normalised));
-                // What is normalised and added as well has two gradients: the sum stays a layer of its own.
-                let other = other.filter(|other| *other != inputs[0]);
-                if other.is_some() && self.take(&mut output, |op| *op == Op::Add).is_some() {
-                    inputs.extend(other);
-                }
+                inputs.extend(self.take_sum(&mut output, inputs[0]));
                 LayerOp::BatchNorm { momentum, norm, relu: self.take_relu(&mut output) }
             }
             Op::Add => LayerOp::Add { relu: self.take_relu(&mut output) },
@@ -179,6 +190,15 @@ impl Chains<'_> {
 fn folded(op: &Op) -> Option<Folded> {
     match *op {
         Op::BatchNorm { epsilon, affine, mean, variance, .. } => Some(Folded { epsilon, affine, mean, variance }),
+        _ => None,
+    }
+}
+
+/// The bounds of an activation that a convolution's kernels apply. In training the gradient must be known from the result.
+fn clamp(op: &Op, purpose: Purpose) -> Option<[f32; 2]> {
+    match op {
+        Op::Activation(Activation::Relu) => Finish::RELU.clamp,
+        Op::Activation(Activation::Relu6) if purpose == Purpose::Infer => Some([0.0, 6.0]),
         _ => None,
     }
 }

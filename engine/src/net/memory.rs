@@ -31,10 +31,12 @@ impl Form {
     }
 }
 
-/// A value's place: a buffer with the examples one after the other.
+/// A value's place: in a buffer, with the examples one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) buffer: usize,
+    /// Where the first example begins.
+    pub(crate) start: usize,
     pub(crate) form: Form,
 }
 
@@ -61,7 +63,7 @@ impl Arena {
         order.sort_by_key(|index| needs[*index].from);
         // Buffers of this call, with when they are free again.
         let mut free: Vec<(usize, usize)> = Vec::new();
-        let mut places = vec![Place { buffer: 0, form: Form::Row(0) }; needs.len()];
+        let mut places = vec![Place { buffer: 0, start: 0, form: Form::Row(0) }; needs.len()];
         for index in order {
             let need = &needs[index];
             let reusable =
@@ -72,30 +74,52 @@ impl Arena {
                     *buffer
                 }
                 None => {
-                    self.buffers.push(Buffer::zeros(batch * need.form.len()));
+                    // One more example, for parts that do not begin where an example does; pages that nobody touches take no memory.
+                    self.buffers.push(Buffer::zeros((batch + 1) * need.form.len()));
                     self.forms.push(need.form);
                     free.push((self.buffers.len() - 1, need.until));
                     self.buffers.len() - 1
                 }
             };
-            places[index] = Place { buffer, form: need.form };
+            places[index] = Place { buffer, start: 0, form: need.form };
         }
         places
     }
 
     /// A place's floats.
     pub(crate) fn read(&self, place: &Place) -> &[f32] {
-        &self.buffers[place.buffer]
+        &self.buffers[place.buffer][place.start..]
     }
 
     /// A place's floats, to be written.
     pub(crate) fn write(&mut self, place: &Place) -> &mut [f32] {
-        &mut self.buffers[place.buffer]
+        &mut self.buffers[place.buffer][place.start..]
+    }
+
+    /// A place to be written, and places of other buffers to be read.
+    pub(crate) fn read_all<const N: usize>(
+        &mut self,
+        output: &Place,
+        inputs: [&Place; N],
+    ) -> (&mut [f32], [&[f32]; N]) {
+        let (before, rest) = self.buffers.split_at_mut(output.buffer);
+        let (written, after) = rest.split_first_mut().expect("the output has a buffer");
+        let inputs = inputs.map(|place| {
+            let buffer = if place.buffer < output.buffer {
+                &before[place.buffer]
+            } else {
+                &after[place.buffer.checked_sub(output.buffer + 1).expect("places of different buffers")]
+            };
+            &buffer[place.start..]
+        });
+        (&mut written[output.start..], inputs)
     }
 
     /// Several places of different buffers at once.
-    pub(crate) fn write_all<const N: usize>(&mut self, places: [&Place; N]) -> [&mut Buffer; N] {
-        self.buffers.get_disjoint_mut(places.map(|place| place.buffer)).expect("places of different buffers")
+    pub(crate) fn write_all<const N: usize>(&mut self, places: [&Place; N]) -> [&mut [f32]; N] {
+        let mut starts = places.iter().map(|place| place.start);
+        let buffers = self.buffers.get_disjoint_mut(places.map(|place| place.buffer));
+        buffers.expect("places of different buffers").map(|buffer| &mut buffer[starts.next().unwrap_or(0)..])
     }
 
     /// Bytes of all buffers.

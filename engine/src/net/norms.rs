@@ -121,8 +121,8 @@ impl Stage for BatchNormStage {
         };
         match &self.residual {
             Some(place) => {
-                let [x, residual, y] = run.arena.write_all([&self.x, place, &self.y]);
-                each(x, Some((&**residual, place.form.len())), y);
+                let (y, [x, residual]) = run.arena.read_all(&self.y, [&self.x, place]);
+                each(x, Some((residual, place.form.len())), y);
             }
             None => {
                 let [x, y] = run.arena.write_all([&self.x, &self.y]);
@@ -140,7 +140,7 @@ impl Stage for BatchNormStage {
         let kernel = &self.backward;
         if self.mask == Mask::Result {
             let [x, y, dy] = run.arena.write_all([&self.x, &self.y, &dy_place]);
-            let (dy, parts) = ((&mut **dy, dy_len), (self.parts.as_mut_slice(), len));
+            let (dy, parts) = ((&mut *dy, dy_len), (self.parts.as_mut_slice(), len));
             parallel::groups2(run.n, 1, dy, parts, |example, dy, part| {
                 let (x, y) = (&x[example * x_len..][..x_len], &y[example * y_len..][..y_len]);
                 kernel.masked_sums(constants, x, y, dy, part);
@@ -247,7 +247,7 @@ impl Stage for RowNormStage {
         let (weight, bias) = (run.parameters.value(self.affine.weight), run.parameters.value(self.affine.bias));
         let x_len = self.x.form.len();
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        let (y, kept) = ((&mut **y, self.y.form.len()), (self.kept.as_mut_slice(), self.kept_len));
+        let (y, kept) = ((&mut *y, self.y.form.len()), (self.kept.as_mut_slice(), self.kept_len));
         parallel::groups2(run.n, 1, y, kept, |example, y, kept| {
             let x = &x[example * x_len..][..x_len];
             match &self.kernel {
@@ -293,7 +293,7 @@ impl Stage for RowNormStage {
                 let add = matches!(self.into, Into::Add(_));
                 let [x, dy, dx] = run.arena.write_all([&self.x, &dy_place, &place]);
                 let len = place.form.len();
-                each(x, Some(&**dy), &mut dx[..run.n * len], len, add);
+                each(x, Some(&*dy), &mut dx[..run.n * len], len, add);
             }
             // Nobody asks for the input's gradient: it may be written over the output's.
             Into::Place | Into::Nowhere => {

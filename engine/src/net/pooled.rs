@@ -119,7 +119,7 @@ impl Stage for PooledStage {
         let (x_len, y_len, winners_len) = (self.x.form.len(), self.y.form.len(), self.winners_len);
         let y_maps = self.y.form.maps();
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        let (y, winners) = ((&mut **y, y_len), (self.winners.as_mut_slice(), winners_len));
+        let (y, winners) = ((&mut *y, y_len), (self.winners.as_mut_slice(), winners_len));
         match &self.forward {
             Algorithm::Rows(forward) => {
                 parallel::groups2(run.n, 1, y, winners, |example, y, winners| {

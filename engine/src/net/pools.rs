@@ -86,7 +86,7 @@ impl Stage for MaxPoolStage {
         }
         let (len, kept_len) = (self.places.x.form.len(), self.forward.kept());
         let [x, y] = run.arena.write_all([&self.places.x, &self.places.y]);
-        let (y, kept) = ((&mut **y, self.places.y.form.len()), (self.kept.as_mut_slice(), kept_len));
+        let (y, kept) = ((&mut *y, self.places.y.form.len()), (self.kept.as_mut_slice(), kept_len));
         parallel::groups2(run.n, 1, y, kept, |example, y, kept| {
             self.forward.forward(&x[example * len..][..len], y, Some(kept));
         });

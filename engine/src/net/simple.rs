@@ -249,20 +249,12 @@ impl AddStage {
 
 impl Stage for AddStage {
     fn forward(&mut self, run: &mut Run<'_>) {
-        let [a_place, b_place] = self.inputs;
+        let [a_place, b_place] = &self.inputs;
         let (a_len, b_len) = (a_place.form.len(), b_place.form.len());
-        let each = |a: &[f32], b: &[f32], y: &mut [f32]| {
-            parallel::examples(run.n, y, self.y.form.len(), |example, y| {
-                self.kernel.run(&a[example * a_len..][..a_len], &b[example * b_len..][..b_len], y);
-            });
-        };
-        if a_place == b_place {
-            let [a, y] = run.arena.write_all([&a_place, &self.y]);
-            each(a, a, y);
-        } else {
-            let [a, b, y] = run.arena.write_all([&a_place, &b_place, &self.y]);
-            each(a, b, y);
-        }
+        let (y, [a, b]) = run.arena.read_all(&self.y, [a_place, b_place]);
+        parallel::examples(run.n, y, self.y.form.len(), |example, y| {
+            self.kernel.run(&a[example * a_len..][..a_len], &b[example * b_len..][..b_len], y);
+        });
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {
@@ -315,7 +307,8 @@ impl ConcatStage {
 
 impl Stage for ConcatStage {
     fn forward(&mut self, run: &mut Run<'_>) {
-        for piece in &self.inputs {
+        // What lies in the output's buffer lies where it belongs.
+        for piece in self.inputs.iter().filter(|piece| piece.x.buffer != self.y.buffer) {
             let len = piece.x.form.len();
             let [x, y] = run.arena.write_all([&piece.x, &self.y]);
             parallel::examples(run.n, y, self.y.form.len(), |example, y| {

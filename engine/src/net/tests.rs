@@ -1,5 +1,6 @@
 //! Whole networks against a scalar forward pass in `f64` and its central differences.
 
+mod parts;
 mod reference;
 
 use crate::graph::{Activation, Affine, Graph, Op, Value};
@@ -178,6 +179,19 @@ pub(super) fn check(what: &str, graph: &Graph, n: usize) {
                 }
             }
         }
+    }
+    check_outputs(what, graph, n);
+}
+
+/// Holds the outputs of a network that is planned for them alone against the reference's, on every path.
+pub(super) fn check_outputs(what: &str, graph: &Graph, n: usize) {
+    let input: usize = graph.shape(graph.input()).iter().product();
+    let x = noise("x", n * input);
+    let parameters = values(graph);
+    let wide: Vec<Vec<f64>> = parameters.iter().map(|values| values.iter().map(|x| f64::from(*x)).collect()).collect();
+    let inferred = Reference::new(graph, &x, n).run(&wide, false);
+    for path in Path::available() {
+        let what = format!("{what} on {}", path.name());
         let mut net = Net::new(graph, n, Purpose::Infer, path).expect("a network");
         parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
         for round in 0..2 {

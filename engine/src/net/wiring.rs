@@ -8,6 +8,7 @@ use crate::simd::LANES;
 use super::Purpose;
 use super::lower::{Layer, LayerOp};
 use super::memory::{Arena, Form, Need, Place};
+use super::parts::Parts;
 
 /// Channels of an input that are better read one by one than in a block, of which most would be empty.
 const FEW: usize = 4;
@@ -91,11 +92,11 @@ pub(crate) fn wire(graph: &Graph, layers: &[Layer], batch: usize, purpose: Purpo
     }
 }
 
-struct Plan<'a> {
-    graph: &'a Graph,
-    layers: &'a [Layer],
+pub(super) struct Plan<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) layers: &'a [Layer],
     /// For each value the layers that read it.
-    readers: Vec<Vec<usize>>,
+    pub(super) readers: Vec<Vec<usize>>,
     /// For each value the layer that computes it.
     maker: Vec<Option<usize>>,
 }
@@ -147,21 +148,40 @@ impl<'a> Plan<'a> {
                 widen(&mut forms[layer.inputs[0].index()], shape.input_halo(size));
             }
         }
-        let values: Vec<Value> = self.placed().collect();
+        let parts = match purpose {
+            Purpose::Train => Parts::none(self.graph),
+            Purpose::Infer => Parts::new(self, &forms),
+        };
         let end = self.layers.len() + 1;
-        let needs = values.iter().map(|value| {
-            let form = forms[value.0];
-            if purpose == Purpose::Train {
-                return Need { form, from: 0, until: end };
+        let mut needs: Vec<Option<Need>> = vec![None; forms.len()];
+        for value in self.placed() {
+            let (whole, _) = parts.whole(value);
+            let (mut from, mut until) = (0, end);
+            if purpose == Purpose::Infer {
+                from = self.maker[value.0].map_or(0, |layer| layer + 1);
+                let last = self.readers[value.0].last().map_or(0, |layer| layer + 1);
+                until = if value == self.graph.output() { end } else { last };
             }
-            let last = self.readers[value.0].last().map_or(0, |layer| layer + 1);
-            let until = if *value == self.graph.output() { end } else { last };
-            Need { form, from: self.maker[value.0].map_or(0, |layer| layer + 1), until }
-        });
-        let needs: Vec<Need> = needs.collect();
-        let mut places = vec![None; self.graph.nodes().len()];
-        for (value, place) in values.iter().zip(arena.place(&needs, batch)) {
-            places[value.0] = Some(place);
+            let form = forms[value.0];
+            let need = needs[whole.0].get_or_insert(Need { form: forms[whole.0], from, until });
+            (need.from, need.until) = (need.from.min(from), need.until.max(until));
+            if let (Form::Maps(maps), Form::Maps(part)) = (&mut need.form, form) {
+                *maps = maps.with_halo(part.halo);
+            }
+        }
+        let wholes: Vec<usize> = (0..forms.len()).filter(|value| needs[*value].is_some()).collect();
+        let list: Vec<Need> = needs.iter().flatten().copied().collect();
+        let mut places = vec![None; forms.len()];
+        for (whole, place) in wholes.into_iter().zip(arena.place(&list, batch)) {
+            places[whole] = Some(place);
+        }
+        for value in self.placed() {
+            let (whole, first) = parts.whole(value);
+            if whole != value {
+                let place = places[whole.0].expect("what has parts has a place");
+                let (maps, start) = place.form.maps().part(first, forms[value.0].maps().channels);
+                places[value.0] = Some(Place { start, form: Form::Maps(maps), ..place });
+            }
         }
         places
     }

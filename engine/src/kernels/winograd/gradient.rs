@@ -13,6 +13,7 @@ use crate::kernels::dense::Shape;
 use crate::kernels::gradient::{self, Panel, Walk};
 use crate::kernels::packing::Packing;
 use crate::maps::Maps;
+use crate::parallel::Columns;
 use crate::simd::{LANES, Path, Simd, on_path};
 
 /// The gradient of a convolution's weights.
@@ -69,7 +70,7 @@ impl WeightGradient {
         let (inputs, slopes) = scratch.split_at_mut(forward.kind.positions() * forward.steps()[0]);
         for (index, tiles) in forward.chunks(examples).enumerate() {
             on_path!(forward.path, S => on_kind!(forward.kind, TILE KERNEL OUT => {
-                forward.inputs::<S, TILE, OUT>(x, tiles.clone(), inputs);
+                forward.inputs::<S, TILE, OUT>(x, tiles.clone(), 0, &Columns::new(inputs, inputs.len()));
                 self.slopes::<S, OUT, TILE>(dy, tiles.clone(), slopes);
                 self.products::<S>(inputs, slopes, tiles.len(), index == 0, sums);
                 const { assert!(TILE + 1 == KERNEL + OUT) };
@@ -89,7 +90,8 @@ impl WeightGradient {
             OUT,
             dy,
             tiles,
-            to,
+            0,
+            &Columns::new(to, to.len()),
             step,
             // SAFETY: the instruction set is the path's.
             #[inline(always)]

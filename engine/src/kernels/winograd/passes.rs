@@ -6,8 +6,9 @@ use super::Winograd;
 use super::transform::{both, input, output, weights};
 use crate::kernels::dense::Finish;
 use crate::kernels::packing::RUN;
-use crate::kernels::tile::{Kernels, Tile};
+use crate::kernels::tile::{Ahead, Kernels, Tile};
 use crate::maps::Maps;
+use crate::parallel::Columns;
 use crate::simd::{LANES, Simd};
 
 /// Where a tile is.
@@ -95,12 +96,13 @@ impl Winograd {
         }
     }
 
-    /// Inputs of some tiles at every position, `[positions][blocks][tiles][16]`.
+    /// Inputs of some tiles at every position, `[positions][blocks][tiles][16]`; the first one is number `first` of its chunk.
     pub(super) fn inputs<S: Simd, const TILE: usize, const OUT: usize>(
         &self,
         x: &[f32],
         tiles: Range<usize>,
-        to: &mut [f32],
+        first: usize,
+        to: &Columns<'_>,
     ) {
         self.in_tiles::<S, TILE, TILE>(
             &self.x,
@@ -108,6 +110,7 @@ impl Winograd {
             OUT,
             x,
             tiles,
+            first,
             to,
             self.steps()[0],
             // SAFETY: the instruction set is the path's.
@@ -127,15 +130,17 @@ impl Winograd {
         stride: usize,
         x: &[f32],
         tiles: Range<usize>,
-        to: &mut [f32],
+        number: usize,
+        to: &Columns<'_>,
         step: usize,
         along: impl Fn(&[S::V; FROM]) -> [S::V; TILE],
     ) {
         let (len, block_step) = (maps.len(), self.block());
-        assert!(tiles.len() <= self.chunk && step >= maps.blocks() * block_step && to.len() >= TILE * TILE * step);
+        assert!(number + tiles.len() <= self.chunk && step >= maps.blocks() * block_step);
+        assert!(to.len >= TILE * TILE * step);
         let stored = [0, 1].map(|axis| (maps.halo.before[axis] + maps.size[axis] + maps.halo.after[axis]) as isize);
-        // SAFETY: a tile is read where it lies inside the maps, else from the copy; `to` holds every position of a chunk;
-        // the instruction set is the path's.
+        // SAFETY: a tile is read where it lies inside the maps, else from the copy; `to` holds every position of a chunk, and nobody else
+        // has these tiles; the instruction set is the path's.
         unsafe {
             S::run(
                 #[inline(always)]
@@ -159,7 +164,7 @@ impl Winograd {
                                 cut::<FROM>(&x[block * maps.block()..], maps.row(), first, stored, &mut copy);
                                 (copy.as_ptr(), FROM * LANES)
                             };
-                            let to = to.as_mut_ptr().add(block * block_step + index * LANES);
+                            let to = to.at(0, block * block_step + (number + index) * LANES);
                             if is_inside && maps.blocks() > 2 {
                                 // The hardware foresees no tiles, and the blocks between leave time to fetch the next one.
                                 for row in 0..FROM {
@@ -184,32 +189,45 @@ impl Winograd {
         }
     }
 
-    /// The products of inputs and weights at every position.
-    pub(super) fn products<S: Simd>(&self, weights: &[f32], tiles: usize, inputs: &[f32], outputs: &mut [f32]) {
+    /// The products of inputs and weights at some positions.
+    pub(super) fn products<S: Simd>(
+        &self,
+        at: Range<usize>,
+        weights: &[f32],
+        tiles: usize,
+        inputs: &[f32],
+        outputs: &Columns<'_>,
+    ) {
         let [in_step, out_step, weight_step] = self.steps();
         let positions = self.kind.positions();
-        assert!(inputs.len() >= positions * in_step && outputs.len() >= positions * out_step && tiles <= self.chunk);
+        assert!(inputs.len() >= positions * in_step && outputs.len >= positions * out_step && tiles <= self.chunk);
+        assert!(at.end <= positions);
         let most_blocks = if S::TILE[1] > 0 { 2 } else { 1 };
         let weights_block = self.depth() * LANES;
-        for position in 0..positions {
+        for position in at {
             for block in (0..self.y.blocks()).step_by(most_blocks) {
                 let blocks = most_blocks.min(self.y.blocks() - block);
                 let kernels = &Kernels::<S, LANES, RUN>::ALL[blocks - 1];
                 let cuts = tiles.div_ceil(S::TILE[blocks - 1]);
+                let (own, size) = (position * weight_step + block * weights_block, blocks * weights_block);
+                let last = block + blocks == self.y.blocks();
+                let next = if last { (position + 1) * weight_step } else { own + size };
+                let mut ahead = Ahead::new(&weights[next.min(self.len())..(next + size).min(self.len())], cuts);
                 for cut in 0..cuts {
                     let (start, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
-                    // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights; the kernels'
-                    // instruction set is the path's.
+                    // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights, and nobody else has these
+                    // positions; the kernels' instruction set is the path's.
                     unsafe {
+                        ahead.ask::<S>();
                         kernels[end - start - 1](&Tile {
                             x: inputs.as_ptr().add(position * in_step + start * LANES),
                             x_step: LANES,
                             offsets: self.offsets.as_ptr(),
                             count: self.offsets.len(),
-                            weights: weights.as_ptr().add(position * weight_step + block * weights_block),
+                            weights: weights.as_ptr().add(own),
                             weights_block,
                             bias: std::ptr::null(),
-                            y: outputs.as_mut_ptr().add(position * out_step + block * self.block() + start * LANES),
+                            y: outputs.at(0, position * out_step + block * self.block() + start * LANES),
                             y_block: self.block(),
                             y_step: LANES,
                             finish: Finish::PLAIN,
@@ -220,19 +238,20 @@ impl Winograd {
         }
     }
 
-    /// The outputs of some tiles.
+    /// The outputs of some tiles, the first of which is number `number` of its chunk.
     pub(super) fn outputs<S: Simd, const TILE: usize, const OUT: usize>(
         &self,
         from: &[f32],
         tiles: Range<usize>,
+        number: usize,
         bias: Option<&[f32]>,
-        y: &mut [f32],
+        y: &Columns<'_>,
         finish: Finish,
     ) {
         let (step, block_step) = (self.steps()[1], self.block());
-        let (maps, len) = (&self.y, self.y.len());
-        assert!(tiles.len() <= self.chunk && from.len() >= TILE * TILE * step);
-        assert!(bias.is_none_or(|bias| bias.len() >= maps.blocks() * LANES));
+        let maps = &self.y;
+        assert!(number + tiles.len() <= self.chunk && from.len() >= TILE * TILE * step);
+        assert!(y.len == maps.len() && bias.is_none_or(|bias| bias.len() >= maps.blocks() * LANES));
         // SAFETY: `from` holds every position of a chunk; rows and columns of a tile that are outside the maps are not written; the
         // instruction set is the path's.
         unsafe {
@@ -241,13 +260,12 @@ impl Winograd {
                 || {
                     let mut place = self.place(tiles.start);
                     for index in 0..tiles.len() {
-                        let y = &mut y[place.example * len..][..len];
                         let first = [place.row * OUT, place.column * OUT];
                         let count = [0, 1].map(|axis| maps.size[axis] - first[axis]);
                         for block in 0..maps.blocks() {
                             let bias = bias.map_or(S::splat(0.0), |bias| S::load(bias.as_ptr().add(block * LANES)));
-                            let from = from.as_ptr().add(block * block_step + index * LANES);
-                            let y = y.as_mut_ptr().add(maps.at(block, first[0] as isize, first[1] as isize));
+                            let from = from.as_ptr().add(block * block_step + (number + index) * LANES);
+                            let y = y.at(place.example, maps.at(block, first[0] as isize, first[1] as isize));
                             both::<S, TILE, OUT>(
                                 #[inline(always)]
                                 |row, column| S::load(from.add((row * TILE + column) * step)),

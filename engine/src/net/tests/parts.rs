@@ -1,0 +1,83 @@
+//! Values inside others: concatenations and sums that are not copied.
+
+use proptest::prelude::*;
+
+use super::{Builder, check_outputs};
+use crate::graph::{Activation, Op, Value};
+
+/// A step of a random network: what it does, and to which of the values so far.
+type Choice = (u8, [usize; 3]);
+
+/// Networks whose values are read twice, put side by side in parts, again as parts of larger ones, added and overwritten.
+fn network(choices: &[Choice], last: usize) -> Builder {
+    let mut b = Builder::new(&[3, 5, 6]);
+    let input = b.graph.input();
+    let mut values: Vec<Value> = (0..2).map(|_| b.conv(input, 16, 3, 1, 1, true)).collect();
+    for (what, at) in choices {
+        let chosen = at.map(|index| values[index % values.len()]);
+        let channels = |value: Value| b.graph.shape(value)[0];
+        let alike = values.iter().copied().find(|value| *value != chosen[0] && channels(*value) == channels(chosen[0]));
+        let value = match (what, alike) {
+            (0, _) => b.conv(chosen[0], [16, 32, 20][at[1] % 3], [1, 3][at[2] % 2], 1, 1, true),
+            (1 | 2, Some(other)) => {
+                // As blocks of residual networks have it: a convolution to as many channels, and the sum.
+                let count = channels(other);
+                let x = b.conv(chosen[1], count, 3, 1, 1, *what == 1);
+                let x = if *what == 2 { b.batch_norm(x) } else { x };
+                let x = b.add(Op::Add, &[x, other]);
+                if at[2].is_multiple_of(2) { b.relu(x) } else { x }
+            }
+            (3, Some(other)) => b.add(Op::Add, &[chosen[0], other]),
+            (4, _) => b.add(Op::Concat, &chosen[..2]),
+            (5, _) => b.add(Op::Concat, &chosen),
+            (6, _) => b.activation(chosen[0], Activation::Relu6),
+            _ => b.max_pool(chosen[0], 3, 1, 1),
+        };
+        // Sums of sums stay numbers that fp32 holds well.
+        values.push(value);
+        if b.graph.shape(value)[0] > 200 {
+            break;
+        }
+    }
+    let output = values[values.len() - 1 - last % 2];
+    b.graph.set_output(output);
+    b
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn networks_of_parts(choices in prop::collection::vec((0..8u8, [0..8usize, 0..8usize, 0..8usize]), 1..12), last in 0..2usize) {
+        check_outputs("a network of parts", &network(&choices, last).graph, 2);
+    }
+}
+
+#[test]
+fn what_a_sum_overwrites_may_be_part_of_what_is_read_later() {
+    let mut b = Builder::new(&[3, 5, 6]);
+    let input = b.graph.input();
+    let one = b.conv(input, 16, 3, 1, 1, true);
+    let two = b.conv(input, 16, 3, 1, 1, true);
+    let both = b.add(Op::Concat, &[one, two]);
+    let more = b.conv(one, 32, 3, 1, 1, true);
+    let sum = b.add(Op::Add, &[more, both]);
+    let late = b.conv(two, 32, 3, 1, 1, true);
+    b.add(Op::Concat, &[sum, late]);
+    check_outputs("parts of what a sum overwrites", &b.graph, 2);
+}
+
+#[test]
+fn concatenations_that_grow() {
+    // As in densely connected networks (Huang et al. 2017).
+    let mut b = Builder::new(&[3, 5, 6]);
+    let mut features = vec![b.conv(b.graph.input(), 32, 3, 1, 1, true)];
+    for _ in 0..3 {
+        let x = b.add(Op::Concat, &features);
+        let x = b.batch_norm(x);
+        let x = b.relu(x);
+        features.push(b.conv(x, 16, 3, 1, 1, false));
+    }
+    b.add(Op::Concat, &features);
+    check_outputs("concatenations that grow", &b.graph, 3);
+}
