@@ -146,12 +146,14 @@ impl Device {
         }
     }
 
-    /// Whether its driver or the driver's libraries read an environment variable: which devices there are, where libraries
-    /// lie, and where kernels are kept once they are compiled (below the home folder unless said otherwise).
+    /// Whether an executor on it needs an environment variable: where libraries lie, which a program for GPUs is linked with
+    /// whatever it computes on; and what the driver reads, which devices there are, and where kernels are kept once they are
+    /// compiled (below the home folder unless said otherwise).
     pub(crate) fn reads(self, variable: &OsStr) -> bool {
-        let name = variable.to_str().unwrap_or_default();
-        let own = ["LD_LIBRARY_PATH", "HOME"].contains(&name);
-        self != Self::Cpu && (own || ["CUDA_", "NVIDIA_"].iter().any(|prefix| name.starts_with(prefix)))
+        match variable.to_str().unwrap_or_default() {
+            "LD_LIBRARY_PATH" => cfg!(feature = "cuda"),
+            name => self != Self::Cpu && (name == "HOME" || ["CUDA_", "NVIDIA_"].iter().any(|own| name.starts_with(own))),
+        }
     }
 
     /// Takes the device.
@@ -161,13 +163,40 @@ impl Device {
     pub fn open(self) -> Result<Backend, DeviceError> {
         match self {
             Self::Cpu => Ok(Backend::Engine),
-            Self::Cuda(number) => match candle_core::Device::new_cuda(number) {
+            Self::Cuda(number) => match candle_core::Device::new_cuda(number).and_then(keep_freed) {
                 Ok(device) => Ok(Backend::Candle(device)),
                 Err(candle_core::Error::NotCompiledWithCudaSupport) => Err(DeviceError::NotBuilt(self)),
                 Err(error) => Err(DeviceError::Fails { device: self, problem: error.to_string() }),
             },
         }
     }
+}
+
+/// Lets the driver keep memory that tensors leave. As it comes it hands it back whenever a number is waited for, which is at
+/// every step, and the next step's tensors have to be mapped anew.
+#[cfg(feature = "cuda")]
+fn keep_freed(device: candle_core::Device) -> candle_core::Result<candle_core::Device> {
+    use candle_core::cuda::cudarc::driver::sys;
+    let context = device.as_cuda_device()?.cuda_stream();
+    let context = context.context();
+    if std::env::var_os("GANNET_X_NOPOOL").is_some() { return Ok(device); }
+    if context.has_async_alloc() {
+        let (mut pool, mut most) = (std::ptr::null_mut(), u64::MAX);
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: both write to, or read from, what they are given, which outlives the calls; the pool is the device's own.
+        unsafe {
+            sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device())
+                .result()
+                .and_then(|()| sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut most).cast()).result())
+                .map_err(candle_core::Error::wrap)?;
+        }
+    }
+    Ok(device)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn keep_freed(device: candle_core::Device) -> candle_core::Result<candle_core::Device> {
+    Ok(device)
 }
 
 /// A device that was opened, with what computes on it.
@@ -232,9 +261,11 @@ mod tests {
 
     #[test]
     fn executors_on_the_processors_have_an_empty_environment() {
-        for name in ["LD_LIBRARY_PATH", "HOME", "CUDA_VISIBLE_DEVICES"].map(OsStr::new) {
+        for name in ["HOME", "CUDA_VISIBLE_DEVICES"].map(OsStr::new) {
             assert!(!Device::Cpu.reads(name) && Device::Cuda(0).reads(name), "{name:?}");
         }
+        // The program's own, if it is linked with the driver.
+        assert_eq!(Device::Cpu.reads(OsStr::new("LD_LIBRARY_PATH")), cfg!(feature = "cuda"));
         assert!(!Device::Cuda(0).reads(OsStr::new("AWS_SECRET_ACCESS_KEY")));
     }
 

@@ -3,6 +3,7 @@
 //! Only operations that candle has on every device are used, and of these only ones whose gradient is right there
 //! ([`ops`] says which are not). Numbers agree with the engine's but for rounding.
 
+mod aside;
 mod ops;
 mod optimizer;
 #[cfg(test)]
@@ -152,9 +153,9 @@ impl Net {
                 let Mode::Train { .. } = mode else {
                     return ops::batch_norm(x, [own(*mean), own(*variance)], *epsilon, affine);
                 };
-                let statistics = ops::statistics(x)?;
+                let statistics = ops::statistics(&x.detach())?;
                 self.follow([*mean, *variance], &statistics, x.elem_count() / x.dim(1)?, *momentum)?;
-                ops::batch_norm(x, statistics.each_ref(), *epsilon, affine)
+                ops::scaled(&ops::normalised(x, statistics.each_ref(), *epsilon)?, affine)
             }
             Op::RowNorm { groups, epsilon, affine } => {
                 ops::row_norm(x, *groups, *epsilon, [own(affine.weight), own(affine.bias)])

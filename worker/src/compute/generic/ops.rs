@@ -10,6 +10,8 @@ use candle_core::{D, Result, Tensor};
 use engine::Window;
 use engine::graph::Activation;
 
+use super::aside::with_gradient;
+
 /// Every `stride`-th of a dimension's places from `start`, `count` of them. `stride` places follow the last one's, too.
 fn every(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> Result<Tensor> {
     let x = x.narrow(dim, start, count * stride)?;
@@ -74,6 +76,93 @@ pub(super) fn conv(
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let y = match Square::of(window).filter(|_| groups == 1) {
+        Some(square) => square.conv(x, window, weight)?,
+        None => conv_of_taps(x, window, groups, weight)?,
+    };
+    match bias {
+        Some(bias) => y.broadcast_add(&beside(bias, &y)?),
+        None => Ok(y),
+    }
+}
+
+/// A window that is the same along both axes.
+#[derive(Clone, Copy)]
+struct Square {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    padding: usize,
+}
+
+impl Square {
+    /// Nothing where the axes differ, or a window may lie in the padding alone.
+    fn of(window: &Window) -> Option<Self> {
+        let same = |[rows, columns]: [usize; 2]| (rows == columns).then_some(rows);
+        let (kernel, stride) = (same(window.kernel)?, same(window.stride)?);
+        let (dilation, padding) = (same(window.dilation)?, same(window.before)?);
+        (padding <= (kernel - 1) * dilation).then_some(Self { kernel, stride, dilation, padding })
+    }
+
+    /// Where the window reaches, beyond its first tap.
+    fn reach(self) -> usize {
+        (self.kernel - 1) * self.dilation
+    }
+
+    /// A convolution by candle's, whose gradients are convolutions, too.
+    fn conv(mut self, x: &Tensor, window: &Window, weight: &Tensor) -> Result<Tensor> {
+        let fits = |axis: usize| {
+            let padded = x.dims()[axis + 2] + 2 * self.padding;
+            padded > self.reach() && (padded - self.reach() - 1) / self.stride + 1 == window.output[axis]
+        };
+        let mut x = x.clone();
+        if !(fits(0) && fits(1)) {
+            x = framed(&x, window, 0.0)?;
+            self.padding = 0;
+        }
+        let of = |x: &Tensor, weight: &Tensor| x.conv2d(weight, self.padding, self.stride, self.dilation, 1);
+        let has_slope = x.track_op();
+        let y = of(&x.detach(), &weight.detach())?;
+        with_gradient(y, [&x, weight], move |[x, weight], _, slope| {
+            let of_x = if has_slope { Some(self.slope_of_input(x, weight, slope)?) } else { None };
+            Ok([of_x, Some(self.slope_of_weight(x, slope)?)])
+        })
+    }
+
+    /// The slopes, a stride apart, met by the mirrored filters.
+    fn slope_of_input(self, x: &Tensor, weight: &Tensor, slope: &Tensor) -> Result<Tensor> {
+        let (filters, channels, kernel, _) = weight.dims4()?;
+        let mirror: Vec<u32> = (0..(kernel * kernel) as u32).rev().collect();
+        let mirror = Tensor::new(mirror, x.device())?;
+        let weight = weight.reshape((filters, channels, ()))?.index_select(&mirror, 2)?;
+        let weight = weight.reshape((filters, channels, kernel, kernel))?.transpose(0, 1)?.contiguous()?;
+        let slope = spread(slope, self.stride)?;
+        let all = slope.conv2d(&weight, self.reach() - self.padding, 1, self.dilation, 1)?;
+        // Behind the last window nothing was met.
+        all.narrow(2, 0, x.dim(2)?)?.narrow(3, 0, x.dim(3)?)
+    }
+
+    /// What each tap met, a convolution with examples for channels.
+    fn slope_of_weight(self, x: &Tensor, slope: &Tensor) -> Result<Tensor> {
+        let slope = slope.transpose(0, 1)?.contiguous()?;
+        let all = x.transpose(0, 1)?.conv2d(&slope, self.padding, self.dilation, self.stride, 1)?;
+        all.narrow(2, 0, self.kernel)?.narrow(3, 0, self.kernel)?.transpose(0, 1)
+    }
+}
+
+/// Maps with zeros behind every row and column, so that they are `stride` apart.
+fn spread(x: &Tensor, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(x.clone());
+    }
+    let (n, channels, height, width) = x.dims4()?;
+    let x = x.reshape((n, channels, height, 1, width, 1))?;
+    let x = x.pad_with_zeros(3, 0, stride - 1)?.pad_with_zeros(5, 0, stride - 1)?;
+    x.reshape((n, channels, height * stride, width * stride))
+}
+
+/// Any convolution, as a product of its filters with the taps of its window.
+fn conv_of_taps(x: &Tensor, window: &Window, groups: usize, weight: &Tensor) -> Result<Tensor> {
     let (n, channels) = (x.dim(0)?, x.dim(1)?);
     let (filters, [height, width]) = (weight.dim(0)?, window.output);
     let (of_group, count, taps_count) = (channels / groups, n * window.outputs(), window.taps());
@@ -82,11 +171,7 @@ pub(super) fn conv(
     let columns = columns.transpose(0, 1)?.reshape((groups, taps_count * of_group, count))?;
     let weight = weight.reshape((groups, filters / groups, of_group, taps_count))?.transpose(2, 3)?;
     let weight = weight.reshape((groups, filters / groups, taps_count * of_group))?;
-    let y = weight.matmul(&columns)?.reshape((filters, n, height, width))?.transpose(0, 1)?.contiguous()?;
-    match bias {
-        Some(bias) => y.broadcast_add(&beside(bias, &y)?),
-        None => Ok(y),
-    }
+    weight.matmul(&columns)?.reshape((filters, n, height, width))?.transpose(0, 1)?.contiguous()
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -103,6 +188,25 @@ pub(super) fn statistics(x: &Tensor) -> Result<[Tensor; 2]> {
     let mean = x.mean(dims.as_slice())?;
     let variance = x.broadcast_sub(&beside(&mean, x)?)?.sqr()?.mean(dims.as_slice())?;
     Ok([mean, variance])
+}
+
+/// Less its mean, over its deviation, a channel; as a whole, since both follow it.
+pub(super) fn normalised(x: &Tensor, [mean, variance]: [&Tensor; 2], epsilon: f64) -> Result<Tensor> {
+    let scale = beside(&(variance.detach() + epsilon)?.sqrt()?.recip()?, x)?;
+    let y = x.detach().broadcast_sub(&beside(&mean.detach(), x)?)?.broadcast_mul(&scale)?;
+    with_gradient(y, [x, x], move |_, y, slope| {
+        let means = |x: &Tensor| {
+            let dims: Vec<usize> = (0..x.rank()).filter(|dim| *dim != 1).collect();
+            beside(&x.mean(dims.as_slice())?, x)
+        };
+        let along = y.broadcast_mul(&means(&(slope * y)?)?)?;
+        let slope = slope.broadcast_sub(&means(slope)?)?.sub(&along)?;
+        Ok([Some(slope.broadcast_mul(&scale)?), None])
+    })
+}
+
+pub(super) fn scaled(x: &Tensor, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
+    x.broadcast_mul(&beside(weight, x)?)?.broadcast_add(&beside(bias, x)?)
 }
 
 pub(super) fn batch_norm(
@@ -125,7 +229,12 @@ pub(super) fn row_norm(x: &Tensor, groups: usize, epsilon: f64, [weight, bias]: 
 
 /// Not a number stays so: comparisons with it fail, and then `x` itself is taken.
 pub(super) fn activation(function: Activation, x: &Tensor) -> Result<Tensor> {
-    let relu = |x: &Tensor| x.le(0.0)?.where_cond(&x.zeros_like()?, x);
+    let relu = |x: &Tensor| {
+        with_gradient(x.detach().elu(0.0)?, [x, x], |_, y, slope| {
+            let zeros = y.zeros_like()?;
+            Ok([Some(y.gt(&zeros)?.where_cond(slope, &zeros)?), None])
+        })
+    };
     let relu6 = |x: &Tensor| {
         let y = relu(x)?;
         y.ge(6.0)?.where_cond(&(y.zeros_like()? + 6.0)?, &y)
@@ -151,12 +260,39 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
 
 /// The largest of each window: of equal ones the first gets the gradient; one that is not a number wins and stays.
 pub(super) fn max_pool(x: &Tensor, window: &Window) -> Result<Tensor> {
-    let mut taps = taps(&framed(x, window, f64::NEG_INFINITY)?, window)?.into_iter();
-    let first = taps.next().expect("a window has a tap");
-    taps.try_fold(first, |best, tap| {
+    let taps = if window.kernel == window.stride && window.before == [0, 0] && window.dilation == [1, 1] {
+        tiles(x, window)?
+    } else {
+        Tensor::stack(&taps(&framed(x, window, f64::NEG_INFINITY)?, window)?, 0)?
+    };
+    let count = window.taps();
+    let detached = taps.detach();
+    let tap = |taps: &Tensor, index: usize| taps.narrow(0, index, 1);
+    let largest = (1..count).try_fold(tap(&detached, 0)?.force_contiguous()?, |best, index| {
+        let tap = tap(&detached, index)?;
         let wins = (tap.gt(&best)? + tap.ne(&tap)?)?;
         wins.where_cond(&tap, &best)
-    })
+    })?;
+    let largest = with_gradient(largest, [&taps, &taps], move |[taps, _], largest, slope| {
+        let (mut left, zeros, mut slopes) = (slope.clone(), slope.zeros_like()?, Vec::new());
+        for index in 0..count {
+            let tap = tap(taps, index)?;
+            let is_it = (tap.eq(largest)? + tap.ne(&tap)?)?;
+            slopes.push(is_it.where_cond(&left, &zeros)?);
+            left = is_it.where_cond(&zeros, &left)?;
+        }
+        Ok([Some(Tensor::cat(&slopes, 0)?), None])
+    })?;
+    largest.squeeze(0)
+}
+
+/// The taps `[taps, N, C, H, W]` of windows side by side.
+fn tiles(x: &Tensor, window: &Window) -> Result<Tensor> {
+    let (n, channels, ..) = x.dims4()?;
+    let ([rows, columns], [height, width]) = (window.kernel, window.output);
+    let x = x.narrow(2, 0, height * rows)?.narrow(3, 0, width * columns)?;
+    let x = x.reshape((n, channels, height, rows, width, columns))?;
+    x.permute((3, 5, 0, 1, 2, 4))?.contiguous()?.reshape((rows * columns, n, channels, height, width))
 }
 
 pub(super) fn avg_pool(x: &Tensor, window: &Window, count_padding: bool) -> Result<Tensor> {
