@@ -96,13 +96,7 @@ fn network(name: &str) -> anyhow::Result<(Vec<Value>, Vec<usize>)> {
 }
 
 /// Through what an executor calls.
-fn gannet(
-    started: Instant,
-    name: &str,
-    file: &Path,
-    images: usize,
-    backend: &Backend,
-) -> anyhow::Result<Measured> {
+fn gannet(started: Instant, name: &str, file: &Path, images: usize, backend: &Backend) -> anyhow::Result<Measured> {
     let (layers, shape) = network(name)?;
     let folder = tempfile::tempdir()?;
     let rows = rows(file)?;

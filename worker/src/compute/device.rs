@@ -152,7 +152,9 @@ impl Device {
     pub(crate) fn reads(self, variable: &OsStr) -> bool {
         match variable.to_str().unwrap_or_default() {
             "LD_LIBRARY_PATH" => cfg!(feature = "cuda"),
-            name => self != Self::Cpu && (name == "HOME" || ["CUDA_", "NVIDIA_"].iter().any(|own| name.starts_with(own))),
+            name => {
+                self != Self::Cpu && (name == "HOME" || ["CUDA_", "NVIDIA_"].iter().any(|own| name.starts_with(own)))
+            }
         }
     }
 
@@ -166,10 +168,15 @@ impl Device {
             Self::Cuda(number) => match candle_core::Device::new_cuda(number).and_then(keep_freed) {
                 Ok(device) => Ok(Backend::Candle(device)),
                 Err(candle_core::Error::NotCompiledWithCudaSupport) => Err(DeviceError::NotBuilt(self)),
-                Err(error) => Err(DeviceError::Fails { device: self, problem: error.to_string() }),
+                Err(error) => Err(DeviceError::Fails { device: self, problem: bare(error).to_string() }),
             },
         }
     }
+}
+
+/// An error of candle's without the addresses that led to it.
+fn bare(error: candle_core::Error) -> candle_core::Error {
+    if let candle_core::Error::WithBacktrace { inner, .. } = error { bare(*inner) } else { error }
 }
 
 /// Lets the driver keep memory that tensors leave. As it comes it hands it back whenever a number is waited for, which is at
@@ -179,7 +186,9 @@ fn keep_freed(device: candle_core::Device) -> candle_core::Result<candle_core::D
     use candle_core::cuda::cudarc::driver::sys;
     let context = device.as_cuda_device()?.cuda_stream();
     let context = context.context();
-    if std::env::var_os("GANNET_X_NOPOOL").is_some() { return Ok(device); }
+    if std::env::var_os("GANNET_X_NOPOOL").is_some() {
+        return Ok(device);
+    }
     if context.has_async_alloc() {
         let (mut pool, mut most) = (std::ptr::null_mut(), u64::MAX);
         let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;

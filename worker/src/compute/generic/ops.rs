@@ -1,10 +1,8 @@
-//! The graph's operations in candle's.
+//! The graph's operations in candle's, convolutions apart.
 //!
-//! Maps are `[N, C, H, W]`. A window's taps are views of its padded input, a stride apart; convolutions are matrix
-//! products of them, pools their sums and maxima. candle's own `conv2d` has one stride and one dilation for both axes,
-//! its gradient fails where a stride leaves rows and columns over by different numbers, and those of `max_pool2d`
-//! and `avg_pool2d` are wrong or missing. Its `relu` lets the gradient through at zero, where PyTorch and the engine do not,
-//! and `gelu_erf` has a gradient of six digits.
+//! Maps are `[N, C, H, W]`. Pools are maxima and sums of a window's taps. candle's gradients of `max_pool2d`
+//! and `avg_pool2d` are wrong or missing; its `relu` lets the gradient through at zero, where PyTorch and the engine do not,
+//! and `gelu_erf` has a gradient of six digits. Where autograd would follow dozens of operations, one is made of them.
 
 use candle_core::{D, Result, Tensor};
 use engine::Window;
@@ -25,7 +23,7 @@ fn every(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> R
 }
 
 /// `x` with `value` around it, as far as [`every`] reads.
-fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
+pub(super) fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
     let mut x = x.clone();
     for axis in 0..2 {
         let dim = axis + 2;
@@ -50,7 +48,7 @@ fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
 }
 
 /// What each tap of a window meets, in the order of rows; the last two dimensions are height and width.
-fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
+pub(super) fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
     let Window { kernel, stride, dilation, output, .. } = window;
     let mut taps = Vec::with_capacity(window.taps());
     for row in 0..kernel[0] {
@@ -63,115 +61,10 @@ fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
 }
 
 /// A number a channel, or an element, beside all examples of `x`.
-fn beside(values: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(super) fn beside(values: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; x.rank()];
     shape[1..=values.rank()].copy_from_slice(values.dims());
     values.reshape(shape)
-}
-
-pub(super) fn conv(
-    x: &Tensor,
-    window: &Window,
-    groups: usize,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let y = match Square::of(window).filter(|_| groups == 1) {
-        Some(square) => square.conv(x, window, weight)?,
-        None => conv_of_taps(x, window, groups, weight)?,
-    };
-    match bias {
-        Some(bias) => y.broadcast_add(&beside(bias, &y)?),
-        None => Ok(y),
-    }
-}
-
-/// A window that is the same along both axes.
-#[derive(Clone, Copy)]
-struct Square {
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    padding: usize,
-}
-
-impl Square {
-    /// Nothing where the axes differ, or a window may lie in the padding alone.
-    fn of(window: &Window) -> Option<Self> {
-        let same = |[rows, columns]: [usize; 2]| (rows == columns).then_some(rows);
-        let (kernel, stride) = (same(window.kernel)?, same(window.stride)?);
-        let (dilation, padding) = (same(window.dilation)?, same(window.before)?);
-        (padding <= (kernel - 1) * dilation).then_some(Self { kernel, stride, dilation, padding })
-    }
-
-    /// Where the window reaches, beyond its first tap.
-    fn reach(self) -> usize {
-        (self.kernel - 1) * self.dilation
-    }
-
-    /// A convolution by candle's, whose gradients are convolutions, too.
-    fn conv(mut self, x: &Tensor, window: &Window, weight: &Tensor) -> Result<Tensor> {
-        let fits = |axis: usize| {
-            let padded = x.dims()[axis + 2] + 2 * self.padding;
-            padded > self.reach() && (padded - self.reach() - 1) / self.stride + 1 == window.output[axis]
-        };
-        let mut x = x.clone();
-        if !(fits(0) && fits(1)) {
-            x = framed(&x, window, 0.0)?;
-            self.padding = 0;
-        }
-        let of = |x: &Tensor, weight: &Tensor| x.conv2d(weight, self.padding, self.stride, self.dilation, 1);
-        let has_slope = x.track_op();
-        let y = of(&x.detach(), &weight.detach())?;
-        with_gradient(y, [&x, weight], move |[x, weight], _, slope| {
-            let of_x = if has_slope { Some(self.slope_of_input(x, weight, slope)?) } else { None };
-            Ok([of_x, Some(self.slope_of_weight(x, slope)?)])
-        })
-    }
-
-    /// The slopes, a stride apart, met by the mirrored filters.
-    fn slope_of_input(self, x: &Tensor, weight: &Tensor, slope: &Tensor) -> Result<Tensor> {
-        let (filters, channels, kernel, _) = weight.dims4()?;
-        let mirror: Vec<u32> = (0..(kernel * kernel) as u32).rev().collect();
-        let mirror = Tensor::new(mirror, x.device())?;
-        let weight = weight.reshape((filters, channels, ()))?.index_select(&mirror, 2)?;
-        let weight = weight.reshape((filters, channels, kernel, kernel))?.transpose(0, 1)?.contiguous()?;
-        let slope = spread(slope, self.stride)?;
-        let all = slope.conv2d(&weight, self.reach() - self.padding, 1, self.dilation, 1)?;
-        // Behind the last window nothing was met.
-        all.narrow(2, 0, x.dim(2)?)?.narrow(3, 0, x.dim(3)?)
-    }
-
-    /// What each tap met, a convolution with examples for channels.
-    fn slope_of_weight(self, x: &Tensor, slope: &Tensor) -> Result<Tensor> {
-        let slope = slope.transpose(0, 1)?.contiguous()?;
-        let all = x.transpose(0, 1)?.conv2d(&slope, self.padding, self.dilation, self.stride, 1)?;
-        all.narrow(2, 0, self.kernel)?.narrow(3, 0, self.kernel)?.transpose(0, 1)
-    }
-}
-
-/// Maps with zeros behind every row and column, so that they are `stride` apart.
-fn spread(x: &Tensor, stride: usize) -> Result<Tensor> {
-    if stride == 1 {
-        return Ok(x.clone());
-    }
-    let (n, channels, height, width) = x.dims4()?;
-    let x = x.reshape((n, channels, height, 1, width, 1))?;
-    let x = x.pad_with_zeros(3, 0, stride - 1)?.pad_with_zeros(5, 0, stride - 1)?;
-    x.reshape((n, channels, height * stride, width * stride))
-}
-
-/// Any convolution, as a product of its filters with the taps of its window.
-fn conv_of_taps(x: &Tensor, window: &Window, groups: usize, weight: &Tensor) -> Result<Tensor> {
-    let (n, channels) = (x.dim(0)?, x.dim(1)?);
-    let (filters, [height, width]) = (weight.dim(0)?, window.output);
-    let (of_group, count, taps_count) = (channels / groups, n * window.outputs(), window.taps());
-    let x = framed(x, window, 0.0)?.transpose(0, 1)?;
-    let columns = Tensor::stack(&taps(&x, window)?, 0)?.reshape((taps_count, groups, of_group, count))?;
-    let columns = columns.transpose(0, 1)?.reshape((groups, taps_count * of_group, count))?;
-    let weight = weight.reshape((groups, filters / groups, of_group, taps_count))?.transpose(2, 3)?;
-    let weight = weight.reshape((groups, filters / groups, taps_count * of_group))?;
-    weight.matmul(&columns)?.reshape((filters, n, height, width))?.transpose(0, 1)?.contiguous()
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -182,31 +75,37 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     }
 }
 
-/// The mean and the variance `[C]` of all but the channels.
-pub(super) fn statistics(x: &Tensor) -> Result<[Tensor; 2]> {
-    let dims: Vec<usize> = (0..x.rank()).filter(|dim| *dim != 1).collect();
-    let mean = x.mean(dims.as_slice())?;
-    let variance = x.broadcast_sub(&beside(&mean, x)?)?.sqr()?.mean(dims.as_slice())?;
-    Ok([mean, variance])
+/// Every dimension but the channels'.
+fn all_but_channels(x: &Tensor) -> Vec<usize> {
+    (0..x.rank()).filter(|dim| *dim != 1).collect()
 }
 
-/// Less its mean, over its deviation, a channel; as a whole, since both follow it.
-pub(super) fn normalised(x: &Tensor, [mean, variance]: [&Tensor; 2], epsilon: f64) -> Result<Tensor> {
-    let scale = beside(&(variance.detach() + epsilon)?.sqrt()?.recip()?, x)?;
-    let y = x.detach().broadcast_sub(&beside(&mean.detach(), x)?)?.broadcast_mul(&scale)?;
-    with_gradient(y, [x, x], move |_, y, slope| {
-        let means = |x: &Tensor| {
-            let dims: Vec<usize> = (0..x.rank()).filter(|dim| *dim != 1).collect();
-            beside(&x.mean(dims.as_slice())?, x)
-        };
-        let along = y.broadcast_mul(&means(&(slope * y)?)?)?;
-        let slope = slope.broadcast_sub(&means(slope)?)?.sub(&along)?;
-        Ok([Some(slope.broadcast_mul(&scale)?), None])
-    })
-}
-
-pub(super) fn scaled(x: &Tensor, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
-    x.broadcast_mul(&beside(weight, x)?)?.broadcast_add(&beside(bias, x)?)
+/// A batch norm by the batch's own statistics, and these: the mean and the variance `[C]`.
+pub(super) fn batch_norm_of_batch(
+    x: &Tensor,
+    epsilon: f64,
+    [weight, bias]: [&Tensor; 2],
+) -> Result<(Tensor, [Tensor; 2])> {
+    let constant = x.detach();
+    let dims = all_but_channels(x);
+    let mean = constant.mean(dims.as_slice())?;
+    let centred = constant.broadcast_sub(&beside(&mean, x)?)?;
+    let variance = centred.sqr()?.mean(dims.as_slice())?;
+    let scale = (&variance + epsilon)?.sqrt()?.recip()?;
+    let y = centred.broadcast_mul(&beside(&(weight.detach() * &scale)?, x)?)?;
+    let y = y.broadcast_add(&beside(&bias.detach(), x)?)?;
+    let y = with_gradient(y, [x, weight, bias], move |[x, weight, _], _, slope| {
+        let share = weight.elem_count() as f64 / x.elem_count() as f64;
+        let of_bias = slope.sum(dims.as_slice())?;
+        let of_weight = ((slope * &centred)?.sum(dims.as_slice())? * &scale)?;
+        // Both statistics follow x: what is along a constant, or along x itself, goes.
+        let factor = (weight * &scale)?;
+        let along = (((&factor * &scale)? * &of_weight)? * share)?;
+        let constant = ((&factor * &of_bias)? * share)?;
+        let of_x = slope.broadcast_mul(&beside(&factor, x)?)?.sub(&centred.broadcast_mul(&beside(&along, x)?)?)?;
+        Ok([Some(of_x.broadcast_sub(&beside(&constant, x)?)?), Some(of_weight), Some(of_bias)])
+    })?;
+    Ok((y, [mean, variance]))
 }
 
 pub(super) fn batch_norm(
@@ -230,9 +129,9 @@ pub(super) fn row_norm(x: &Tensor, groups: usize, epsilon: f64, [weight, bias]: 
 /// Not a number stays so: comparisons with it fail, and then `x` itself is taken.
 pub(super) fn activation(function: Activation, x: &Tensor) -> Result<Tensor> {
     let relu = |x: &Tensor| {
-        with_gradient(x.detach().elu(0.0)?, [x, x], |_, y, slope| {
+        with_gradient(x.detach().elu(0.0)?, [x], |_, y, slope| {
             let zeros = y.zeros_like()?;
-            Ok([Some(y.gt(&zeros)?.where_cond(slope, &zeros)?), None])
+            Ok([Some(y.gt(&zeros)?.where_cond(slope, &zeros)?)])
         })
     };
     let relu6 = |x: &Tensor| {
@@ -273,7 +172,7 @@ pub(super) fn max_pool(x: &Tensor, window: &Window) -> Result<Tensor> {
         let wins = (tap.gt(&best)? + tap.ne(&tap)?)?;
         wins.where_cond(&tap, &best)
     })?;
-    let largest = with_gradient(largest, [&taps, &taps], move |[taps, _], largest, slope| {
+    let largest = with_gradient(largest, [&taps], move |[taps], largest, slope| {
         let (mut left, zeros, mut slopes) = (slope.clone(), slope.zeros_like()?, Vec::new());
         for index in 0..count {
             let tap = tap(taps, index)?;
@@ -281,7 +180,7 @@ pub(super) fn max_pool(x: &Tensor, window: &Window) -> Result<Tensor> {
             slopes.push(is_it.where_cond(&left, &zeros)?);
             left = is_it.where_cond(&zeros, &left)?;
         }
-        Ok([Some(Tensor::cat(&slopes, 0)?), None])
+        Ok([Some(Tensor::cat(&slopes, 0)?)])
     })?;
     largest.squeeze(0)
 }
