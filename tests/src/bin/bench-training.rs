@@ -222,7 +222,9 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
         println!("{}", serde_json::to_string_pretty(&json!({"peak_gflops": (peak / 1e9).round(), "rows": rows}))?);
         return Ok(());
     }
-    println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
+    if peak > 0.0 {
+        println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
+    }
     println!(
         "| network | use of the machine | contender | images/s | spread | Gannet is … times as fast | of the dense peak | MB | first step, s |"
     );
@@ -231,7 +233,7 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         let whole = |key: &str| row[key].as_f64().unwrap_or(f64::NAN).round();
         println!(
-            "| {} | {} | {} | {} | {} to {} | {} | {} % | {} | {} |",
+            "| {} | {} | {} | {} | {} to {} | {} | {} | {} | {} |",
             text("network"),
             text("way"),
             text("contender"),
@@ -239,7 +241,7 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
             whole("from"),
             whole("to"),
             row["gannet_is_times_as_fast"],
-            whole("percent_of_dense_peak"),
+            row["percent_of_dense_peak"].as_f64().map_or_else(|| "–".into(), |share| format!("{share} %")),
             whole("megabytes"),
             row["first_step_seconds"],
         );

@@ -165,7 +165,7 @@ impl Device {
     pub fn open(self) -> Result<Backend, DeviceError> {
         match self {
             Self::Cpu => Ok(Backend::Engine),
-            Self::Cuda(number) => match candle_core::Device::new_cuda(number).and_then(keep_freed) {
+            Self::Cuda(number) => match candle_core::Device::new_cuda(number) {
                 Ok(device) => Ok(Backend::Candle(device)),
                 Err(candle_core::Error::NotCompiledWithCudaSupport) => Err(DeviceError::NotBuilt(self)),
                 Err(error) => Err(DeviceError::Fails { device: self, problem: bare(error).to_string() }),
@@ -177,35 +177,6 @@ impl Device {
 /// An error of candle's without the addresses that led to it.
 fn bare(error: candle_core::Error) -> candle_core::Error {
     if let candle_core::Error::WithBacktrace { inner, .. } = error { bare(*inner) } else { error }
-}
-
-/// Lets the driver keep memory that tensors leave. As it comes it hands it back whenever a number is waited for, which is at
-/// every step, and the next step's tensors have to be mapped anew.
-#[cfg(feature = "cuda")]
-fn keep_freed(device: candle_core::Device) -> candle_core::Result<candle_core::Device> {
-    use candle_core::cuda::cudarc::driver::sys;
-    let context = device.as_cuda_device()?.cuda_stream();
-    let context = context.context();
-    if std::env::var_os("GANNET_X_NOPOOL").is_some() {
-        return Ok(device);
-    }
-    if context.has_async_alloc() {
-        let (mut pool, mut most) = (std::ptr::null_mut(), u64::MAX);
-        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        // SAFETY: both write to, or read from, what they are given, which outlives the calls; the pool is the device's own.
-        unsafe {
-            sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device())
-                .result()
-                .and_then(|()| sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut most).cast()).result())
-                .map_err(candle_core::Error::wrap)?;
-        }
-    }
-    Ok(device)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn keep_freed(device: candle_core::Device) -> candle_core::Result<candle_core::Device> {
-    Ok(device)
 }
 
 /// A device that was opened, with what computes on it.

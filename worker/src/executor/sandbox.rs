@@ -20,6 +20,7 @@ pub(super) fn enter() -> Result<(), NoSandbox> {
         libc::SYS_connect,
         libc::SYS_bind,
         libc::SYS_listen,
+        libc::SYS_accept,
         libc::SYS_accept4,
         libc::SYS_execve,
         libc::SYS_execveat,

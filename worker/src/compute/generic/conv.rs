@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use engine::Window;
 
 use super::aside::with_gradient;
-use super::ops::{beside, framed, taps};
+use super::ops::{beside, framed, sums_of_channels, taps};
 
 /// A convolution in groups.
 pub(super) fn conv(
@@ -18,10 +18,13 @@ pub(super) fn conv(
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let y = match Square::of(window).filter(|_| groups == 1) {
-        Some(square) => square.conv(x, window, weight)?,
-        None => conv_of_taps(x, window, groups, weight)?,
-    };
+    match Square::of(window).filter(|_| groups == 1) {
+        Some(square) => square.conv(x, window, weight, bias),
+        None => with_bias(conv_of_taps(x, window, groups, weight)?, bias),
+    }
+}
+
+fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) => y.broadcast_add(&beside(bias, &y)?),
         None => Ok(y),
@@ -52,7 +55,7 @@ impl Square {
     }
 
     /// A convolution by candle's, whose gradients are convolutions, too.
-    fn conv(mut self, x: &Tensor, window: &Window, weight: &Tensor) -> Result<Tensor> {
+    fn conv(mut self, x: &Tensor, window: &Window, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let fits = |axis: usize| {
             let padded = x.dims()[axis + 2] + 2 * self.padding;
             padded > self.reach() && (padded - self.reach() - 1) / self.stride + 1 == window.output[axis]
@@ -64,10 +67,12 @@ impl Square {
         }
         let of = |x: &Tensor, weight: &Tensor| x.conv2d(weight, self.padding, self.stride, self.dilation, 1);
         let has_slope = x.track_op();
-        let y = of(&x.detach(), &weight.detach())?;
-        with_gradient(y, [&x, weight], move |[x, weight], _, slope| {
+        let has_bias = bias.is_some();
+        let y = with_bias(of(&x.detach(), &weight.detach())?, bias.map(Tensor::detach).as_ref())?;
+        with_gradient(y, [&x, weight, bias.unwrap_or(weight)], move |[x, weight, _], _, slope| {
             let of_x = if has_slope { Some(self.slope_of_input(x, weight, slope)?) } else { None };
-            Ok([of_x, Some(self.slope_of_weight(x, slope)?)])
+            let of_bias = if has_bias { Some(sums_of_channels(slope)?) } else { None };
+            Ok([of_x, Some(self.slope_of_weight(x, slope)?), of_bias])
         })
     }
 

@@ -75,9 +75,10 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     }
 }
 
-/// Every dimension but the channels'.
-fn all_but_channels(x: &Tensor) -> Vec<usize> {
-    (0..x.rank()).filter(|dim| *dim != 1).collect()
+/// The sum `[C]` of each channel: of each map first, which are many, so that a GPU has work for all its parts.
+pub(super) fn sums_of_channels(x: &Tensor) -> Result<Tensor> {
+    let of_maps = if x.rank() > 2 { x.flatten_from(2)?.sum(2)? } else { x.clone() };
+    of_maps.sum(0)
 }
 
 /// A batch norm by the batch's own statistics, and these: the mean and the variance `[C]`.
@@ -87,17 +88,16 @@ pub(super) fn batch_norm_of_batch(
     [weight, bias]: [&Tensor; 2],
 ) -> Result<(Tensor, [Tensor; 2])> {
     let constant = x.detach();
-    let dims = all_but_channels(x);
-    let mean = constant.mean(dims.as_slice())?;
+    let share = x.dim(1)? as f64 / x.elem_count() as f64;
+    let mean = (sums_of_channels(&constant)? * share)?;
     let centred = constant.broadcast_sub(&beside(&mean, x)?)?;
-    let variance = centred.sqr()?.mean(dims.as_slice())?;
+    let variance = (sums_of_channels(&centred.sqr()?)? * share)?;
     let scale = (&variance + epsilon)?.sqrt()?.recip()?;
     let y = centred.broadcast_mul(&beside(&(weight.detach() * &scale)?, x)?)?;
     let y = y.broadcast_add(&beside(&bias.detach(), x)?)?;
     let y = with_gradient(y, [x, weight, bias], move |[x, weight, _], _, slope| {
-        let share = weight.elem_count() as f64 / x.elem_count() as f64;
-        let of_bias = slope.sum(dims.as_slice())?;
-        let of_weight = ((slope * &centred)?.sum(dims.as_slice())? * &scale)?;
+        let of_bias = sums_of_channels(slope)?;
+        let of_weight = (sums_of_channels(&(slope * &centred)?)? * &scale)?;
         // Both statistics follow x: what is along a constant, or along x itself, goes.
         let factor = (weight * &scale)?;
         let along = (((&factor * &scale)? * &of_weight)? * share)?;
