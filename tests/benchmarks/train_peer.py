@@ -1,8 +1,9 @@
 """A peer of the training benchmark: trains a network for a while in this process and prints a line of JSON.
 
-    train_peer.py torch|torch-channels-last|tensorflow cnn|resnet|mlp FOLDER IMAGES THREADS
+    train_peer.py torch|torch-channels-last|tensorflow cnn|resnet|mlp FOLDER IMAGES THREADS [DEVICE]
 
-FOLDER holds `inputs.u8` and `labels.u8`. Batches of 64, SGD, fp32, the pictures in the order of the file.
+FOLDER holds `inputs.u8` and `labels.u8`. Batches of 64, SGD, fp32, the pictures in the order of the file. A
+DEVICE is PyTorch's alone; each batch goes there as bytes.
 """
 
 import time
@@ -17,6 +18,7 @@ import sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 contender, network, folder = sys.argv[1:4]
 images, threads = int(sys.argv[4]), int(sys.argv[5])
+device = sys.argv[6] if len(sys.argv) > 6 else "cpu"
 BATCH, WARM_UP = 64, 640
 import numpy as np
 
@@ -59,14 +61,15 @@ def torch_side():
         net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
+    net = net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     x, y = torch.from_numpy(inputs), torch.from_numpy(labels)
 
     def step(at):
-        rows = x[at:at + BATCH].float() / 255
+        rows = x[at:at + BATCH].to(device).float() / 255
         if channels_last:
             rows = rows.contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(net(rows), y[at:at + BATCH])
+        loss = F.cross_entropy(net(rows), y[at:at + BATCH].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,14 +119,27 @@ def tensorflow_side():
 
 
 step = tensorflow_side() if contender == "tensorflow" else torch_side()
+
+
+def wait():
+    # A GPU computes behind the program's back.
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 batches = len(labels) // BATCH
 steps = -(-(WARM_UP + images) // BATCH)
 for number in range(steps):
     step(number % batches * BATCH)
     if number == 0:
+        wait()
         first_step = time.time() - START
     if (number + 1) * BATCH == WARM_UP:
+        wait()
         clock = time.time()
+wait()
 print(json.dumps({
     "images_per_second": (steps * BATCH - WARM_UP) / (time.time() - clock),
     "first_step_seconds": first_step,

@@ -62,6 +62,30 @@ async fn an_executor_that_dies_costs_its_job_a_crash_and_the_worker_goes_on() {
     .await;
 }
 
+/// Also those that were there before the filter.
+#[tokio::test]
+async fn every_thread_of_an_executor_is_behind_the_filter() {
+    Fleet::run("every_thread_of_an_executor_is_behind_the_filter", async |fleet| {
+        let dataset = fleet.push_pictures().await?;
+        submit_trial(fleet, "locked", &dataset, 4000).await?;
+        let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "#", LIMIT).await?;
+        let worker = fleet.worker("jailer")?;
+        begun(&mut progress, "locked").await?;
+        let mut threads = 0;
+        for executor in children_of(worker.pid()) {
+            for thread in std::fs::read_dir(format!("/proc/{executor}/task"))? {
+                let status = std::fs::read_to_string(thread?.path().join("status"))?;
+                // 2: a filter.
+                ensure!(status.contains("\nSeccomp:\t2\n"), "a thread without a filter: {status}");
+                threads += 1;
+            }
+        }
+        ensure!(threads > 1, "executors have several threads: {threads}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_executor_that_hangs_ends_with_its_worker() {
     Fleet::run("an_executor_that_hangs_ends_with_its_worker", async |fleet| {

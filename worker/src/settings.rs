@@ -58,7 +58,7 @@ impl WorkerSettings {
         let slots = slots.unwrap_or_else(|| device.slots());
         let mut executor = ExecutorSettings::new(program);
         executor.device = device;
-        executor.limit_memory(memory_each(slots));
+        executor.limit_memory(memory_each(slots, device));
         Ok(Self {
             name: format!("{}-{}", hostname(), std::process::id()),
             slots,
@@ -76,9 +76,14 @@ impl WorkerSettings {
 
 /// An equal share of nine tenths of the memory, so that it is an executor that runs out of it and not the machine, where
 /// the kernel may take the worker. On a machine with too little for all its slots each has enough for a small network.
-fn memory_each(slots: u32) -> Option<u64> {
+fn memory_each(slots: u32, device: Device) -> Option<u64> {
     let share = crate::memory::available()? / 10 * 9 / u64::from(slots.max(1));
-    Some(share.max(2 * LEAST_MEMORY))
+    let least = match device {
+        Device::Cpu => 2 * LEAST_MEMORY,
+        // A driver and its libraries take more than half a GiB of this machine's memory, too.
+        Device::Cuda(_) => 4 * LEAST_MEMORY,
+    };
+    Some(share.max(least))
 }
 
 /// This machine's name.

@@ -28,6 +28,9 @@ struct Arguments {
     /// A folder with MNIST's training files (*-ubyte.gz); without it the pictures are noise
     #[arg(long, value_name = "FOLDER")]
     mnist: Option<PathBuf>,
+    /// Measure on this device of each contender, in one process: `cuda:0`
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Rounds
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -68,10 +71,14 @@ fn main() -> Result<()> {
     for round in 0..arguments.rounds {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
         let path = engine::Path::best();
-        peak = engine::peak::peak_flops(path).max(peak);
+        if arguments.device.is_none() {
+            peak = engine::peak::peak_flops(path).max(peak);
+        }
         for (network, share, _) in NETWORKS {
             for contender in CONTENDERS {
-                if contender == "candle" && network != "cnn" || is_peer(contender) && arguments.python.is_none() {
+                let cpu_alone = contender == "tensorflow" && arguments.device.is_some();
+                let missing = is_peer(contender) && arguments.python.is_none();
+                if contender == "candle" && network != "cnn" || missing || cpu_alone {
                     continue;
                 }
                 // Slow ones get fewer: their speed is as steady.
@@ -79,6 +86,9 @@ fn main() -> Result<()> {
                 let images = (arguments.images as f64 * part) as usize;
                 let ways = [("one thread a core", cores, 1), ("one process", 1, cores)];
                 for (way, processes, threads) in ways {
+                    if processes > 1 && arguments.device.is_some() {
+                        continue;
+                    }
                     let started: Vec<_> = (0..processes)
                         .map(|core| {
                             let pinned = (processes > 1).then_some(core);
@@ -129,6 +139,7 @@ fn start(
     }
     words.extend([contender.into(), network.into(), data.join(network).display().to_string()]);
     words.extend([images.to_string(), threads.to_string()]);
+    words.extend(arguments.device.clone());
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
@@ -211,7 +222,9 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
         println!("{}", serde_json::to_string_pretty(&json!({"peak_gflops": (peak / 1e9).round(), "rows": rows}))?);
         return Ok(());
     }
-    println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
+    if peak > 0.0 {
+        println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
+    }
     println!(
         "| network | use of the machine | contender | images/s | spread | Gannet is … times as fast | of the dense peak | MB | first step, s |"
     );
@@ -220,7 +233,7 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         let whole = |key: &str| row[key].as_f64().unwrap_or(f64::NAN).round();
         println!(
-            "| {} | {} | {} | {} | {} to {} | {} | {} % | {} | {} |",
+            "| {} | {} | {} | {} | {} to {} | {} | {} | {} | {} |",
             text("network"),
             text("way"),
             text("contender"),
@@ -228,7 +241,7 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
             whole("from"),
             whole("to"),
             row["gannet_is_times_as_fast"],
-            whole("percent_of_dense_peak"),
+            row["percent_of_dense_peak"].as_f64().map_or_else(|| "–".into(), |share| format!("{share} %")),
             whole("megabytes"),
             row["first_step_seconds"],
         );

@@ -6,19 +6,19 @@ use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 
-use super::{BATCH, Measured, WARM_UP};
+use super::{BATCH, Backend, Measured, WARM_UP};
 
 struct Net {
     weights: Vec<(Var, Var)>,
 }
 
 impl Net {
-    fn new() -> Result<Self> {
+    fn new(device: &Device) -> Result<Self> {
         let shapes: [&[usize]; 4] = [&[32, 1, 5, 5], &[64, 32, 5, 5], &[512, 3136], &[10, 512]];
         let weights = shapes.iter().map(|shape| {
             let bound = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() as f32;
-            let weight = Var::rand(-bound, bound, *shape, &Device::Cpu)?;
-            Ok((weight, Var::zeros(shape[0], candle_core::DType::F32, &Device::Cpu)?))
+            let weight = Var::rand(-bound, bound, *shape, device)?;
+            Ok((weight, Var::zeros(shape[0], candle_core::DType::F32, device)?))
         });
         Ok(Self { weights: weights.collect::<Result<_>>()? })
     }
@@ -39,20 +39,21 @@ impl Net {
     }
 }
 
-pub(super) fn train(started: Instant, file: &Path, images: usize) -> anyhow::Result<Measured> {
+pub(super) fn train(started: Instant, file: &Path, images: usize, backend: &Backend) -> anyhow::Result<Measured> {
+    let device = if let Backend::Candle(device) = backend { device } else { &Device::Cpu };
     // SAFETY: nobody changes the file while this benchmark runs.
     let file = unsafe { candle_core::safetensors::MmapedSafetensors::new(file) }?;
     let inputs = file.get("inputs")?.data();
     let labels: Vec<u32> = file.load("labels", &Device::Cpu)?.to_vec1()?;
-    let net = Net::new()?;
+    let net = Net::new(device)?;
     let (mut first_step, mut clock) = (0.0, Instant::now());
     let batches = labels.len() / BATCH;
     let steps = (WARM_UP + images).div_ceil(BATCH);
     for step in 0..steps {
         let at = step % batches * BATCH;
         let pixels: Vec<f32> = inputs[at * 784..(at + BATCH) * 784].iter().map(|x| f32::from(*x) / 255.0).collect();
-        let x = Tensor::from_vec(pixels, (BATCH, 1, 28, 28), &Device::Cpu)?;
-        let y = Tensor::from_vec(labels[at..at + BATCH].to_vec(), (BATCH, 1), &Device::Cpu)?;
+        let x = Tensor::from_vec(pixels, (BATCH, 1, 28, 28), device)?;
+        let y = Tensor::from_vec(labels[at..at + BATCH].to_vec(), (BATCH, 1), device)?;
         let logits = net.forward(&x)?;
         let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         let losses = (logits.exp()?.sum_keepdim(D::Minus1)?.log()? - logits.gather(&y, D::Minus1)?)?;
@@ -63,12 +64,15 @@ pub(super) fn train(started: Instant, file: &Path, images: usize) -> anyhow::Res
             }
         }
         if step == 0 {
+            device.synchronize()?;
             first_step = started.elapsed().as_secs_f64();
         }
         if (step + 1) * BATCH == WARM_UP {
+            device.synchronize()?;
             clock = Instant::now();
         }
     }
+    device.synchronize()?;
     let measured = steps * BATCH - WARM_UP;
     Ok(Measured { first_step, images_per_second: measured as f64 / clock.elapsed().as_secs_f64() })
 }

@@ -1,6 +1,7 @@
 //! One contender of `tests/benchmarks/run training`: trains a network for a while in this process and prints a line of JSON.
 //!
-//! `train_once gannet|candle cnn|resnet|mlp FOLDER IMAGES THREADS`, where FOLDER holds `train.safetensors`: a split with 10 classes
+//! `train_once gannet|candle cnn|resnet|mlp FOLDER IMAGES THREADS [DEVICE]`, where FOLDER holds `train.safetensors`: a split with
+//! 10 classes
 
 mod candle;
 
@@ -11,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use shared::contract::{Dataset, Trial};
-use worker::compute::{Backend, Decoded, Flow, Step, TrainingJob, keep_pages, set_threads, simd_path, train};
+use worker::compute::{Backend, Decoded, Device, Flow, Step, TrainingJob, keep_pages, set_threads, train};
 
 const BATCH: usize = 64;
 /// Images before the clock starts.
@@ -27,24 +28,26 @@ struct Measured {
 fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, contender, network, folder, images, threads] = arguments.as_slice() else {
-        bail!("usage: train_once gannet|candle cnn|resnet|mlp FOLDER IMAGES THREADS");
+    let [_, contender, network, folder, images, threads, device @ ..] = arguments.as_slice() else {
+        bail!("usage: train_once gannet|candle cnn|resnet|mlp FOLDER IMAGES THREADS [DEVICE]");
     };
+    let device: Device = device.first().map_or(Ok(Device::Cpu), |name| name.parse()).map_err(anyhow::Error::msg)?;
     let images: usize = images.parse().context("read the number of images")?;
     let threads = threads.parse().context("read the number of threads")?;
     keep_pages();
     set_threads(threads);
+    let backend = device.open()?;
     let file = Path::new(folder).join("train.safetensors");
     let measured = match contender.as_str() {
-        "gannet" => gannet(started, network, &file, images)?,
-        "candle" => candle::train(started, &file, images)?,
+        "gannet" => gannet(started, network, &file, images, &backend)?,
+        "candle" => candle::train(started, &file, images, &backend)?,
         other => bail!("no contender `{other}`: gannet or candle"),
     };
     let line = json!({
         "images_per_second": measured.images_per_second,
         "first_step_seconds": measured.first_step,
         "megabytes": peak_megabytes(),
-        "path": simd_path(),
+        "path": backend.path(),
     });
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
@@ -93,7 +96,7 @@ fn network(name: &str) -> anyhow::Result<(Vec<Value>, Vec<usize>)> {
 }
 
 /// Through what an executor calls.
-fn gannet(started: Instant, name: &str, file: &Path, images: usize) -> anyhow::Result<Measured> {
+fn gannet(started: Instant, name: &str, file: &Path, images: usize, backend: &Backend) -> anyhow::Result<Measured> {
     let (layers, shape) = network(name)?;
     let folder = tempfile::tempdir()?;
     let rows = rows(file)?;
@@ -109,7 +112,7 @@ fn gannet(started: Instant, name: &str, file: &Path, images: usize) -> anyhow::R
         "seed": 1
     }))?;
     let out = folder.path().join("out.safetensors");
-    let (trial, dataset, backend) = (&trial, &dataset, &Backend::Engine);
+    let (trial, dataset) = (&trial, &dataset);
     let job = TrainingJob { trial, dataset, train: file, resume: None, out: &out, backend };
     let (mut steps, mut clock) = (0, Instant::now());
     let (mut first_step, mut seconds) = (0.0, 0.0);

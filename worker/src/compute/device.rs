@@ -146,12 +146,16 @@ impl Device {
         }
     }
 
-    /// Whether its driver or the driver's libraries read an environment variable: which devices there are, where libraries
-    /// lie, and where kernels are kept once they are compiled (below the home folder unless said otherwise).
+    /// Whether an executor on it needs an environment variable: where libraries lie, which a program for GPUs is linked with
+    /// whatever it computes on; and what the driver reads, which devices there are, and where kernels are kept once they are
+    /// compiled (below the home folder unless said otherwise).
     pub(crate) fn reads(self, variable: &OsStr) -> bool {
-        let name = variable.to_str().unwrap_or_default();
-        let own = ["LD_LIBRARY_PATH", "HOME"].contains(&name);
-        self != Self::Cpu && (own || ["CUDA_", "NVIDIA_"].iter().any(|prefix| name.starts_with(prefix)))
+        match variable.to_str().unwrap_or_default() {
+            "LD_LIBRARY_PATH" => cfg!(feature = "cuda"),
+            name => {
+                self != Self::Cpu && (name == "HOME" || ["CUDA_", "NVIDIA_"].iter().any(|own| name.starts_with(own)))
+            }
+        }
     }
 
     /// Takes the device.
@@ -164,10 +168,15 @@ impl Device {
             Self::Cuda(number) => match candle_core::Device::new_cuda(number) {
                 Ok(device) => Ok(Backend::Candle(device)),
                 Err(candle_core::Error::NotCompiledWithCudaSupport) => Err(DeviceError::NotBuilt(self)),
-                Err(error) => Err(DeviceError::Fails { device: self, problem: error.to_string() }),
+                Err(error) => Err(DeviceError::Fails { device: self, problem: bare(error).to_string() }),
             },
         }
     }
+}
+
+/// An error of candle's without the addresses that led to it.
+fn bare(error: candle_core::Error) -> candle_core::Error {
+    if let candle_core::Error::WithBacktrace { inner, .. } = error { bare(*inner) } else { error }
 }
 
 /// A device that was opened, with what computes on it.
@@ -232,9 +241,11 @@ mod tests {
 
     #[test]
     fn executors_on_the_processors_have_an_empty_environment() {
-        for name in ["LD_LIBRARY_PATH", "HOME", "CUDA_VISIBLE_DEVICES"].map(OsStr::new) {
+        for name in ["HOME", "CUDA_VISIBLE_DEVICES"].map(OsStr::new) {
             assert!(!Device::Cpu.reads(name) && Device::Cuda(0).reads(name), "{name:?}");
         }
+        // The program's own, if it is linked with the driver.
+        assert_eq!(Device::Cpu.reads(OsStr::new("LD_LIBRARY_PATH")), cfg!(feature = "cuda"));
         assert!(!Device::Cuda(0).reads(OsStr::new("AWS_SECRET_ACCESS_KEY")));
     }
 

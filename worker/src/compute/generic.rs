@@ -3,6 +3,8 @@
 //! Only operations that candle has on every device are used, and of these only ones whose gradient is right there
 //! ([`ops`] says which are not). Numbers agree with the engine's but for rounding.
 
+mod aside;
+mod conv;
 mod ops;
 mod optimizer;
 #[cfg(test)]
@@ -145,16 +147,16 @@ impl Net {
         let own = |id: ParameterId| &parameters[id.index()];
         match &node.op {
             Op::Input => unreachable!("a graph has one input, its first node"),
-            Op::Conv { window, groups, weight, bias } => ops::conv(x, window, *groups, own(*weight), bias.map(own)),
+            Op::Conv { window, groups, weight, bias } => conv::conv(x, window, *groups, own(*weight), bias.map(own)),
             Op::Linear { weight, bias } => ops::linear(x, own(*weight), bias.map(own)),
             Op::BatchNorm { momentum, epsilon, affine, mean, variance } => {
                 let affine = [own(affine.weight), own(affine.bias)];
                 let Mode::Train { .. } = mode else {
                     return ops::batch_norm(x, [own(*mean), own(*variance)], *epsilon, affine);
                 };
-                let statistics = ops::statistics(x)?;
+                let (y, statistics) = ops::batch_norm_of_batch(x, *epsilon, affine)?;
                 self.follow([*mean, *variance], &statistics, x.elem_count() / x.dim(1)?, *momentum)?;
-                ops::batch_norm(x, statistics.each_ref(), *epsilon, affine)
+                Ok(y)
             }
             Op::RowNorm { groups, epsilon, affine } => {
                 ops::row_norm(x, *groups, *epsilon, [own(affine.weight), own(affine.bias)])
@@ -187,7 +189,7 @@ impl Net {
             if let Some(factor) = factor {
                 let var = &self.parameters[id.index()];
                 let old = (var.as_detached_tensor() * (1.0 - momentum))?;
-                var.set(&(old + (new.detach() * (factor * momentum))?)?)?;
+                var.set(&(old + (new * (factor * momentum))?)?)?;
             }
         }
         Ok(())

@@ -36,15 +36,14 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     compute::keep_pages();
     ignore_stop_signals();
     limits::enter()?;
-    // Read before any thread starts, so that the filter holds for all of them.
+    let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    compute::set_threads(threads);
+    let device: Device = std::env::var("GANNET_DEVICE").map_or(Ok(Device::Cpu), |name| name.parse())?;
+    let backend = device.open()?;
+    // Before anything from outside is read. Behind it NVIDIA's driver would not start; once started it needs no forbidden call.
     if std::env::var_os("GANNET_UNSANDBOXED").is_none() {
         sandbox::enter()?;
     }
-    let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    compute::set_threads(threads);
-    // Behind the filter: a driver starts threads.
-    let device: Device = std::env::var("GANNET_DEVICE").map_or(Ok(Device::Cpu), |name| name.parse())?;
-    let backend = device.open()?;
     let to_end = Arc::new(ToEnd::default());
     let (sender, orders) = mpsc::channel();
     let reader_to_end = Arc::clone(&to_end);

@@ -1,17 +1,17 @@
 //! What an executor may not do: reach a network, start programs, look into other processes.
 //!
 //! The executor parses pictures and models from anywhere; a hole in a decoder must not become a hole
-//! in the fleet. A seccomp filter (Linux 3.5 or newer) answers the calls below with `EPERM`.
+//! in the fleet. A seccomp filter (Linux 3.17 or newer) answers the calls below with `EPERM`.
 
 /// Why an executor cannot be locked in.
 #[derive(Debug, thiserror::Error)]
 #[error("this system cannot sandbox executors ({0}): start with --unsandboxed to run without, on trusted input only")]
 pub(super) struct NoSandbox(String);
 
-/// Locks this thread, and all it starts later, in.
+/// Locks all threads of this process in, and those that they start later.
 #[cfg(target_os = "linux")]
 pub(super) fn enter() -> Result<(), NoSandbox> {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
     use std::collections::BTreeMap;
 
     let forbidden = [
@@ -20,6 +20,7 @@ pub(super) fn enter() -> Result<(), NoSandbox> {
         libc::SYS_connect,
         libc::SYS_bind,
         libc::SYS_listen,
+        libc::SYS_accept,
         libc::SYS_accept4,
         libc::SYS_execve,
         libc::SYS_execveat,
@@ -44,7 +45,7 @@ pub(super) fn enter() -> Result<(), NoSandbox> {
         .map_err(|error| NoSandbox(error.to_string()))?;
     let program: BpfProgram =
         filter.try_into().map_err(|error: seccompiler::BackendError| NoSandbox(error.to_string()))?;
-    apply_filter(&program).map_err(|error| NoSandbox(error.to_string()))
+    apply_filter_all_threads(&program).map_err(|error| NoSandbox(error.to_string()))
 }
 
 /// There is no filter for this system yet.

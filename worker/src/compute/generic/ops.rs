@@ -1,14 +1,14 @@
-//! The graph's operations in candle's.
+//! The graph's operations in candle's, convolutions apart.
 //!
-//! Maps are `[N, C, H, W]`. A window's taps are views of its padded input, a stride apart; convolutions are matrix
-//! products of them, pools their sums and maxima. candle's own `conv2d` has one stride and one dilation for both axes,
-//! its gradient fails where a stride leaves rows and columns over by different numbers, and those of `max_pool2d`
-//! and `avg_pool2d` are wrong or missing. Its `relu` lets the gradient through at zero, where PyTorch and the engine do not,
-//! and `gelu_erf` has a gradient of six digits.
+//! Maps are `[N, C, H, W]`. Pools are maxima and sums of a window's taps. candle's gradients of `max_pool2d`
+//! and `avg_pool2d` are wrong or missing; its `relu` lets the gradient through at zero, where PyTorch and the engine do not,
+//! and `gelu_erf` has a gradient of six digits. Where autograd would follow dozens of operations, one is made of them.
 
 use candle_core::{D, Result, Tensor};
 use engine::Window;
 use engine::graph::Activation;
+
+use super::aside::with_gradient;
 
 /// Every `stride`-th of a dimension's places from `start`, `count` of them. `stride` places follow the last one's, too.
 fn every(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> Result<Tensor> {
@@ -23,7 +23,7 @@ fn every(x: &Tensor, dim: usize, start: usize, count: usize, stride: usize) -> R
 }
 
 /// `x` with `value` around it, as far as [`every`] reads.
-fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
+pub(super) fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
     let mut x = x.clone();
     for axis in 0..2 {
         let dim = axis + 2;
@@ -48,7 +48,7 @@ fn framed(x: &Tensor, window: &Window, value: f64) -> Result<Tensor> {
 }
 
 /// What each tap of a window meets, in the order of rows; the last two dimensions are height and width.
-fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
+pub(super) fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
     let Window { kernel, stride, dilation, output, .. } = window;
     let mut taps = Vec::with_capacity(window.taps());
     for row in 0..kernel[0] {
@@ -61,32 +61,10 @@ fn taps(x: &Tensor, window: &Window) -> Result<Vec<Tensor>> {
 }
 
 /// A number a channel, or an element, beside all examples of `x`.
-fn beside(values: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(super) fn beside(values: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut shape = vec![1; x.rank()];
     shape[1..=values.rank()].copy_from_slice(values.dims());
     values.reshape(shape)
-}
-
-pub(super) fn conv(
-    x: &Tensor,
-    window: &Window,
-    groups: usize,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (n, channels) = (x.dim(0)?, x.dim(1)?);
-    let (filters, [height, width]) = (weight.dim(0)?, window.output);
-    let (of_group, count, taps_count) = (channels / groups, n * window.outputs(), window.taps());
-    let x = framed(x, window, 0.0)?.transpose(0, 1)?;
-    let columns = Tensor::stack(&taps(&x, window)?, 0)?.reshape((taps_count, groups, of_group, count))?;
-    let columns = columns.transpose(0, 1)?.reshape((groups, taps_count * of_group, count))?;
-    let weight = weight.reshape((groups, filters / groups, of_group, taps_count))?.transpose(2, 3)?;
-    let weight = weight.reshape((groups, filters / groups, taps_count * of_group))?;
-    let y = weight.matmul(&columns)?.reshape((filters, n, height, width))?.transpose(0, 1)?.contiguous()?;
-    match bias {
-        Some(bias) => y.broadcast_add(&beside(bias, &y)?),
-        None => Ok(y),
-    }
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -97,12 +75,37 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     }
 }
 
-/// The mean and the variance `[C]` of all but the channels.
-pub(super) fn statistics(x: &Tensor) -> Result<[Tensor; 2]> {
-    let dims: Vec<usize> = (0..x.rank()).filter(|dim| *dim != 1).collect();
-    let mean = x.mean(dims.as_slice())?;
-    let variance = x.broadcast_sub(&beside(&mean, x)?)?.sqr()?.mean(dims.as_slice())?;
-    Ok([mean, variance])
+/// The sum `[C]` of each channel: of each map first, which are many, so that a GPU has work for all its parts.
+pub(super) fn sums_of_channels(x: &Tensor) -> Result<Tensor> {
+    let of_maps = if x.rank() > 2 { x.flatten_from(2)?.sum(2)? } else { x.clone() };
+    of_maps.sum(0)
+}
+
+/// A batch norm by the batch's own statistics, and these: the mean and the variance `[C]`.
+pub(super) fn batch_norm_of_batch(
+    x: &Tensor,
+    epsilon: f64,
+    [weight, bias]: [&Tensor; 2],
+) -> Result<(Tensor, [Tensor; 2])> {
+    let constant = x.detach();
+    let share = x.dim(1)? as f64 / x.elem_count() as f64;
+    let mean = (sums_of_channels(&constant)? * share)?;
+    let centred = constant.broadcast_sub(&beside(&mean, x)?)?;
+    let variance = (sums_of_channels(&centred.sqr()?)? * share)?;
+    let scale = (&variance + epsilon)?.sqrt()?.recip()?;
+    let y = centred.broadcast_mul(&beside(&(weight.detach() * &scale)?, x)?)?;
+    let y = y.broadcast_add(&beside(&bias.detach(), x)?)?;
+    let y = with_gradient(y, [x, weight, bias], move |[x, weight, _], _, slope| {
+        let of_bias = sums_of_channels(slope)?;
+        let of_weight = (sums_of_channels(&(slope * &centred)?)? * &scale)?;
+        // Both statistics follow x: what is along a constant, or along x itself, goes.
+        let factor = (weight * &scale)?;
+        let along = (((&factor * &scale)? * &of_weight)? * share)?;
+        let constant = ((&factor * &of_bias)? * share)?;
+        let of_x = slope.broadcast_mul(&beside(&factor, x)?)?.sub(&centred.broadcast_mul(&beside(&along, x)?)?)?;
+        Ok([Some(of_x.broadcast_sub(&beside(&constant, x)?)?), Some(of_weight), Some(of_bias)])
+    })?;
+    Ok((y, [mean, variance]))
 }
 
 pub(super) fn batch_norm(
@@ -125,7 +128,12 @@ pub(super) fn row_norm(x: &Tensor, groups: usize, epsilon: f64, [weight, bias]: 
 
 /// Not a number stays so: comparisons with it fail, and then `x` itself is taken.
 pub(super) fn activation(function: Activation, x: &Tensor) -> Result<Tensor> {
-    let relu = |x: &Tensor| x.le(0.0)?.where_cond(&x.zeros_like()?, x);
+    let relu = |x: &Tensor| {
+        with_gradient(x.detach().elu(0.0)?, [x], |_, y, slope| {
+            let zeros = y.zeros_like()?;
+            Ok([Some(y.gt(&zeros)?.where_cond(slope, &zeros)?)])
+        })
+    };
     let relu6 = |x: &Tensor| {
         let y = relu(x)?;
         y.ge(6.0)?.where_cond(&(y.zeros_like()? + 6.0)?, &y)
@@ -151,12 +159,39 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
 
 /// The largest of each window: of equal ones the first gets the gradient; one that is not a number wins and stays.
 pub(super) fn max_pool(x: &Tensor, window: &Window) -> Result<Tensor> {
-    let mut taps = taps(&framed(x, window, f64::NEG_INFINITY)?, window)?.into_iter();
-    let first = taps.next().expect("a window has a tap");
-    taps.try_fold(first, |best, tap| {
+    let taps = if window.kernel == window.stride && window.before == [0, 0] && window.dilation == [1, 1] {
+        tiles(x, window)?
+    } else {
+        Tensor::stack(&taps(&framed(x, window, f64::NEG_INFINITY)?, window)?, 0)?
+    };
+    let count = window.taps();
+    let detached = taps.detach();
+    let tap = |taps: &Tensor, index: usize| taps.narrow(0, index, 1);
+    let largest = (1..count).try_fold(tap(&detached, 0)?.force_contiguous()?, |best, index| {
+        let tap = tap(&detached, index)?;
         let wins = (tap.gt(&best)? + tap.ne(&tap)?)?;
         wins.where_cond(&tap, &best)
-    })
+    })?;
+    let largest = with_gradient(largest, [&taps], move |[taps], largest, slope| {
+        let (mut left, zeros, mut slopes) = (slope.clone(), slope.zeros_like()?, Vec::new());
+        for index in 0..count {
+            let tap = tap(taps, index)?;
+            let is_it = (tap.eq(largest)? + tap.ne(&tap)?)?;
+            slopes.push(is_it.where_cond(&left, &zeros)?);
+            left = is_it.where_cond(&zeros, &left)?;
+        }
+        Ok([Some(Tensor::cat(&slopes, 0)?)])
+    })?;
+    largest.squeeze(0)
+}
+
+/// The taps `[taps, N, C, H, W]` of windows side by side.
+fn tiles(x: &Tensor, window: &Window) -> Result<Tensor> {
+    let (n, channels, ..) = x.dims4()?;
+    let ([rows, columns], [height, width]) = (window.kernel, window.output);
+    let x = x.narrow(2, 0, height * rows)?.narrow(3, 0, width * columns)?;
+    let x = x.reshape((n, channels, height, rows, width, columns))?;
+    x.permute((3, 5, 0, 1, 2, 4))?.contiguous()?.reshape((rows * columns, n, channels, height, width))
 }
 
 pub(super) fn avg_pool(x: &Tensor, window: &Window, count_padding: bool) -> Result<Tensor> {

@@ -3,12 +3,12 @@
 mod golden;
 mod gradients;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
-use crate::compute::tests::noise;
+use crate::compute::tests::{apart, noise};
 
 fn tensor(name: &str, shape: &[usize]) -> Tensor {
-    Tensor::from_vec(noise(name, shape.iter().product()), shape, &Device::Cpu).expect("a tensor")
+    Tensor::from_vec(noise(name, shape.iter().product()), shape, &apart()).expect("a tensor")
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {

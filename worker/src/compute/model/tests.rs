@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::compute::tests::noise;
+use crate::compute::tests::{apart, noise};
 
 const ROWS: usize = 5;
 
@@ -55,7 +55,7 @@ fn networks() -> [(Value, Vec<usize>); 3] {
 }
 
 fn models(network: &Network, input: &[usize]) -> [Model; 2] {
-    [Backend::Engine, Backend::Candle(Device::Cpu)].map(|backend| {
+    [Backend::Engine, Backend::Candle(apart())].map(|backend| {
         let mut model = Model::new(network, input, ROWS, Purpose::Train, &backend).expect("a model");
         model.initialise(7).expect("first values");
         model

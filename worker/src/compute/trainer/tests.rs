@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use shared::digest::Digest;
 
 use super::*;
-use crate::compute::tests::Fixture;
+use crate::compute::tests::{Fixture, apart};
 use crate::compute::{Backend, evaluate};
 
 /// Everything that a checkpoint has to remember: batch norm, dropout, a bias, a residual block.
@@ -28,7 +28,7 @@ fn it_learns() {
 
 #[test]
 fn it_learns_on_candles_operations() {
-    learns(Fixture { backend: Backend::Candle(candle_core::Device::Cpu), ..Fixture::new(400) });
+    learns(Fixture { backend: Backend::Candle(apart()), ..Fixture::new(400) });
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "callers make one for this")]
@@ -94,7 +94,7 @@ fn an_interruption_changes_no_bit() {
 
 #[test]
 fn nor_does_one_on_candles_operations() {
-    is_whole_when_cut(Fixture { backend: Backend::Candle(candle_core::Device::Cpu), ..Fixture::new(60) });
+    is_whole_when_cut(Fixture { backend: Backend::Candle(apart()), ..Fixture::new(60) });
 }
 
 /// 45 rows to train on: three batches an epoch, the last of 13.

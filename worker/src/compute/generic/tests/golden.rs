@@ -1,6 +1,6 @@
 //! Every layer, the loss and every optimiser give what PyTorch gives. The scripts in `worker/tests/golden` made the files.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use engine::Mode;
 use engine::kernels::optimizer::{Rule, Step};
 
@@ -8,7 +8,7 @@ use super::numbers;
 use crate::compute::generic::optimizer::moved;
 use crate::compute::generic::{Net, ops};
 use crate::compute::graph::graph;
-use crate::compute::tests::golden;
+use crate::compute::tests::{apart, golden};
 
 /// The largest difference.
 fn difference(found: &Tensor, expected: &Tensor) -> f64 {
@@ -19,19 +19,19 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 
 #[test]
 fn layers_give_what_pytorch_gives() {
-    let all = golden::tensors();
+    let (all, device) = (golden::tensors(), apart());
     for case in golden::layers() {
         let tensor = |name: &str| &all[&format!("{}/{name}", case.name)];
         assert_eq!(tensor("output").dtype(), DType::F64, "the file has f64 numbers");
         let parameters = case.network.parameters(&case.input).expect("a network");
         let graph = graph(&case.network, &case.input, &parameters).expect("a network");
-        let net = Net::new(graph.clone(), &Device::Cpu, DType::F64).expect("a network");
+        let net = Net::new(graph.clone(), &device, DType::F64).expect("a network");
         for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
-            var.set(tensor(&parameter.name)).expect("a value");
+            var.set(&tensor(&parameter.name).to_device(&device).expect("a tensor")).expect("a value");
         }
         let train = Mode::Train { drop: &|_, _| panic!("no case has dropout in training") };
         let mode = if case.train { &train } else { &Mode::Infer };
-        let output = net.forward(tensor("input"), mode).expect("an output");
+        let output = net.forward(&tensor("input").to_device(&device).expect("a tensor"), mode).expect("an output");
         let error = difference(&output, tensor("output"));
         assert!(error < 1e-12, "{}: {error}", case.name);
         for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
@@ -47,9 +47,10 @@ fn layers_give_what_pytorch_gives() {
 fn the_loss_is_pytorchs() {
     let all = golden::tensors();
     let labels: Vec<u32> = numbers(&all["loss/labels"]).into_iter().map(|label| label as u32).collect();
-    let loss = ops::cross_entropy(&all["loss/logits"], &labels).and_then(|each| each.mean_all()).expect("a loss");
+    let logits = all["loss/logits"].to_device(&apart()).expect("logits");
+    let loss = ops::cross_entropy(&logits, &labels).and_then(|each| each.mean_all()).expect("a loss");
     assert!(difference(&loss, &all["loss/value"]) < 1e-12);
-    let extreme = Tensor::new(&[[1e30f32, -1e30, 0.0], [-1e4, -1e4, -1e4]], &Device::Cpu).expect("logits");
+    let extreme = Tensor::new(&[[1e30f32, -1e30, 0.0], [-1e4, -1e4, -1e4]], &apart()).expect("logits");
     let each = numbers(&ops::cross_entropy(&extreme, &[0, 1]).expect("a loss"));
     assert!(each[0] == 0.0 && (each[1] - 3f64.ln()).abs() < 1e-6, "{each:?}");
 }
@@ -58,7 +59,7 @@ fn the_loss_is_pytorchs() {
 fn steps_are_pytorchs() {
     for case in golden::optimizers() {
         let rule: Rule = case.rule();
-        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).expect("a tensor");
+        let tensor = |values: &[f32]| Tensor::new(values, &apart()).expect("a tensor");
         let mut weights = tensor(&case.start);
         let mut sums = vec![weights.zeros_like().expect("zeros"); rule.sums()];
         for (number, golden) in (0..).zip(&case.steps) {

@@ -1,6 +1,6 @@
 //! The gradient of every layer against central differences.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use engine::Mode;
 use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use shared::random;
 use super::{numbers, tensor};
 use crate::compute::generic::{Net, ops};
 use crate::compute::graph::graph;
-use crate::compute::tests::noise;
+use crate::compute::tests::{apart, noise};
 
 /// Half the distance of two points that a difference is taken between.
 const STEP: f64 = 1e-5;
@@ -24,7 +24,7 @@ fn check_with(layers: &Value, input: &[usize], loss: impl Fn(&Tensor) -> candle_
     let network: Network = serde_json::from_value(json!({"layers": layers})).expect("a network");
     let parameters = network.parameters(input).expect("a network");
     let graph = graph(&network, input, &parameters).expect("a graph");
-    let net = Net::new(graph.clone(), &Device::Cpu, DType::F64).expect("a network");
+    let net = Net::new(graph.clone(), &apart(), DType::F64).expect("a network");
     let mut vars = Vec::new();
     for (parameter, var) in graph.parameters().iter().zip(&net.parameters) {
         var.set(&tensor(&parameter.name, &parameter.shape)).expect("a value");
@@ -51,7 +51,7 @@ fn check_with(layers: &Value, input: &[usize], loss: impl Fn(&Tensor) -> candle_
         let at_shifted = |index: usize, shift: f64| {
             let mut moved = values.clone();
             moved[index] += shift;
-            var.set(&Tensor::from_vec(moved, var.dims(), &Device::Cpu).expect("a tensor")).expect("a value");
+            var.set(&Tensor::from_vec(moved, var.dims(), &apart()).expect("a tensor")).expect("a value");
             run().to_scalar::<f64>().expect("a number")
         };
         for index in (0..values.len()).step_by(values.len().div_ceil(CHECKED)) {
@@ -66,7 +66,7 @@ fn check_with(layers: &Value, input: &[usize], loss: impl Fn(&Tensor) -> candle_
 fn check(layers: &Value, input: &[usize]) {
     // A fixed random weight for each output, so that none of them can hide.
     check_with(layers, input, |output| {
-        let weights = Tensor::from_vec(noise("loss", output.elem_count()), output.dims(), &Device::Cpu)?;
+        let weights = Tensor::from_vec(noise("loss", output.elem_count()), output.dims(), &apart())?;
         (output * weights)?.sum_all()
     });
 }
@@ -132,7 +132,7 @@ fn activations_at_their_corners() {
         (Tanh, 1000.0, 1.0, 0.0),
     ] {
         for dtype in [DType::F32, DType::F64] {
-            let var = Tensor::new(&[x], &Device::Cpu).and_then(|t| Var::from_tensor(&t.to_dtype(dtype)?));
+            let var = Tensor::new(&[x], &apart()).and_then(|t| Var::from_tensor(&t.to_dtype(dtype)?));
             let var = var.expect("a variable");
             let y = ops::activation(function, &var).expect("a value");
             let gradients = y.sum_all().and_then(|sum| sum.backward()).expect("gradients");
@@ -140,7 +140,7 @@ fn activations_at_their_corners() {
             assert!((y - value).abs() < 1e-7 && (dx - slope).abs() < 1e-7, "{function:?} at {x}: {y}, {dx}");
         }
     }
-    let nan = Tensor::new(&[f64::NAN], &Device::Cpu).expect("a tensor");
+    let nan = Tensor::new(&[f64::NAN], &apart()).expect("a tensor");
     for function in [Relu, Relu6, LeakyRelu, HardSwish, Sigmoid, Silu, Tanh, engine::graph::Activation::Gelu] {
         assert!(numbers(&ops::activation(function, &nan).expect("a value"))[0].is_nan(), "{function:?}");
     }
@@ -166,7 +166,7 @@ fn pools() {
 fn ties_of_a_max_pool_go_to_the_first() {
     let window = engine::Window { kernel: [2, 2], stride: [1, 2], before: [0, 0], dilation: [1, 1], output: [2, 2] };
     let x = [1.0, 5.0, 2.0, 2.0, 5.0, 5.0, 2.0, 2.0, 0.0, 0.0, f64::NAN, 9.0];
-    let x = Tensor::from_slice(&x, (1, 1, 3, 4), &Device::Cpu).and_then(|t| Var::from_tensor(&t)).expect("a variable");
+    let x = Tensor::from_slice(&x, (1, 1, 3, 4), &apart()).and_then(|t| Var::from_tensor(&t)).expect("a variable");
     let y = ops::max_pool(&x, &window).expect("a pool");
     let gradients = y.sum_all().and_then(|sum| sum.backward()).expect("gradients");
     let y = numbers(&y);
