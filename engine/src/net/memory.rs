@@ -98,6 +98,13 @@ impl Arena {
         self.buffers.get_disjoint_mut(places.map(|place| place.buffer)).expect("places of different buffers")
     }
 
+    /// Calls `f` with all places to read but one, which is written: one place may be read twice.
+    pub(crate) fn write_beside(&mut self, place: &Place, f: impl FnOnce(&Self, &mut Buffer)) {
+        let mut buffer = std::mem::take(&mut self.buffers[place.buffer]);
+        f(self, &mut buffer);
+        self.buffers[place.buffer] = buffer;
+    }
+
     /// Bytes of all buffers.
     pub(crate) fn bytes(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.len() * size_of::<f32>()).sum()
