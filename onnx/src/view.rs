@@ -107,25 +107,17 @@ pub(crate) fn places(axes: &[&Axis], pixels: usize) -> Vec<u32> {
     places
 }
 
-/// An axis with its parts within an example replaced by one part; those of the batch stay where they are.
+/// An axis with its parts within an example replaced by one part, or none; those of the batch stay where they are.
 pub(crate) fn replaced(axis: &[Atom], part: Option<Atom>) -> Result<Axis, Problem> {
-    let mut result = Vec::new();
-    let mut part = part;
-    let mut inside = false;
-    for atom in axis {
-        if atom.dim == Dim::Example {
-            result.push(*atom);
-            inside = false;
-        } else if !inside {
-            inside = true;
-            match part.take() {
-                Some(part) => result.push(part),
-                None => refuse!("the examples of a batch stand in the middle of an axis: export with a batch of one"),
-            }
-        }
+    let is_batch = |atom: &Atom| atom.dim == Dim::Example;
+    let runs = axis.chunk_by(|a, b| is_batch(a) == is_batch(b));
+    if runs.clone().filter(|run| !is_batch(&run[0])).count() > 1 {
+        refuse!("the examples of a batch stand in the middle of an axis: export with a batch of one");
     }
-    result.extend(part);
-    Ok(result)
+    if axis.iter().all(is_batch) {
+        return Ok(axis.iter().copied().chain(part).collect());
+    }
+    Ok(runs.flat_map(|run| if is_batch(&run[0]) { run.to_vec() } else { part.into_iter().collect() }).collect())
 }
 
 #[cfg(test)]
