@@ -126,7 +126,9 @@ pub(crate) fn slices(
         Some(numbers) => Ok(Some(numbers)),
         None => call.ints(name),
     };
-    let (Some(starts), Some(ends)) = (given(1, "starts")?, given(2, "ends")?) else { refuse!("it has no start or end") };
+    let (Some(starts), Some(ends)) = (given(1, "starts")?, given(2, "ends")?) else {
+        refuse!("it has no start or end")
+    };
     let along = given(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = given(4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
     if [ends.len(), along.len(), steps.len()] != [starts.len(); 3] {

@@ -28,10 +28,8 @@ impl Files {
             refuse!("it lies in `{location}`: a path inside the model's folder is accepted");
         }
         let problem = |error: std::io::Error| Problem(format!("cannot read `{location}`, where it lies: {error}"));
-        let (folder, path) = (
-            folder.canonicalize().map_err(problem)?,
-            folder.join(relative).canonicalize().map_err(problem)?,
-        );
+        let (folder, path) =
+            (folder.canonicalize().map_err(problem)?, folder.join(relative).canonicalize().map_err(problem)?);
         if !path.starts_with(&folder) {
             refuse!("it lies in `{location}`, a link out of the model's folder: a file inside is accepted");
         }

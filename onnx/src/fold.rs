@@ -69,7 +69,9 @@ pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>]) -> Result<Vec<Ten
             let shape = need(0)?.to_ints()?;
             let shape: Vec<usize> = shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).collect();
             let value = match call.node.attributes.get("value") {
-                Some(crate::proto::Attribute::Tensor(value)) => Tensor::read(value, &crate::external::Files::new(None))?,
+                Some(crate::proto::Attribute::Tensor(value)) => {
+                    Tensor::read(value, &crate::external::Files::new(None))?
+                }
                 _ => Tensor::floats(&[1], vec![0.0]),
             };
             if value.len() != 1 {

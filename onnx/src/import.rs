@@ -90,11 +90,8 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
     let inputs: Vec<_> = graph.inputs.iter().filter(|input| !tensors.contains_key(input.name)).collect();
     let ([input], [output]) = (inputs.as_slice(), graph.outputs.as_slice()) else {
         let at = "graph".to_string();
-        let what = format!(
-            "it has {} inputs and {} outputs: one of each is accepted",
-            inputs.len(),
-            graph.outputs.len()
-        );
+        let what =
+            format!("it has {} inputs and {} outputs: one of each is accepted", inputs.len(), graph.outputs.len());
         return Err(Error::Refused { at, what });
     };
     let half = graph.tensors.iter().any(|tensor| matches!(tensor.kind, 10 | 16));
@@ -104,7 +101,8 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
     let mut items: HashMap<&str, Item> = HashMap::new();
     items.insert(input.name, Item::View(view));
     for (node, _) in graph.nodes.iter().zip(needed).filter(|(_, needed)| *needed) {
-        let results = importer.run(node, &tensors, &mut items, &uses, files).map_err(|problem| problem.at(node.label()))?;
+        let results =
+            importer.run(node, &tensors, &mut items, &uses, files).map_err(|problem| problem.at(node.label()))?;
         for (name, item) in node.outputs.iter().zip(results) {
             if !name.is_empty() {
                 items.insert(name, item);
@@ -161,7 +159,9 @@ fn start(
         }
         (Some(dim), _) => Ok(dim as usize),
         (None, Some(size)) => Ok(size),
-        (None, None) => refuse!("{dims:?} leaves a size open: say which height and width it has, or export it with them"),
+        (None, None) => {
+            refuse!("{dims:?} leaves a size open: say which height and width it has, or export it with them")
+        }
     };
     let few = |dim: Option<i64>| dim.is_some_and(|dim| dim <= 4);
     let example = view::axis(Dim::Example, batch, 1);
@@ -176,7 +176,8 @@ fn start(
             let shape = [size(channels, None)?, size(height, Some(0))?, size(width, Some(1))?];
             let channels = view::axis(Dim::Channel, shape[0], 1);
             let (rows, columns) = (view::axis(Dim::Pixel, shape[1], shape[2]), view::axis(Dim::Pixel, shape[2], 1));
-            let axes = if last { vec![example, rows, columns, channels] } else { vec![example, channels, rows, columns] };
+            let axes =
+                if last { vec![example, rows, columns, channels] } else { vec![example, channels, rows, columns] };
             (shape.to_vec(), axes, last)
         }
         _ => refuse!("its shape is {dims:?}: [batch, channels, height, width] and [batch, features] are accepted"),
@@ -211,8 +212,8 @@ impl Importer {
             }
             if !items.contains_key(name) {
                 let Some(tensor) = tensors.get(name) else { refuse!("its input `{name}` is no earlier node's output") };
-                let tensor = Tensor::read(tensor, files)
-                    .map_err(|Problem(what)| Problem(format!("tensor `{name}`: {what}")))?;
+                let tensor =
+                    Tensor::read(tensor, files).map_err(|Problem(what)| Problem(format!("tensor `{name}`: {what}")))?;
                 items.insert(name, Item::Known(tensor));
             }
             inputs.push(items.get(name).cloned());
@@ -257,7 +258,10 @@ impl Importer {
                 _ => refuse!("only constants may be cast to whole numbers"),
             },
             "Shape" => Ok(vec![Item::Known(fold::shape_of(call, &view::shape(&args.view(0)?.axes))?)]),
-            "Size" => Ok(vec![Item::Known(Tensor::ints(&[], vec![view::shape(&args.view(0)?.axes).iter().product::<usize>() as i64]))]),
+            "Size" => Ok(vec![Item::Known(Tensor::ints(
+                &[],
+                vec![view::shape(&args.view(0)?.axes).iter().product::<usize>() as i64],
+            ))]),
             "Conv" => one(self.conv(&args)?),
             "Gemm" => one(self.gemm(&args)?),
             "MatMul" => one(self.matmul(&args)?),
@@ -265,7 +269,9 @@ impl Importer {
             "LayerNormalization" => one(self.layer_norm(&args)?),
             "InstanceNormalization" | "GroupNormalization" => one(self.group_norm(&args)?),
             "MaxPool" | "AveragePool" => one(self.pool(&args)?),
-            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceSum" | "ReduceMax" => one(self.reduce(&args)?),
+            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceSum" | "ReduceMax" => {
+                one(self.reduce(&args)?)
+            }
             "Softmax" => one(self.softmax(&args)?),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" => one(self.elementwise(&args)?),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Expand" | "Slice" | "Gather" | "Pad" => {
@@ -400,9 +406,7 @@ impl Args<'_> {
     /// `Where(IsNaN(x), constant, x)`: our softmax has no rows without a number.
     fn checked(&self) -> Result<View, Problem> {
         match (self.item(0), self.item(1), self.item(2)) {
-            (Some(Item::View(View { what: What::IsNan, .. })), Some(Item::Known(_)), Some(Item::View(view)))
-                if matches!(&view.what, What::Scores(scores) if scores.softmax) =>
-            {
+            (Some(Item::View(View { what: What::IsNan, .. })), Some(Item::Known(_)), Some(Item::View(view))) if matches!(&view.what, What::Scores(scores) if scores.softmax) => {
                 Ok(view.clone())
             }
             _ => refuse!("it is accepted of constants, and to replace what is not a number behind attention's softmax"),

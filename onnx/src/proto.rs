@@ -163,7 +163,11 @@ impl<'a> Node<'a> {
     /// For people: its name and operator.
     pub(crate) fn label(&self) -> String {
         let name = if self.name.is_empty() { self.outputs.first().copied().unwrap_or_default() } else { self.name };
-        format!("node `{}` ({})", name.chars().take(200).collect::<String>(), self.op.chars().take(100).collect::<String>())
+        format!(
+            "node `{}` ({})",
+            name.chars().take(200).collect::<String>(),
+            self.op.chars().take(100).collect::<String>()
+        )
     }
 }
 

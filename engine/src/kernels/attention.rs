@@ -209,7 +209,8 @@ fn parts(start: usize, count: usize) -> impl Iterator<Item = Part> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let at = start + done;
-        let part = Part { block: at / LANES, lane: at % LANES, count: (LANES - at % LANES).min(count - done), first: done };
+        let part =
+            Part { block: at / LANES, lane: at % LANES, count: (LANES - at % LANES).min(count - done), first: done };
         done += part.count;
         (part.count > 0).then_some(part)
     })

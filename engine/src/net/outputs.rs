@@ -25,12 +25,22 @@ enum Kernel {
     Pairs(Pairs),
     Map(Map),
     Softmax(Softmax),
-    ChannelNorm { kernel: ChannelNorm, weight: ParameterId, bias: ParameterId },
+    ChannelNorm {
+        kernel: ChannelNorm,
+        weight: ParameterId,
+        bias: ParameterId,
+    },
     Attention(Attention),
-    Channels { kernel: Option<Channels>, first: usize },
+    Channels {
+        kernel: Option<Channels>,
+        first: usize,
+    },
     Append,
     /// For each float of the output's rows where it is in the input.
-    Rearrange { rows: Vec<Row>, fill: f32 },
+    Rearrange {
+        rows: Vec<Row>,
+        fill: f32,
+    },
 }
 
 /// Floats that lie side by side.

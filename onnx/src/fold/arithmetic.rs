@@ -134,7 +134,10 @@ pub(crate) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tenso
         _ => {
             let (a, b) = (a.to_floats(), b.to_floats());
             let pairs = a.iter().zip(b.iter());
-            Tensor::floats(&shape, condition.iter().zip(pairs).map(|(c, (a, b))| if *c != 0 { *a } else { *b }).collect())
+            Tensor::floats(
+                &shape,
+                condition.iter().zip(pairs).map(|(c, (a, b))| if *c != 0 { *a } else { *b }).collect(),
+            )
         }
     })
 }

@@ -68,10 +68,7 @@ impl Importer {
         let mut from: Vec<Option<u32>> = vec![Some(0)];
         for at in channels.iter().chain(pixels) {
             let places = &along[*at];
-            from = from
-                .iter()
-                .flat_map(|place| places.iter().map(move |other| Some((*place)? + (*other)?)))
-                .collect();
+            from = from.iter().flat_map(|place| places.iter().map(move |other| Some((*place)? + (*other)?))).collect();
         }
         let from: Arc<[u32]> = from.into_iter().map(|place| place.unwrap_or(u32::MAX)).collect();
         let shape = match (size, pixels) {

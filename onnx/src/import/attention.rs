@@ -20,7 +20,13 @@ pub(super) struct Scores {
 
 impl Scores {
     /// Scores times a number, or with nothing added.
-    pub(super) fn with_constant(&self, view: &View, pair: Pair, tensor: &Tensor, flipped: bool) -> Result<View, Problem> {
+    pub(super) fn with_constant(
+        &self,
+        view: &View,
+        pair: Pair,
+        tensor: &Tensor,
+        flipped: bool,
+    ) -> Result<View, Problem> {
         let scale = match (pair, tensor.scalar()) {
             (Pair::Engine(Pairwise::Mul), Some(number)) => number,
             (Pair::Engine(Pairwise::Div), Some(number)) if !flipped => 1.0 / number,

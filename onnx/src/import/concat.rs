@@ -54,7 +54,10 @@ impl Importer {
         let axis = call::axis(axis, rank)?;
         // What each axis runs over in any of them.
         let is = |at: usize, dim: Dim| {
-            views.iter().flatten().any(|view| view.axes.get(at).is_some_and(|axis| axis.iter().any(|atom| atom.dim == dim)))
+            views
+                .iter()
+                .flatten()
+                .any(|view| view.axes.get(at).is_some_and(|axis| axis.iter().any(|atom| atom.dim == dim)))
         };
         if is(axis, Dim::Example) {
             refuse!("it puts examples of the batch together");
@@ -67,7 +70,11 @@ impl Importer {
         };
         // The axis stands outermost in its dimension.
         let (mut channels, mut pixels) = (others(Dim::Channel), others(Dim::Pixel));
-        if by_channel { channels.insert(0, axis) } else { pixels.insert(0, axis) }
+        if by_channel {
+            channels.insert(0, axis)
+        } else {
+            pixels.insert(0, axis)
+        }
         let size = |axes: &[Axis]| match pixels.iter().filter(|at| is(**at, Dim::Pixel)).collect::<Vec<_>>()[..] {
             [rows, columns] if by_channel => Some([view::inner(&axes[*rows]), view::inner(&axes[*columns])]),
             _ => None,
@@ -96,7 +103,8 @@ impl Importer {
         }
         let Some(mut axes) = result else { refuse!("it has no inputs") };
         let dim = if by_channel { Dim::Channel } else { Dim::Pixel };
-        let inside: usize = if by_channel { &channels } else { &pixels }[1..].iter().map(|at| view::inner(&axes[*at])).product();
+        let inside: usize =
+            if by_channel { &channels } else { &pixels }[1..].iter().map(|at| view::inner(&axes[*at])).product();
         axes[axis] = view::axis(dim, total, inside);
         if by_channel && size.is_none() && values.iter().any(|value| self.graph.shape(*value).len() == 1) {
             for value in &mut values {

@@ -54,7 +54,12 @@ pub(super) struct Sliding {
 
 impl Args<'_> {
     /// Of a kernel, which the weights give where the attribute does not, on maps of a size that `around` has widened.
-    pub(super) fn sliding(&self, kernel: Option<[usize; 2]>, size: [usize; 2], around: Pads) -> Result<Sliding, Problem> {
+    pub(super) fn sliding(
+        &self,
+        kernel: Option<[usize; 2]>,
+        size: [usize; 2],
+        around: Pads,
+    ) -> Result<Sliding, Problem> {
         let pair = |name: &str, default: Option<[usize; 2]>| match (self.call.ints(name)?, default) {
             (Some(given), _) => match given.as_slice() {
                 [a, b] if *a > 0 && *b > 0 && a.max(b) < &i64::from(u16::MAX) => Ok([*a as usize, *b as usize]),
@@ -172,9 +177,10 @@ impl Importer {
 
     pub(super) fn emit(&mut self, pending: &Pending) -> Result<Value, Problem> {
         let weight = self.parameter(&pending.name, &pending.shape, pending.weight.clone());
-        let bias = pending.bias.as_ref().map(|bias| {
-            self.parameter(&format!("{} bias", pending.name), &[bias.len()], bias.as_slice())
-        });
+        let bias = pending
+            .bias
+            .as_ref()
+            .map(|bias| self.parameter(&format!("{} bias", pending.name), &[bias.len()], bias.as_slice()));
         let op = match pending.window {
             Some((window, groups)) => Op::Conv { window, groups, weight, bias },
             None => Op::Linear { weight, bias },

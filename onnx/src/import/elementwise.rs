@@ -48,19 +48,20 @@ impl Importer {
             let missing = tensor.shape.len() - view.axes.len();
             view.axes.splice(0..0, vec![Vec::new(); missing]);
         }
+        if let Some(view) = self.norm_constant(pair, &view, tensor, flipped)? {
+            return Ok(view);
+        }
         let shape = view::shape(&view.axes);
         if fold::together(&shape, &tensor.shape)? != shape {
             view = self.expanded(view, &fold::together(&shape, &tensor.shape)?)?;
-        }
-        if let Some(view) = self.norm_constant(pair, &view, tensor, flipped)? {
-            return Ok(view);
         }
         if let What::Scores(scores) = &view.what {
             return scores.with_constant(&view, pair, tensor, flipped);
         }
         let of_pending = matches!(view.what, What::Pending(_)) && !(flipped && pair == Pair::Engine(Pairwise::Div));
         if let Some(number) = tensor.scalar()
-            && !(of_pending && matches!(pair, Pair::Engine(Pairwise::Add | Pairwise::Sub | Pairwise::Mul | Pairwise::Div)))
+            && !(of_pending
+                && matches!(pair, Pair::Engine(Pairwise::Add | Pairwise::Sub | Pairwise::Mul | Pairwise::Div)))
         {
             let (view, base, expr) = self.function(view)?;
             let (a, b) = (expr, Rc::new(Expr::Number(number)));
@@ -134,7 +135,12 @@ impl Importer {
     }
 
     /// The same of a value: a batch norm that has seen a standard distribution.
-    pub(super) fn scaled(&mut self, value: Value, scale: Option<&[f32]>, shift: Option<&[f32]>) -> Result<Value, Problem> {
+    pub(super) fn scaled(
+        &mut self,
+        value: Value,
+        scale: Option<&[f32]>,
+        shift: Option<&[f32]>,
+    ) -> Result<Value, Problem> {
         let [channels, _] = self.dims(value);
         let all = |number: f32| vec![number; channels];
         let weight = self.parameter("a scale", &[channels], scale.map_or_else(|| all(1.0), <[f32]>::to_vec));
@@ -147,7 +153,12 @@ impl Importer {
 
     fn two(&mut self, op: &str, mut a: View, mut b: View) -> Result<View, Problem> {
         let Some(pair) = Pair::of(op) else { refuse!("this operator is not accepted") };
-        if let Some(view) = self.norm_two(pair, &a, &b) {
+        if let Some(view) = self.norm_two(pair, &a, &b)? {
+            return Ok(view);
+        }
+        if matches!(pair, Pair::Engine(Pairwise::Add | Pairwise::Mul))
+            && let Some(view) = self.norm_two(pair, &b, &a)?
+        {
             return Ok(view);
         }
         let base = |view: &View| match &view.what {
@@ -203,7 +214,9 @@ impl Importer {
         } else if shape == b_shape {
             (self.like(y, &b.axes, x, &a.axes)?, y, b.axes)
         } else {
-            refuse!("{a_shape:?} and {b_shape:?} are both repeated: one of them has the result's shape in what is accepted")
+            refuse!(
+                "{a_shape:?} and {b_shape:?} are both repeated: one of them has the result's shape in what is accepted"
+            )
         };
         let value = self.add(op, &[x, y])?;
         Ok(View { what: What::Value(value), axes })
@@ -266,7 +279,8 @@ pub(super) fn along(tensor: &Tensor, axes: &[Axis], chosen: &[usize]) -> Result<
         examples
     };
     let mut first: Option<Arc<[f32]>> = None;
-    let batch = axes.iter().flatten().filter(|atom| atom.dim == Dim::Example).map(|atom| atom.extent).max().unwrap_or(1);
+    let batch =
+        axes.iter().flatten().filter(|atom| atom.dim == Dim::Example).map(|atom| atom.extent).max().unwrap_or(1);
     for number in 0..batch {
         let picks: Vec<Option<Vec<usize>>> = axes
             .iter()

@@ -79,12 +79,22 @@ impl Named {
             Self::Activation(Activation::Sigmoid) => sigmoid(x),
             Self::Activation(Activation::Tanh) => libm::tanh(x),
             Self::Function(Function::Clip { low, high }) => x.max(f64::from(low)).min(f64::from(high)),
-            Self::Function(Function::LeakyRelu { slope }) => if x > 0.0 { x } else { x * f64::from(slope) },
+            Self::Function(Function::LeakyRelu { slope }) => {
+                if x > 0.0 {
+                    x
+                } else {
+                    x * f64::from(slope)
+                }
+            }
             Self::Function(Function::HardSigmoid { alpha, beta }) => {
                 (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
             }
             Self::Function(Function::Elu { alpha }) => {
-                if x > 0.0 { x } else { f64::from(alpha) * (libm::exp(x) - 1.0) }
+                if x > 0.0 {
+                    x
+                } else {
+                    f64::from(alpha) * (libm::exp(x) - 1.0)
+                }
             }
             Self::Function(Function::GeluTanh) => {
                 let inside = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
@@ -123,7 +133,8 @@ impl Expr {
     pub(super) fn line(&self, tolerance: f64) -> Option<[f64; 2]> {
         let shift = self.at(0.0);
         let slope = self.at(1.0) - shift;
-        let fits = |x: f64| (self.at(x) - slope * x - shift).abs() <= tolerance * (1.0 + slope.abs() * x.abs() + shift.abs());
+        let fits =
+            |x: f64| (self.at(x) - slope * x - shift).abs() <= tolerance * (1.0 + slope.abs() * x.abs() + shift.abs());
         (slope.is_finite() && shift.is_finite() && points().all(fits)).then_some([slope, shift])
     }
 
@@ -379,8 +390,10 @@ mod tests {
         assert_eq!(swish.named(2e-6), Some(Named::Activation(Activation::HardSwish)));
         let silu = pair(Pairwise::Mul, x.clone(), named(Named::Activation(Activation::Sigmoid), x.clone()));
         assert_eq!(silu.named(2e-6), Some(Named::Activation(Activation::Silu)));
-        let erf = named(Named::Function(Function::Erf), pair(Pairwise::Div, x.clone(), number(f64::from(2_f32.sqrt()))));
-        let gelu = pair(Pairwise::Mul, pair(Pairwise::Mul, x.clone(), pair(Pairwise::Add, erf, number(1.0))), number(0.5));
+        let erf =
+            named(Named::Function(Function::Erf), pair(Pairwise::Div, x.clone(), number(f64::from(2_f32.sqrt()))));
+        let gelu =
+            pair(Pairwise::Mul, pair(Pairwise::Mul, x.clone(), pair(Pairwise::Add, erf, number(1.0))), number(0.5));
         assert_eq!(gelu.named(2e-6), Some(Named::Activation(Activation::Gelu)));
         assert_eq!(gelu.named(1e-3), Some(Named::Activation(Activation::Gelu)), "not its approximation");
         let line = pair(Pairwise::Sub, pair(Pairwise::Mul, x.clone(), number(3.0)), number(1.0));

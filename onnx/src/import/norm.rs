@@ -25,7 +25,25 @@ pub(super) enum Part {
     Deviation(Value, f64),
     /// One divided by that.
     Inverse(Value, f64),
+    /// `-mean`.
+    Minus(Value),
+    /// One divided by the deviation, times a weight: Keras writes `x inverse + (bias - mean inverse)`.
+    Weighted(Rc<Weighted>),
+    /// `x` times that, or with `mean` minus the mean times that and something more.
+    Half {
+        of: Rc<Weighted>,
+        mean: bool,
+        bias: Option<Tensor>,
+    },
     Normal(Rc<Normal>),
+}
+
+/// The reciprocal of a deviation times a weight.
+#[derive(Debug, PartialEq)]
+pub(super) struct Weighted {
+    value: Value,
+    epsilon: f64,
+    weight: Tensor,
 }
 
 /// A layer norm whose weight and bias may still change.
@@ -59,6 +77,7 @@ impl Importer {
         let part = match (op, part) {
             ("Sqrt", Part::Variance(value, epsilon)) => Part::Deviation(*value, *epsilon),
             ("Reciprocal", Part::Deviation(value, epsilon)) => Part::Inverse(*value, *epsilon),
+            ("Neg", Part::Mean(value)) => Part::Minus(*value),
             _ => return None,
         };
         Some(View { what: What::Norm(part), axes: view.axes.clone() })
@@ -80,6 +99,13 @@ impl Importer {
             (Part::Deviation(value, epsilon), Pair::Engine(Pairwise::Div), Some(1.0)) if flipped => {
                 Part::Inverse(*value, *epsilon)
             }
+            (Part::Inverse(value, epsilon), Pair::Engine(Pairwise::Mul), _) => {
+                let (value, epsilon) = (*value, *epsilon);
+                Part::Weighted(Rc::new(Weighted { value, epsilon, weight: tensor.clone() }))
+            }
+            (Part::Half { of, mean: true, bias: None }, Pair::Engine(Pairwise::Add), _) => {
+                Part::Half { of: of.clone(), mean: true, bias: Some(tensor.clone()) }
+            }
             (Part::Normal(normal), Pair::Engine(pair @ (Pairwise::Mul | Pairwise::Add)), _) => {
                 let of = View { what: What::Value(normal.value), axes: view.axes.clone() };
                 let Some(values) = self.by_channel(&of, tensor)? else { return Ok(None) };
@@ -97,8 +123,25 @@ impl Importer {
         Ok(Some(View { what: What::Norm(part), axes: view.axes.clone() }))
     }
 
-    pub(super) fn norm_two(&mut self, pair: Pair, a: &View, b: &View) -> Option<View> {
-        let Pair::Engine(pair) = pair else { return None };
+    /// A norm's part that two others make.
+    pub(super) fn norm_two(&mut self, pair: Pair, a: &View, b: &View) -> Result<Option<View>, Problem> {
+        let Pair::Engine(pair) = pair else { return Ok(None) };
+        if let (
+            What::Norm(Part::Half { of, mean: false, .. }),
+            Pairwise::Add,
+            What::Norm(Part::Half { of: other, mean: true, bias }),
+        ) = (&a.what, pair, &b.what)
+            && of == other
+        {
+            let view = View { what: What::Value(of.value), axes: a.axes.clone() };
+            let channels = self.dims(of.value)[0];
+            let bias = bias.as_ref().map_or(Ok(Some(vec![0.0; channels])), |bias| self.by_channel(&view, bias))?;
+            let (Some(weight), Some(bias)) = (self.by_channel(&view, &of.weight)?, bias) else {
+                refuse!("a norm's weight or bias does not fit its input")
+            };
+            let normal = Normal { value: of.value, epsilon: of.epsilon, weight, bias };
+            return Ok(Some(View { what: What::Norm(Part::Normal(Rc::new(normal))), axes: view.axes }));
+        }
         let part = match (&a.what, pair, &b.what) {
             (What::Value(x), Pairwise::Sub, What::Norm(Part::Mean(of))) if x == of => Part::Centred(*x),
             (What::Norm(Part::Centred(x)), Pairwise::Mul, What::Norm(Part::Centred(y))) if x == y => Part::Squared(*x),
@@ -108,9 +151,15 @@ impl Importer {
             {
                 self.norm_of(*x, *epsilon)
             }
-            _ => return None,
+            (What::Value(x), Pairwise::Mul, What::Norm(Part::Weighted(of))) if *x == of.value => {
+                Part::Half { of: of.clone(), mean: false, bias: None }
+            }
+            (What::Norm(Part::Minus(x)), Pairwise::Mul, What::Norm(Part::Weighted(of))) if *x == of.value => {
+                Part::Half { of: of.clone(), mean: true, bias: None }
+            }
+            _ => return Ok(None),
         };
-        Some(View { what: What::Norm(part), axes: a.axes.clone() })
+        Ok(Some(View { what: What::Norm(part), axes: a.axes.clone() }))
     }
 
     pub(super) fn batch_norm(&mut self, args: &Args<'_>) -> Result<View, Problem> {

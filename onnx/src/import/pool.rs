@@ -55,7 +55,13 @@ impl Importer {
     }
 
     /// Means by all taps made means by those that count.
-    fn reweighted(&mut self, value: Value, window: &Window, rows: &[usize], columns: &[usize]) -> Result<Value, Problem> {
+    fn reweighted(
+        &mut self,
+        value: Value,
+        window: &Window,
+        rows: &[usize],
+        columns: &[usize],
+    ) -> Result<Value, Problem> {
         let factors: Vec<f32> = rows
             .iter()
             .flat_map(|row| columns.iter().map(move |column| window.taps() as f32 / (row * column) as f32))

@@ -25,7 +25,8 @@ impl Importer {
             view.axes.swap(0, 1);
         }
         let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
-        let scaled = |values: Vec<f32>, by: f32| if by == 1.0 { values } else { values.iter().map(|x| x * by).collect() };
+        let scaled =
+            |values: Vec<f32>, by: f32| if by == 1.0 { values } else { values.iter().map(|x| x * by).collect() };
         let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
         let view = self.product(view, weight, call.node.inputs[1])?;
         match args.known(2)? {
@@ -67,7 +68,8 @@ impl Importer {
     /// The last axis times a matrix.
     fn product(&mut self, mut view: View, weight: Matrix, name: &str) -> Result<View, Problem> {
         let Some(last) = view.axes.len().checked_sub(1) else { refuse!("its input is a single number") };
-        if view::extent(&view.axes[last]) != weight.rows || view.axes[last].iter().any(|atom| atom.dim == Dim::Example) {
+        if view::extent(&view.axes[last]) != weight.rows || view.axes[last].iter().any(|atom| atom.dim == Dim::Example)
+        {
             refuse!("its matrix has {} rows, and its input {:?}", weight.rows, view::shape(&view.axes));
         }
         let mut value = self.settle(&mut view)?;
@@ -150,10 +152,8 @@ impl Importer {
         if picks.iter().all(Option::is_none) {
             return Ok(view);
         }
-        let picks: Vec<_> = picks
-            .iter()
-            .map(|picks| picks.as_ref().map(|picks| picks.iter().map(|at| Some(*at)).collect()))
-            .collect();
+        let picks: Vec<_> =
+            picks.iter().map(|picks| picks.as_ref().map(|picks| picks.iter().map(|at| Some(*at)).collect())).collect();
         let [channels, pixels] = roles(&view.axes);
         let (value, axes) = self.take(value, &view.axes, &picks, (&channels, &pixels, None), 0.0)?;
         Ok(View { what: What::Value(value), axes })

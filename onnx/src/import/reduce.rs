@@ -67,7 +67,8 @@ impl Importer {
             }
             _ => self.add(Op::GlobalAvgPool, &[value])?,
         };
-        let value = if op == "ReduceSum" { self.scaled(value, Some(&vec![count as f32; channels]), None)? } else { value };
+        let value =
+            if op == "ReduceSum" { self.scaled(value, Some(&vec![count as f32; channels]), None)? } else { value };
         Ok(View { what: What::Value(value), axes: reduced(&axes) })
     }
 }

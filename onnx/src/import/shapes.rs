@@ -76,16 +76,13 @@ impl Importer {
                 let axis = call::axis(call.int("axis", 0)?, shape.len())?;
                 let at = args.constant(1)?;
                 let mut picks = vec![None; shape.len()];
-                picks[axis] = Some(fold::indices(at, shape[axis])?);
-                let mut view = self.selected(view, &picks)?;
-                match at.shape.len() {
-                    0 => {
-                        view.axes.remove(axis);
-                    }
-                    1 => {}
-                    rank => refuse!("its indices have {rank} dimensions: a list is accepted"),
+                let places = fold::indices(at, shape[axis])?;
+                // All of them in order: a reshape, whatever stands in the axis.
+                if !places.iter().copied().eq(0..shape[axis]) {
+                    picks[axis] = Some(places);
                 }
-                Ok(view)
+                let view = self.selected(view, &picks)?;
+                self.with_shape(view, &[&shape[..axis], &at.shape, &shape[axis + 1..]].concat())
             }
             _ => self.pad(args, view),
         }
@@ -142,13 +139,22 @@ impl Importer {
             let size = view::extent(&view.axes[at]) as i64;
             let place = |index: i64| match mode {
                 "edge" => Some(index.clamp(0, size - 1)),
-                "reflect" => Some(if index < 0 { -index } else if index >= size { 2 * size - 2 - index } else { index }),
+                "reflect" => Some(if index < 0 {
+                    -index
+                } else if index >= size {
+                    2 * size - 2 - index
+                } else {
+                    index
+                }),
                 _ => None,
             };
-            let places = (-(before as i64)..size + after as i64).map(|index| place(index).filter(|at| (0..size).contains(at)));
+            let places =
+                (-(before as i64)..size + after as i64).map(|index| place(index).filter(|at| (0..size).contains(at)));
             picks[at] = match places.map(|place| place.map(|place| place as usize)).collect() {
                 Some(places) => Some(places),
-                None => refuse!("its mode is `{mode}` with {pads:?}: constant, edge, and reflect of less than its input are accepted"),
+                None => refuse!(
+                    "its mode is `{mode}` with {pads:?}: constant, edge, and reflect of less than its input are accepted"
+                ),
             };
         }
         self.selected(view, &picks)
@@ -160,7 +166,9 @@ impl Importer {
         }
         // Only extents matter until it is computed.
         let grown = |(axis, [before, after]): (&Axis, &[usize; 2])| {
-            if before + after == 0 { return axis.clone() }
+            if before + after == 0 {
+                return axis.clone();
+            }
             view::axis(view::Dim::Pixel, view::extent(axis) + before + after, 1)
         };
         let axes = inside.axes.iter().zip(&pads).map(grown).collect();

@@ -74,27 +74,40 @@ FULL = {
 }
 
 
-def keras_inception(path, opset=15, size=299, layers=None, channels_first=False):
-    """Keras's Inception-v3 by tf2onnx, channels last, with random weights."""
+def randomise_keras(net, seed: int = 0):
+    """The same of a Keras network."""
     import numpy as np
-    import tensorflow as tf
-    import tf2onnx
 
-    net = tf.keras.applications.InceptionV3(weights=None, input_shape=(size, size, 3), classifier_activation=None)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for layer in net.layers:
         new = []
         for weight in layer.weights:
             shape, name = weight.shape, weight.path
             if "kernel" in name:
-                new.append(random.normal(0, math.sqrt(2 / np.prod(shape[:-1])), shape))
+                fan = np.prod(shape[:2] if "depthwise" in name else shape[:-1])
+                new.append(random.normal(0, math.sqrt(2 / fan), shape))
             elif "variance" in name or "gamma" in name:
                 new.append(random.uniform(0.5, 1.5, shape))
             else:
                 new.append(random.normal(0, 0.1, shape))
         if new:
             layer.set_weights(new)
-    signature = [tf.TensorSpec((None, size, size, 3), tf.float32, name="x")]
+
+
+def export_keras(net, path, shape, opset):
+    """Writes a Keras network as ONNX by tf2onnx, with an open batch."""
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *shape), tf.float32, name="x")]
     function = tf.function(lambda x: net(x, training=False), input_signature=signature)
     tf2onnx.convert.from_function(function, input_signature=signature, opset=opset, output_path=str(path))
-    return path
+
+
+def keras_inception(path, opset=15):
+    """Keras's Inception-v3, channels last, with random weights."""
+    import tensorflow as tf
+
+    net = tf.keras.applications.InceptionV3(weights=None, classifier_activation=None)
+    randomise_keras(net)
+    export_keras(net, path, (299, 299, 3), opset)
