@@ -151,7 +151,7 @@ fn damaged_files_are_errors() {
     let mut all = 0;
     for (name, _) in golden() {
         let whole = std::fs::read(folder().join(format!("{name}.onnx"))).expect("a file");
-        for case in 0..60 {
+        for case in 0..std::env::var("FUZZ").map_or(60, |n| n.parse().unwrap()) {
             let mut bytes = whole.clone();
             match case % 4 {
                 0 => bytes.truncate(random.below(whole.len())),
