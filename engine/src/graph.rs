@@ -3,6 +3,8 @@
 //! All shapes are those of one example; the batch is the first dimension everywhere and is not written. A
 //! graph is built through its methods, each of which checks its inputs and infers its output's shape.
 
+use std::sync::Arc;
+
 use crate::window::Window;
 
 /// A value: the output of the node with this number.
@@ -57,6 +59,64 @@ pub enum Activation {
     Sigmoid,
     /// The hyperbolic tangent.
     Tanh,
+}
+
+/// Element-wise functions for outputs alone; numbers are written as in ONNX.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Function {
+    /// `min(max(x, low), high)`.
+    Clip {
+        /// The least.
+        low: f32,
+        /// The most.
+        high: f32,
+    },
+    /// `x` above zero, `slope * x` below.
+    LeakyRelu {
+        /// See above.
+        slope: f32,
+    },
+    /// `min(max(alpha * x + beta, 0), 1)`.
+    HardSigmoid {
+        /// See above.
+        alpha: f32,
+        /// See above.
+        beta: f32,
+    },
+    /// `x` above zero, `alpha * (e^x - 1)` below (Clevert et al. 2015).
+    Elu {
+        /// See above.
+        alpha: f32,
+    },
+    /// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2`: Gelu's approximation.
+    GeluTanh,
+    /// `x * tanh(ln(1 + e^x))` (Misra 2019).
+    Mish,
+    /// `e^x`.
+    Exp,
+    /// The square root.
+    Sqrt,
+    /// The error function.
+    Erf,
+    /// `|x|`.
+    Abs,
+}
+
+/// What becomes of two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pairwise {
+    /// `a + b`.
+    Add,
+    /// `a - b`.
+    Sub,
+    /// `a * b`.
+    Mul,
+    /// `a / b`.
+    Div,
+    /// The larger.
+    Max,
+    /// The smaller.
+    Min,
 }
 
 /// A norm's parameters that are trained.
@@ -140,6 +200,66 @@ pub enum Op {
     Add,
     /// Values side by side along the channels.
     Concat,
+    /// A tensor that does not depend on the input. This and what follows is for outputs alone: it has no gradients.
+    Constant(ParameterId),
+    /// Two values number by number. One of them may have a single pixel, `[C]` or `[C, 1, 1]`: it stands beside each of the other's.
+    Pairwise(Pairwise),
+    /// An element-wise function.
+    Function(Function),
+    /// Softmax over the channels of each pixel.
+    Softmax,
+    /// Layer norm over the channels of each pixel, with a weight a channel.
+    ChannelNorm {
+        /// Added to the variance.
+        epsilon: f64,
+        /// A number a channel.
+        affine: Affine,
+    },
+    /// Scaled dot-product attention (Vaswani et al. 2017) of queries, keys and values, the three inputs: pixels are tokens, and
+    /// each head has an equal part of the channels.
+    Attention {
+        /// Heads.
+        heads: usize,
+        /// What products are multiplied by before the softmax.
+        scale: f32,
+    },
+    /// `count` channels from `first`.
+    Channels {
+        /// The first.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
+    /// The pixels of several values of the same channels one after another, `[C, 1, pixels]`.
+    Append,
+    /// Any elements of the input in any order: `from[i]` is the place in the input of the output's element `i`, both in the
+    /// order of `[C, H, W]`; behind the input's end `fill` is meant.
+    Rearrange {
+        /// See above.
+        from: Arc<[u32]>,
+        /// The output's shape.
+        shape: Vec<usize>,
+        /// See above.
+        fill: f32,
+    },
+}
+
+impl Op {
+    /// Whether it is for outputs alone.
+    pub fn has_no_gradient(&self) -> bool {
+        matches!(
+            self,
+            Self::Constant(_)
+                | Self::Pairwise(_)
+                | Self::Function(_)
+                | Self::Softmax
+                | Self::ChannelNorm { .. }
+                | Self::Attention { .. }
+                | Self::Channels { .. }
+                | Self::Append
+                | Self::Rearrange { .. }
+        )
+    }
 }
 
 /// An operation with its inputs and the shape of its output.
@@ -358,7 +478,71 @@ impl Graph {
                 }
                 Ok(shape)
             }
+            Op::Constant(parameter) => match self.parameter_shape(*parameter) {
+                shape @ ([_] | [_, _, _]) => Ok(shape.to_vec()),
+                shape => unfit(format!("a constant is {shape:?}: [N] or [channels, height, width] is needed")),
+            },
+            Op::Pairwise(_) => {
+                let [a, b] = inputs else { return unfit(format!("it has {} inputs instead of two", inputs.len())) };
+                let (a, b) = (self.shape(*a), self.shape(*b));
+                let fits = |one: &[usize], all: &[usize]| one[0] == all[0] && one[1..].iter().all(|size| *size == 1);
+                match (a, b) {
+                    _ if a == b || fits(b, a) => Ok(a.to_vec()),
+                    _ if fits(a, b) => Ok(b.to_vec()),
+                    _ => unfit(format!("{b:?} does not fit {a:?}")),
+                }
+            }
+            Op::Function(_) | Op::Softmax => Ok(one()?.to_vec()),
+            Op::ChannelNorm { affine, .. } => {
+                let shape = one()?;
+                owns(affine.weight, &shape[..1])?;
+                owns(affine.bias, &shape[..1])?;
+                Ok(shape.to_vec())
+            }
+            Op::Attention { heads, .. } => self.attention(*heads, inputs),
+            Op::Channels { first, count } => {
+                let mut shape = one()?.to_vec();
+                if *count == 0 || first.checked_add(*count).is_none_or(|end| end > shape[0]) {
+                    return unfit(format!("{count} channels from {first} are not in {shape:?}"));
+                }
+                shape[0] = *count;
+                Ok(shape)
+            }
+            Op::Append => {
+                let channels = inputs.first().map_or(0, |first| self.shape(*first)[0]);
+                let mut pixels = 0;
+                for shape in inputs.iter().map(|input| self.shape(*input)) {
+                    if shape[0] != channels {
+                        return unfit(format!("{shape:?} does not fit behind {channels} channels"));
+                    }
+                    pixels += shape[1..].iter().product::<usize>();
+                }
+                if pixels == 0 { unfit("it has no inputs".into()) } else { Ok(vec![channels, 1, pixels]) }
+            }
+            Op::Rearrange { from, shape, .. } => {
+                one()?;
+                let fits = matches!(shape.len(), 1 | 3) && shape.iter().product::<usize>() == from.len();
+                if fits && !from.is_empty() {
+                    Ok(shape.clone())
+                } else {
+                    unfit(format!("{} places are not {shape:?}", from.len()))
+                }
+            }
         }
+    }
+}
+
+impl Graph {
+    fn attention(&self, heads: usize, inputs: &[Value]) -> Result<Vec<usize>, Unfit> {
+        let [q, k, v] = inputs else {
+            return Err(Unfit(format!("it has {} inputs instead of queries, keys and values", inputs.len())));
+        };
+        let (q, k, v) = (self.shape(*q), self.shape(*k), self.shape(*v));
+        let divides = |shape: &[usize]| heads > 0 && shape[0].is_multiple_of(heads);
+        if q[0] == k[0] && k[1..] == v[1..] && divides(q) && divides(v) {
+            return Ok([&v[..1], &q[1..]].concat());
+        }
+        Err(Unfit(format!("queries {q:?}, keys {k:?} and values {v:?} do not fit together in {heads} heads")))
     }
 }
 

@@ -5,17 +5,21 @@
 //! never on the batch around an example, or on the number of threads.
 
 pub mod activation;
+pub mod attention;
 pub mod copy;
 pub mod dense;
 pub mod depthwise;
 pub mod dropout;
 pub mod elementwise;
+pub mod function;
 mod gradient;
 pub mod linear;
 mod math;
 pub mod norm;
 pub mod optimizer;
 pub mod packing;
+pub mod pairwise;
+pub mod pixelwise;
 pub mod pool;
 pub mod pooled;
 pub mod slopes;

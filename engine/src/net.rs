@@ -10,6 +10,7 @@ mod linear;
 mod lower;
 mod memory;
 mod norms;
+mod outputs;
 mod parameters;
 mod parts;
 mod pooled;
@@ -119,6 +120,9 @@ impl Net {
                 &lean
             }
         };
+        if let Some(node) = graph.nodes().iter().find(|node| purpose == Purpose::Train && node.op.has_no_gradient()) {
+            return Err(Unfit(format!("`{}` is for outputs alone: it cannot be trained", lower::alone(&node.op))));
+        }
         let layers = lower::lower(graph, purpose);
         let plan = wiring::wire(graph, &layers, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
@@ -344,6 +348,15 @@ fn stage(
             Op::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
             Op::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
             Op::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
+            Op::Constant(_)
+            | Op::Pairwise(_)
+            | Op::Function(_)
+            | Op::Softmax
+            | Op::ChannelNorm { .. }
+            | Op::Attention { .. }
+            | Op::Channels { .. }
+            | Op::Append
+            | Op::Rearrange { .. } => Box::new(outputs::OutputStage::new(op, wiring, path, layouts)),
             Op::Input | Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } | Op::Add => {
                 unreachable!("lowering has layers of its own for these")
             }

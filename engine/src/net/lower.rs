@@ -63,17 +63,31 @@ impl Layer {
             LayerOp::BatchNorm { .. } if self.inputs.len() > 1 => "batch norm, sum",
             LayerOp::BatchNorm { .. } => "batch norm",
             LayerOp::Add { .. } => "sum",
-            LayerOp::Alone(Op::RowNorm { .. }) => "row norm",
-            LayerOp::Alone(Op::Activation(_)) => "activation",
-            LayerOp::Alone(Op::MaxPool(_)) => "max-pool",
-            LayerOp::Alone(Op::AvgPool { .. }) => "average pool",
-            LayerOp::Alone(Op::GlobalAvgPool) => "global average pool",
-            LayerOp::Alone(Op::Dropout { .. }) => "dropout",
-            LayerOp::Alone(Op::Flatten) => "flatten",
-            LayerOp::Alone(Op::Concat) => "concatenation",
-            LayerOp::Alone(_) => "layer",
+            LayerOp::Alone(op) => alone(op),
         };
         format!("{what} {:?}", graph.shape(self.output))
+    }
+}
+
+/// What a node by itself is called.
+pub(crate) fn alone(op: &Op) -> &'static str {
+    match op {
+        Op::RowNorm { .. } => "row norm",
+        Op::Activation(_) => "activation",
+        Op::MaxPool(_) => "max-pool",
+        Op::AvgPool { .. } => "average pool",
+        Op::GlobalAvgPool => "global average pool",
+        Op::Dropout { .. } => "dropout",
+        Op::Flatten => "flatten",
+        Op::Concat | Op::Append => "concatenation",
+        Op::Constant(_) => "constant",
+        Op::Pairwise(_) => "pairs",
+        Op::Function(_) => "function",
+        Op::Softmax => "softmax",
+        Op::ChannelNorm { .. } => "norm of channels",
+        Op::Attention { .. } => "attention",
+        Op::Channels { .. } | Op::Rearrange { .. } => "copy",
+        Op::Input | Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } | Op::Add => "layer",
     }
 }
 

@@ -122,6 +122,13 @@ impl Arena {
         buffers.expect("places of different buffers").map(|buffer| &mut buffer[starts.next().unwrap_or(0)..])
     }
 
+    /// Calls `f` with all places to read but one, which is written: one place may be read twice.
+    pub(crate) fn write_beside(&mut self, place: &Place, f: impl FnOnce(&Self, &mut Buffer)) {
+        let mut buffer = std::mem::take(&mut self.buffers[place.buffer]);
+        f(self, &mut buffer);
+        self.buffers[place.buffer] = buffer;
+    }
+
     /// Bytes of all buffers.
     pub(crate) fn bytes(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.len() * size_of::<f32>()).sum()

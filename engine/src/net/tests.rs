@@ -1,5 +1,6 @@
 //! Whole networks against a scalar forward pass in `f64` and its central differences.
 
+mod outputs;
 mod parts;
 mod reference;
 
@@ -183,23 +184,24 @@ pub(super) fn check(what: &str, graph: &Graph, n: usize) {
     check_outputs(what, graph, n);
 }
 
-/// Holds the outputs of a network that is planned for them alone against the reference's, on every path.
+/// Holds the outputs of a network that is planned for these alone against the reference's, on every path.
 pub(super) fn check_outputs(what: &str, graph: &Graph, n: usize) {
     let input: usize = graph.shape(graph.input()).iter().product();
     let x = noise("x", n * input);
     let parameters = values(graph);
     let wide: Vec<Vec<f64>> = parameters.iter().map(|values| values.iter().map(|x| f64::from(*x)).collect()).collect();
-    let inferred = Reference::new(graph, &x, n).run(&wide, false);
+    let expected = Reference::new(graph, &x, n).run(&wide, false).output;
     for path in Path::available() {
-        let what = format!("{what} on {}", path.name());
         let mut net = Net::new(graph, n, Purpose::Infer, path).expect("a network");
         parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        // The second round finds the buffers as the first left them.
         for round in 0..2 {
             for (example, values) in x.chunks(input).enumerate() {
                 net.set_input(example, values);
             }
             net.forward(n, &Mode::Infer);
-            close(&format!("{what}: planned for outputs, round {round}"), &net.outputs(n), &inferred.output, 2e-5);
+            let what = format!("{what} on {}: planned for outputs, round {round}", path.name());
+            close(&what, &net.outputs(n), &expected, 2e-5);
         }
     }
 }

@@ -4,6 +4,8 @@ use crate::graph::{Activation, Graph, Op, ParameterId};
 use crate::kernels::tests::reference::inside;
 use crate::window::Window;
 
+use super::outputs::{Operand, alone};
+
 /// Places of each parameter whose slope is measured.
 const SAMPLES: usize = 24;
 
@@ -151,6 +153,11 @@ impl<'a> Reference<'a> {
                             .flat_map(move |(index, len)| input(index)[example * len..][..*len].to_vec())
                     };
                     (0..self.n).flat_map(example).collect()
+                }
+                op => {
+                    let inputs: Vec<Operand<'_>> =
+                        (0..node.inputs.len()).map(|index| (input(index), in_shape(index))).collect();
+                    (0..self.n).flat_map(|example| alone(op, parameters, &node.shape, &inputs, example)).collect()
                 }
             };
             values.push(value);

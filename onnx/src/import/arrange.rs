@@ -1,0 +1,122 @@
+//! Values laid out as an operation needs them: as they are where that will do, else by a copy.
+
+use std::sync::Arc;
+
+use engine::graph::{Op, Value};
+
+use super::{Importer, View};
+use crate::error::{Problem, refuse};
+use crate::tensor::count;
+use crate::view::{self, Axis, Dim};
+
+/// Which places of an axis are taken, in order; none is what fills.
+pub(super) type Picks = Vec<Option<usize>>;
+
+impl Importer {
+    /// A value whose channels are some axes and whose pixels are others, each in this order; with a size its pixels are maps of it.
+    pub(super) fn arrange(
+        &mut self,
+        view: &View,
+        channels: &[usize],
+        pixels: &[usize],
+        size: Option<[usize; 2]>,
+    ) -> Result<(Value, Vec<Axis>), Problem> {
+        let mut view = view.clone();
+        let value = self.settle(&mut view)?;
+        let [all_channels, all_pixels] = self.dims(value);
+        let part = |axes: &[usize]| view::within(axes.iter().map(|at| &view.axes[*at]));
+        let fits = match (size, self.graph.shape(value)) {
+            (None, _) => true,
+            (Some(size), shape) => shape.len() == 3 && shape[1..] == size,
+        };
+        let whole = view::is_whole(&part(channels), Dim::Channel, all_channels)
+            && view::is_whole(&part(pixels), Dim::Pixel, all_pixels);
+        if fits && whole {
+            return Ok((value, view.axes));
+        }
+        self.take(value, &view.axes, &vec![None; view.axes.len()], (channels, pixels, size), 0.0)
+    }
+
+    /// A copy of some places of each axis (of all without a list), with channels and pixels as for [`Importer::arrange`].
+    pub(super) fn take(
+        &mut self,
+        value: Value,
+        axes: &[Axis],
+        picks: &[Option<Picks>],
+        (channels, pixels, size): (&[usize], &[usize], Option<[usize; 2]>),
+        fill: f32,
+    ) -> Result<(Value, Vec<Axis>), Problem> {
+        let [_, all_pixels] = self.dims(value);
+        // Places add up over the axes.
+        let mut along = Vec::with_capacity(axes.len());
+        for (axis, picks) in axes.iter().zip(picks) {
+            let places = view::places(&[axis], all_pixels);
+            along.push(match picks {
+                None => places.into_iter().map(Some).collect(),
+                Some(_) if axis.iter().any(|atom| atom.dim == Dim::Example) => {
+                    refuse!("it takes apart the batch")
+                }
+                Some(picks) => picks.iter().map(|at| at.map(|at| places[at])).collect::<Vec<_>>(),
+            });
+        }
+        let extents: Vec<usize> = along.iter().map(Vec::len).collect();
+        let product = |axes: &[usize]| count(&axes.iter().map(|at| extents[*at]).collect::<Vec<_>>());
+        let (new_channels, new_pixels) = (product(channels)?, product(pixels)?);
+        if count(&[new_channels, new_pixels])? == 0 {
+            refuse!("nothing is left of it");
+        }
+        let mut from: Vec<Option<u32>> = vec![Some(0)];
+        for at in channels.iter().chain(pixels) {
+            let places = &along[*at];
+            from = from.iter().flat_map(|place| places.iter().map(move |other| Some((*place)? + (*other)?))).collect();
+        }
+        let from: Arc<[u32]> = from.into_iter().map(|place| place.unwrap_or(u32::MAX)).collect();
+        let shape = match (size, pixels) {
+            (Some([height, width]), _) => vec![new_channels, height, width],
+            (None, _) if new_pixels == 1 => vec![new_channels],
+            (None, [rows, columns]) => vec![new_channels, extents[*rows], extents[*columns]],
+            _ => vec![new_channels, 1, new_pixels],
+        };
+        let new = self.add(Op::Rearrange { from, shape, fill }, &[value])?;
+        let mut result = axes.to_vec();
+        for (dim, axes) in [(Dim::Channel, channels), (Dim::Pixel, pixels)] {
+            let mut stride = 1;
+            for at in axes.iter().rev() {
+                let part = view::axis(dim, extents[*at], stride).first().copied();
+                result[*at] = view::replaced(&result[*at], part)?;
+                stride *= extents[*at];
+            }
+        }
+        Ok((new, result))
+    }
+
+    /// `[C, H, W]` of a value `[N, C, H, W]`.
+    pub(super) fn maps(&mut self, view: &View) -> Result<Value, Problem> {
+        let [_, _, rows, columns] = view.axes.as_slice() else {
+            refuse!("its input has {} dimensions: [N, C, H, W] is accepted", view.axes.len())
+        };
+        let size = [view::inner(rows), view::inner(columns)];
+        Ok(self.arrange(view, &[1], &[2, 3], Some(size))?.0)
+    }
+
+    /// The axes of maps `[N, C, H, W]`.
+    pub(super) fn map_axes(&self, value: Value) -> Vec<Axis> {
+        let [channels, _] = self.dims(value);
+        let [height, width] = match self.graph.shape(value) {
+            [_, height, width] => [*height, *width],
+            _ => [1, 1],
+        };
+        vec![
+            self.example_axis(),
+            view::axis(Dim::Channel, channels, 1),
+            view::axis(Dim::Pixel, height, width),
+            view::axis(Dim::Pixel, width, 1),
+        ]
+    }
+}
+
+/// The axes that a copy keeps as channels, and as pixels.
+pub(super) fn roles(axes: &[Axis]) -> [Vec<usize>; 2] {
+    let is_channel = |at: &usize| axes[*at].iter().any(|atom| atom.dim == Dim::Channel);
+    (0..axes.len()).partition::<Vec<usize>, _>(is_channel).into()
+}

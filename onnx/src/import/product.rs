@@ -1,0 +1,183 @@
+//! Products with constant matrices.
+
+use std::rc::Rc;
+
+use engine::Window;
+use engine::graph::Op;
+
+use super::arrange::roles;
+use super::conv::Pending;
+use super::{Args, Importer, Item, View, What};
+use crate::error::{Problem, refuse};
+use crate::tensor::Tensor;
+use crate::view::{self, Dim};
+
+impl Importer {
+    pub(super) fn gemm(&mut self, args: &Args<'_>) -> Result<View, Problem> {
+        let call = &args.call;
+        let mut view = args.view(0)?;
+        let (alpha, beta) = (call.float("alpha", 1.0)? as f32, call.float("beta", 1.0)? as f32);
+        if view.axes.len() != 2 {
+            refuse!("its input has {} dimensions instead of two", view.axes.len());
+        }
+        if call.int("transA", 0)? != 0 {
+            self.settle(&mut view)?;
+            view.axes.swap(0, 1);
+        }
+        let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
+        let scaled =
+            |values: Vec<f32>, by: f32| if by == 1.0 { values } else { values.iter().map(|x| x * by).collect() };
+        let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
+        let view = self.product(view, weight, call.node.inputs[1])?;
+        match args.known(2)? {
+            None => Ok(view),
+            Some(bias) => {
+                let bias = Tensor::floats(&bias.shape, scaled(bias.to_floats().to_vec(), beta));
+                self.with_constant("Add", view, &bias, false)
+            }
+        }
+    }
+
+    pub(super) fn matmul(&mut self, args: &Args<'_>) -> Result<View, Problem> {
+        let name = |index: usize| args.call.node.inputs[index];
+        match (args.item(0), args.item(1)) {
+            (Some(Item::View(a)), Some(Item::View(b))) => self.attention(a.clone(), b.clone()),
+            (Some(Item::View(a)), Some(Item::Known(b))) => {
+                if b.shape.len() == 1 {
+                    refuse!("its second input is a vector: a matrix is accepted");
+                }
+                self.product(a.clone(), matrix(b, false)?, name(1))
+            }
+            (Some(Item::Known(a)), Some(Item::View(b))) => {
+                // The transposed product.
+                let mut view = b.clone();
+                let rank = view.axes.len();
+                if rank < 2 {
+                    refuse!("its second input is a vector: a matrix is accepted");
+                }
+                self.settle(&mut view)?;
+                view.axes.swap(rank - 2, rank - 1);
+                let mut view = self.product(view, matrix(a, true)?, name(0))?;
+                view.axes.swap(rank - 2, rank - 1);
+                Ok(view)
+            }
+            _ => refuse!("it has no two inputs"),
+        }
+    }
+
+    /// The last axis times a matrix.
+    fn product(&mut self, mut view: View, weight: Matrix, name: &str) -> Result<View, Problem> {
+        let Some(last) = view.axes.len().checked_sub(1) else { refuse!("its input is a single number") };
+        if view::extent(&view.axes[last]) != weight.rows || view.axes[last].iter().any(|atom| atom.dim == Dim::Example)
+        {
+            refuse!("its matrix has {} rows, and its input {:?}", weight.rows, view::shape(&view.axes));
+        }
+        let mut value = self.settle(&mut view)?;
+        let [channels, pixels] = self.dims(value);
+        let others: Vec<usize> = (0..last).collect();
+        let alone = others.iter().all(|at| view::inner(&view.axes[*at]) == 1);
+        let whole = view.axes[last].iter().all(|atom| atom.dim == Dim::Channel) && weight.rows == channels;
+        let flat = alone && weight.rows == channels * pixels;
+        if !whole && !flat {
+            let (_, pixels) = ((), &others);
+            let arranged = self.arrange(&view, &[last], pixels, None)?;
+            (value, view.axes) = arranged;
+        }
+        let [_, pixels] = self.dims(value);
+        // The order of its rows in the engine's value.
+        let order = view::places(&[&view.axes[last]], pixels);
+        let flat = alone || pixels == 1;
+        let order: Vec<usize> =
+            order.iter().map(|place| if flat { *place as usize } else { *place as usize / pixels }).collect();
+        let [rows, columns] = [weight.rows, weight.columns];
+        let mut values = vec![0.0; rows * columns];
+        for (row, place) in order.iter().enumerate() {
+            for column in 0..columns {
+                values[column * rows + place] = weight.values[row * columns + column];
+            }
+        }
+        let (window, shape) = if flat {
+            value = self.row(value)?;
+            (None, vec![columns, rows])
+        } else {
+            let &[_, height, width] = self.graph.shape(value) else { refuse!("its input has no pixels") };
+            (Some((Window::same([1, 1], [height, width]), 1)), vec![columns, rows, 1, 1])
+        };
+        crate::tensor::count(&[columns, pixels])?;
+        let pending = Pending { name: name.into(), input: value, window, shape, weight: values.into(), bias: None };
+        let mut axes = view.axes;
+        axes[last] = view::axis(Dim::Channel, columns, 1);
+        Ok(View { what: What::Pending(Rc::new(pending)), axes })
+    }
+
+    pub(super) fn softmax(&mut self, args: &Args<'_>) -> Result<View, Problem> {
+        let mut view = args.view(0)?;
+        let rank = view.axes.len();
+        let old = args.call.opset < 13;
+        let axis = crate::call::axis(args.call.int("axis", if old { 1 } else { -1 })?, rank)?;
+        if let What::Scores(scores) = &mut view.what {
+            if axis + 1 == rank && !scores.softmax {
+                scores.softmax = true;
+                return Ok(view);
+            }
+            refuse!("attention is accepted with a softmax over the keys");
+        }
+        // Up to version 12 all axes from this one on count as one.
+        let along: Vec<usize> = if old { (axis..rank).collect() } else { vec![axis] };
+        let others: Vec<usize> = (0..rank).filter(|at| !along.contains(at)).collect();
+        let (value, axes) = self.arrange(&view, &along, &others, None)?;
+        let value = self.add(Op::Softmax, &[value])?;
+        Ok(View { what: What::Value(value), axes })
+    }
+
+    /// A copy of some places of each axis.
+    pub(super) fn selected(&mut self, view: View, picks: &[Option<Vec<usize>>]) -> Result<View, Problem> {
+        let mut view = view;
+        let value = self.settle(&mut view)?;
+        let [channels, _] = self.dims(value);
+        if let [at] = *(0..picks.len()).filter(|at| picks[*at].is_some()).collect::<Vec<_>>()
+            && let Some(picks) = &picks[at]
+            && let [atom] = view.axes[at].as_slice()
+            && atom.dim == Dim::Channel
+            && atom.extent * atom.stride == channels
+            && !picks.is_empty()
+            && picks.windows(2).all(|pair| pair[1] == pair[0] + 1)
+        {
+            // Channels that lie side by side.
+            let (first, count) = (picks[0] * atom.stride, picks.len() * atom.stride);
+            view.axes[at] = view::axis(Dim::Channel, picks.len(), atom.stride);
+            let value = self.add(Op::Channels { first, count }, &[value])?;
+            return Ok(View { what: What::Value(value), axes: view.axes });
+        }
+        if picks.iter().all(Option::is_none) {
+            return Ok(view);
+        }
+        let picks: Vec<_> =
+            picks.iter().map(|picks| picks.as_ref().map(|picks| picks.iter().map(|at| Some(*at)).collect())).collect();
+        let [channels, pixels] = roles(&view.axes);
+        let (value, axes) = self.take(value, &view.axes, &picks, (&channels, &pixels, None), 0.0)?;
+        Ok(View { what: What::Value(value), axes })
+    }
+}
+
+/// A constant matrix, row by row.
+struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+/// A matrix, or its transposed one; dimensions of one may stand before it.
+fn matrix(tensor: &Tensor, transposed: bool) -> Result<Matrix, Problem> {
+    let (outer, inner) = tensor.shape.split_at(tensor.shape.len().saturating_sub(2));
+    let &[rows, columns] = inner else { refuse!("its matrix is {:?}", tensor.shape) };
+    if outer.iter().any(|size| *size != 1) || rows == 0 || columns == 0 {
+        refuse!("its matrix is {:?}: one matrix is accepted", tensor.shape);
+    }
+    let values = tensor.to_floats();
+    if !transposed {
+        return Ok(Matrix { rows, columns, values: values.to_vec() });
+    }
+    let turned = (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied());
+    Ok(Matrix { rows: columns, columns: rows, values: turned.collect() })
+}

@@ -1,0 +1,166 @@
+//! Tensors that are known when a network is imported.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Problem, refuse};
+use crate::external::Files;
+use crate::limits;
+use crate::proto;
+use crate::wire::varints;
+
+/// A tensor's numbers: of all floating-point types as `f32`, of all others as `i64`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Data {
+    Floats(Arc<[f32]>),
+    Ints(Arc<[i64]>),
+}
+
+/// A known tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Data,
+}
+
+/// The product of a shape, if it is within the limit.
+pub(crate) fn count(shape: &[usize]) -> Result<usize, Problem> {
+    let product = shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
+    match product.filter(|count| *count <= limits::ELEMENTS && shape.len() <= limits::RANK) {
+        Some(count) => Ok(count),
+        None => refuse!("{shape:?} is too large: at most {} elements are accepted", limits::ELEMENTS),
+    }
+}
+
+impl Tensor {
+    pub(crate) fn floats(shape: &[usize], data: Vec<f32>) -> Self {
+        Self { shape: shape.to_vec(), data: Data::Floats(data.into()) }
+    }
+
+    pub(crate) fn ints(shape: &[usize], data: Vec<i64>) -> Self {
+        Self { shape: shape.to_vec(), data: Data::Ints(data.into()) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match &self.data {
+            Data::Floats(data) => data.len(),
+            Data::Ints(data) => data.len(),
+        }
+    }
+
+    /// Its numbers as floats.
+    pub(crate) fn to_floats(&self) -> Arc<[f32]> {
+        match &self.data {
+            Data::Floats(data) => data.clone(),
+            Data::Ints(data) => data.iter().map(|x| *x as f32).collect(),
+        }
+    }
+
+    /// Its numbers, that must be whole.
+    pub(crate) fn to_ints(&self) -> Result<Arc<[i64]>, Problem> {
+        match &self.data {
+            Data::Ints(data) => Ok(data.clone()),
+            Data::Floats(_) => refuse!("whole numbers are needed, not floats"),
+        }
+    }
+
+    /// Its only number.
+    pub(crate) fn scalar(&self) -> Option<f64> {
+        match &self.data {
+            Data::Floats(data) if data.len() == 1 => Some(f64::from(data[0])),
+            Data::Ints(data) if data.len() == 1 => Some(data[0] as f64),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn read(tensor: &proto::Tensor<'_>, files: &Files) -> Result<Self, Problem> {
+        let mut shape = Vec::new();
+        for dim in &tensor.dims {
+            match usize::try_from(*dim) {
+                Ok(dim) => shape.push(dim),
+                Err(_) => refuse!("its shape is {:?}", tensor.dims),
+            }
+        }
+        let count = count(&shape)?;
+        let bytes = match tensor.kind {
+            2 | 3 | 9 => 1,
+            4 | 5 | 10 | 16 => 2,
+            1 | 6 | 12 => 4,
+            7 | 11 | 13 => 8,
+            kind => refuse!(
+                "its type is number {kind} of ONNX's: float, float16, bfloat16, double, bool and whole numbers are accepted"
+            ),
+        };
+        let outside;
+        let raw = match (&tensor.external, tensor.raw) {
+            (Some(place), _) => {
+                outside = files.read(place, count * bytes)?;
+                Some(outside.as_slice())
+            }
+            (None, raw) => raw,
+        };
+        let data = match raw {
+            Some(raw) if raw.len() != count * bytes => {
+                refuse!("it has {} bytes: its shape {shape:?} needs {}", raw.len(), count * bytes)
+            }
+            Some(raw) => decode(tensor.kind, raw),
+            None => listed(tensor, count, &shape)?,
+        };
+        Ok(Self { shape, data })
+    }
+}
+
+/// Numbers as `raw_data` holds them.
+fn decode(kind: i64, raw: &[u8]) -> Data {
+    macro_rules! each {
+        ($variant:ident, $bytes:literal, $f:expr) => {
+            Data::$variant(raw.as_chunks::<$bytes>().0.iter().map(|bytes| ($f)(*bytes)).collect())
+        };
+    }
+    match kind {
+        1 => each!(Floats, 4, f32::from_le_bytes),
+        10 => each!(Floats, 2, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        16 => each!(Floats, 2, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        11 => each!(Floats, 8, |bytes| f64::from_le_bytes(bytes) as f32),
+        2 | 9 => each!(Ints, 1, |[byte]: [u8; 1]| i64::from(byte)),
+        3 => each!(Ints, 1, |[byte]: [u8; 1]| i64::from(byte.cast_signed())),
+        4 => each!(Ints, 2, |bytes| i64::from(u16::from_le_bytes(bytes))),
+        5 => each!(Ints, 2, |bytes| i64::from(i16::from_le_bytes(bytes))),
+        6 => each!(Ints, 4, |bytes| i64::from(i32::from_le_bytes(bytes))),
+        12 => each!(Ints, 4, |bytes| i64::from(u32::from_le_bytes(bytes))),
+        _ => each!(Ints, 8, i64::from_le_bytes),
+    }
+}
+
+/// Numbers in the list of their type.
+fn listed(tensor: &proto::Tensor<'_>, count: usize, shape: &[usize]) -> Result<Data, Problem> {
+    let numbers = &tensor.numbers;
+    let bytes: usize = numbers.iter().map(|part| part.len()).sum();
+    // Types of their own list are as in `raw_data`; the others are whole numbers of variable length.
+    let fixed = match tensor.kind {
+        1 => Some(4),
+        11 => Some(8),
+        _ => None,
+    };
+    let found = match fixed {
+        Some(each) if bytes % each == 0 => bytes / each,
+        Some(_) => refuse!("its numbers are cut off"),
+        None => numbers.iter().flat_map(|part| part.iter()).filter(|byte| **byte & 0x80 == 0).count(),
+    };
+    if found != count {
+        refuse!("it has {found} numbers: its shape {shape:?} needs {count}");
+    }
+    if fixed.is_some() {
+        return Ok(decode(tensor.kind, &numbers.concat()));
+    }
+    let mut ints = Vec::with_capacity(count);
+    for part in numbers {
+        ints.extend(varints(part).map_err(|error: Error| Problem(error.to_string()))?);
+    }
+    Ok(match tensor.kind {
+        10 => Data::Floats(ints.iter().map(|bits| f16::from_bits(*bits as u16).to_f32()).collect()),
+        16 => Data::Floats(ints.iter().map(|bits| bf16::from_bits(*bits as u16).to_f32()).collect()),
+        _ => Data::Ints(ints.into()),
+    })
+}
