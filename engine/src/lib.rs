@@ -14,7 +14,7 @@ mod team;
 mod window;
 
 pub use buffer::Buffer;
-pub use net::{Mode, Net, Purpose};
+pub use net::{Mode, Net, Precision, Purpose};
 pub use simd::{LANES, Path};
 pub use team::{set_threads, threads};
 pub use window::Window;

@@ -40,6 +40,16 @@ pub enum Purpose {
     Infer,
 }
 
+/// How numbers are multiplied, for outputs. Sums are in fp32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    Fp32,
+    /// Rounded to bf16 first, in dense convolutions, where [`Path::has_bf16`] and it is faster.
+    Bf16,
+}
+
 /// What a pass is for.
 pub enum Mode<'a> {
     /// Outputs: running statistics, no dropout.
@@ -112,6 +122,21 @@ impl Net {
     /// # Errors
     /// The graph holds what cannot be planned.
     pub fn new(graph: &Graph, batch: usize, purpose: Purpose, path: Path) -> Result<Self, Unfit> {
+        Self::with_precision(graph, batch, purpose, path, Precision::Fp32)
+    }
+
+    /// The same with products of a precision; training is in fp32.
+    ///
+    /// # Errors
+    /// Those of [`Net::new`].
+    pub fn with_precision(
+        graph: &Graph,
+        batch: usize,
+        purpose: Purpose,
+        path: Path,
+        precision: Precision,
+    ) -> Result<Self, Unfit> {
+        let precision = if purpose == Purpose::Train { Precision::Fp32 } else { precision };
         let lean;
         let graph = match purpose {
             Purpose::Train => graph,
@@ -127,7 +152,7 @@ impl Net {
         let plan = wiring::wire(graph, &layers, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
-        let size = Size { path, batch, together };
+        let size = Size { path, batch, together, precision };
         let mut stages = Vec::with_capacity(layers.len());
         for (layer, wiring) in layers.iter().zip(plan.wirings) {
             let stage = stage(graph, layer, &wiring, size, &mut layouts)?;
@@ -311,6 +336,7 @@ struct Size {
     /// Examples that share a pass over weights. Kernels are chosen by this number, and with them an example's bits: for
     /// outputs it is one, whatever the batch.
     together: usize,
+    precision: Precision,
 }
 
 fn stage(

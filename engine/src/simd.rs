@@ -48,6 +48,14 @@ impl Path {
         Self::available()[0]
     }
 
+    /// Whether this machine multiplies numbers in bf16 on this path, faster than others.
+    pub fn has_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Its name, as results carry it.
     pub fn name(self) -> &'static str {
         match self {
@@ -66,7 +74,7 @@ macro_rules! on_path {
         match $path {
             #[cfg(target_arch = "x86_64")]
             $crate::simd::Path::Avx512 => {
-                type $simd = $crate::simd::Avx512;
+                type $simd = $crate::simd::Avx512<false>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]

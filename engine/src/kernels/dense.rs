@@ -4,6 +4,8 @@
 //! in `tile` and `gradient`, which read the maps as they lie. The gradient of an input of a strided convolution is one convolution
 //! for each phase of the stride.
 
+mod bf16;
+
 use std::ops::Range;
 
 use super::gradient;
@@ -16,6 +18,7 @@ use crate::team;
 use crate::window::Window;
 
 pub use super::tile::Finish;
+pub use bf16::Forward as Bf16Forward;
 
 /// Bytes of input that a pass over all weights works on: about half of a core's second cache.
 const CHUNK: usize = 512 << 10;
@@ -304,6 +307,7 @@ impl Gather {
         match (step, self.packing.run()) {
             (16, RUN) => Kernels::<S, 16, RUN>::ALL,
             (32, RUN) => Kernels::<S, 32, RUN>::ALL,
+            (8, RUN) => Kernels::<S, 8, RUN>::ALL,
             (_, RUN) => Kernels::<S, 0, RUN>::ALL,
             (1, _) => Kernels::<S, 1, 1>::ALL,
             (2, _) => Kernels::<S, 2, 1>::ALL,

@@ -1,6 +1,7 @@
 //! Kernels on random shapes, on every path of this machine, against scalar loops in `f64`.
 
 mod activation;
+mod bf16;
 mod copy;
 mod dense;
 mod depthwise;

@@ -105,7 +105,12 @@ impl Kind {
 /// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
 /// the gradient, and the larger part of the smaller the maps.
 pub fn pays(shape: &Shape, examples: usize) -> bool {
-    is_faster(shape, examples, 10, [2, 4, 16])
+    is_faster(shape, examples, 10, [2, 4, 16], 1)
+}
+
+/// The same beside a dense convolution of two products in the time of one.
+pub fn pays_beside_pairs(shape: &Shape, examples: usize) -> bool {
+    is_faster(shape, examples, 10, [2, 4, 16], 2)
 }
 
 /// Whether the gradient of weights by [`WeightGradient`] takes less time than the dense one, for this many examples in a call.
@@ -116,12 +121,12 @@ pub fn pays(shape: &Shape, examples: usize) -> bool {
 ///   2.5 for 256 at 14x14), for 5x5 as well (1.7 for 16 at 28x28, 2.3 for 32 to 64 at 14x14);
 /// - for maps of a few tiles only for several examples: 64 channels at 4x4 reach 0.6 for one and 2.8 for eight, 512 at 7x7 0.5 and 1.2.
 pub fn gradient_pays(shape: &Shape, examples: usize) -> bool {
-    is_faster(shape, examples, 6, [7, 9, 48])
+    is_faster(shape, examples, 6, [7, 9, 48], 1)
 }
 
 /// Whether products at the points, with transforms that cost so many a channel and weights of up to 1 MiB, 16 MiB and more that cost so many each, are
-/// less than those of a dense convolution.
-fn is_faster(shape: &Shape, examples: usize, transform: usize, weights: [usize; 3]) -> bool {
+/// less than those of a dense convolution that computes `at_once` in the time of one.
+fn is_faster(shape: &Shape, examples: usize, transform: usize, weights: [usize; 3], at_once: usize) -> bool {
     let Some(kind) = Kind::of(shape, shape.window.output) else { return false };
     let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
     let products = shape.ins.next_multiple_of(RUN) * outs;
@@ -130,7 +135,7 @@ fn is_faster(shape: &Shape, examples: usize, transform: usize, weights: [usize; 
     let weight = weights[usize::from(bytes > 1 << 20) + usize::from(bytes > 16 << 20)];
     let tiles = examples * rows * columns;
     let fast = kind.positions() * (tiles * (products + transform * (ins + outs)) + weight * products);
-    fast < examples * shape.window.outputs() * shape.window.taps() * products
+    fast * at_once < examples * shape.window.outputs() * shape.window.taps() * products
 }
 
 /// A convolution, or the gradient of its input, on maps of one kind.

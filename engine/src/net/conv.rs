@@ -103,7 +103,7 @@ impl ConvStage {
             x,
             y,
             added,
-            forward: Convolution::forward(path, &shape, together, x_maps, y_maps),
+            forward: Convolution::forward(size, &shape, x_maps, y_maps),
             folded,
             backward,
         }

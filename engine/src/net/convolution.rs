@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::buffer::Buffer;
-use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
+use crate::kernels::dense::{Bf16Forward, Finish, Forward, InputGradient, Shape, WeightGradient};
 use crate::kernels::depthwise;
 use crate::kernels::packing::Packing;
 use crate::kernels::winograd::{self, Winograd};
@@ -12,6 +12,7 @@ use crate::parallel;
 use crate::simd::{LANES, Path};
 
 use super::parameters::Layout;
+use super::{Precision, Size};
 
 /// A convolution in one direction, with its weights as it wants them.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Convolution {
 #[derive(Debug)]
 enum Kernel {
     Forward(Forward),
+    Bf16(Bf16Forward),
     InputGradient(InputGradient),
     Winograd(Winograd),
     Depthwise(depthwise::Forward),
@@ -60,15 +62,22 @@ pub(super) fn scale(layout: &Layout, weights: &mut [f32], factors: &[f32]) {
 }
 
 impl Convolution {
-    /// From inputs like `x` to outputs like `y`, of `together` examples at once.
-    pub(super) fn forward(path: Path, shape: &Shape, together: usize, x: Maps, y: Maps) -> Self {
+    /// From inputs like `x` to outputs like `y`.
+    pub(super) fn forward(size: Size, shape: &Shape, x: Maps, y: Maps) -> Self {
+        let Size { path, together, precision, .. } = size;
         if is_depthwise(shape) {
             let kernel = Kernel::Depthwise(depthwise::Forward::new(path, shape, x, y));
             return Self { kernel, x, y, weights: Buffer::zeros(0) };
         }
-        match Winograd::new(path, shape, x, y).filter(|_| winograd::pays(shape, together)) {
-            Some(winograd) => Self::winograd(winograd, x, y),
-            None => {
+        let bf16 = Bf16Forward::new(path, shape, x, y).filter(|_| precision == Precision::Bf16);
+        let pays = if bf16.is_some() { winograd::pays_beside_pairs } else { winograd::pays };
+        match (Winograd::new(path, shape, x, y).filter(|_| pays(shape, together)), bf16) {
+            (Some(winograd), _) => Self::winograd(winograd, x, y),
+            (None, Some(bf16)) => {
+                let weights = Buffer::zeros(bf16.len());
+                Self { kernel: Kernel::Bf16(bf16), x, y, weights }
+            }
+            (None, None) => {
                 let kernel = Kernel::Forward(Forward::new(path, shape, x, y));
                 Self { kernel, x, y, weights: Buffer::zeros(0) }
             }
@@ -101,6 +110,7 @@ impl Convolution {
     pub(super) fn prepare(&mut self, packed: &[f32]) {
         match &self.kernel {
             Kernel::Forward(_) | Kernel::Depthwise(_) => {}
+            Kernel::Bf16(forward) => forward.round(packed, &mut self.weights),
             Kernel::DepthwiseGradient(gradient) => gradient.reorder(packed, &mut self.weights),
             Kernel::InputGradient(gradient) => gradient.transpose(packed, &mut self.weights),
             Kernel::Winograd(winograd) => winograd.transform(packed, &mut self.weights),
@@ -117,6 +127,9 @@ impl Convolution {
             match &self.kernel {
                 Kernel::Forward(forward) => forward.run(packed, bias, x, y, finish),
                 Kernel::InputGradient(gradient) => gradient.run(&self.weights, x, y, finish),
+                Kernel::Bf16(forward) => parallel::with_scratch(forward.scratch_len(), |scratch| {
+                    forward.run(&self.weights, bias, x, y, finish, scratch);
+                }),
                 Kernel::Winograd(winograd) => parallel::with_scratch(winograd.scratch_len(), |scratch| {
                     winograd.run(&self.weights, bias, x, y, finish, scratch);
                 }),

@@ -54,7 +54,7 @@ enum Algorithm {
 impl PooledStage {
     /// `None` where the kernels of this layer do not suit it.
     pub(super) fn new(op: &LayerOp, wiring: &Wiring, size: Size, layouts: &mut [Layout]) -> Option<Self> {
-        let Size { path, batch, together } = size;
+        let Size { path, batch, together, .. } = size;
         let LayerOp::Conv { weight, bias, .. } = op else { return None };
         let (x, y) = (wiring.inputs[0], wiring.output);
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());

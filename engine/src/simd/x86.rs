@@ -4,14 +4,14 @@ use std::arch::x86_64::*;
 
 use super::{EXPONENT, Simd};
 
-/// One register a vector.
+/// One register a vector. With `PAIRS` a lane of a factor is two numbers in bf16, and [`Simd::fma`] adds both products to a sum in fp32.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const PAIRS: bool>;
 
 // SAFETY of every block below: intrinsics need the features that `run`'s caller vouches for, and the pointers are the
 // caller's, good for sixteen floats.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
-impl Simd for Avx512 {
+impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     type V = __m512;
     type M = __mmask16;
     // As the two-source permutation wants them.
@@ -28,7 +28,11 @@ impl Simd for Avx512 {
         fn inside<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
-        unsafe { inside(f) }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,popcnt")]
+        fn inside_pairs<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        unsafe { if PAIRS { inside_pairs(f) } else { inside(f) } }
     }
     #[inline(always)]
     unsafe fn prefetch(line: *const f32) {
@@ -49,7 +53,14 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
+        unsafe {
+            if PAIRS {
+                let pairs = |words: __m512| std::mem::transmute::<__m512, __m512bh>(words);
+                _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+            } else {
+                _mm512_fmadd_ps(a, b, c)
+            }
+        }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
