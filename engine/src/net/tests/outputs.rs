@@ -75,7 +75,8 @@ pub(super) fn alone(
             for head in 0..*heads {
                 for query in 0..pixels {
                     let product = |key: usize| {
-                        let one = |c: usize| q[(head * depth + c) * pixels + query] * k[(head * depth + c) * keys + key];
+                        let one =
+                            |c: usize| q[(head * depth + c) * pixels + query] * k[(head * depth + c) * keys + key];
                         libm::exp((0..depth).map(one).sum::<f64>() * f64::from(*scale))
                     };
                     let scores: Vec<f64> = (0..keys).map(product).collect();
@@ -107,9 +108,21 @@ pub(super) fn alone(
 fn value(function: Function, x: f64) -> f64 {
     match function {
         Function::Clip { low, high } => x.clamp(f64::from(low), f64::from(high)),
-        Function::LeakyRelu { slope } => if x > 0.0 { x } else { x * f64::from(slope) },
+        Function::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                x * f64::from(slope)
+            }
+        }
         Function::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
-        Function::Elu { alpha } => if x > 0.0 { x } else { f64::from(alpha) * (libm::exp(x) - 1.0) },
+        Function::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(alpha) * (libm::exp(x) - 1.0)
+            }
+        }
         Function::GeluTanh => {
             0.5 * x * (1.0 + libm::tanh((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))))
         }
@@ -205,7 +218,8 @@ fn norm(b: &mut Builder, x: Value) -> Value {
 
 #[test]
 fn attention_of_heads() {
-    for (heads, depth, width, size) in [(1, 16, 16, [1, 7]), (3, 8, 8, [4, 5]), (2, 20, 12, [1, 33]), (3, 5, 7, [3, 3])] {
+    for (heads, depth, width, size) in [(1, 16, 16, [1, 7]), (3, 8, 8, [4, 5]), (2, 20, 12, [1, 33]), (3, 5, 7, [3, 3])]
+    {
         let mut b = Builder::new(&[6, size[0], size[1]]);
         let x = b.graph.input();
         let [q, k] = [(); 2].map(|()| b.conv(x, heads * depth, 1, 1, 1, true));
