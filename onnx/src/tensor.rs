@@ -152,7 +152,7 @@ fn listed(tensor: &proto::Tensor<'_>, count: usize, shape: &[usize]) -> Result<D
         _ => None,
     };
     let found = match fixed {
-        Some(each) if bytes % each == 0 => bytes / each,
+        Some(each) if bytes.is_multiple_of(each) => bytes / each,
         Some(_) => refuse!("its numbers are cut off"),
         None => numbers.iter().flat_map(|part| part.iter()).filter(|byte| **byte & 0x80 == 0).count(),
     };

@@ -30,7 +30,7 @@ impl Importer {
         };
         let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
         let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
-        let view = self.product(view, weight, call.node.inputs[1])?;
+        let view = self.product(view, &weight, call.node.inputs[1])?;
         match args.known(2)? {
             None => Ok(view),
             Some(bias) => {
@@ -48,7 +48,7 @@ impl Importer {
                 if b.shape.len() == 1 {
                     refuse!("its second input is a vector: a matrix is accepted");
                 }
-                self.product(a.clone(), matrix(b, false)?, name(1))
+                self.product(a.clone(), &matrix(b, false)?, name(1))
             }
             (Some(Item::Known(a)), Some(Item::View(b))) => {
                 // The transposed product.
@@ -59,7 +59,7 @@ impl Importer {
                 }
                 self.settle(&mut view)?;
                 view.axes.swap(rank - 2, rank - 1);
-                let mut view = self.product(view, matrix(a, true)?, name(0))?;
+                let mut view = self.product(view, &matrix(a, true)?, name(0))?;
                 view.axes.swap(rank - 2, rank - 1);
                 Ok(view)
             }
@@ -68,7 +68,7 @@ impl Importer {
     }
 
     /// The last axis times a matrix.
-    fn product(&mut self, mut view: View, weight: Matrix, name: &str) -> Result<View, Problem> {
+    fn product(&mut self, mut view: View, weight: &Matrix, name: &str) -> Result<View, Problem> {
         let Some(last) = view.axes.len().checked_sub(1) else { refuse!("its input is a single number") };
         if view::extent(&view.axes[last]) != weight.rows || view.axes[last].iter().any(|atom| atom.dim == Dim::Example)
         {
