@@ -4,11 +4,13 @@
 //! later node may change is put off: a convolution's scale, a function of one value, the parts of a layer norm or of attention are
 //! kept as such until somebody needs numbers. So patterns are recognised by what they compute, not by how an exporter wrote them.
 
+mod args;
 mod arrange;
 mod attention;
 mod concat;
 mod conv;
 mod elementwise;
+mod expr;
 mod function;
 mod norm;
 mod pool;
@@ -30,8 +32,9 @@ use crate::tensor::Tensor;
 use crate::view::{self, Axis, Dim};
 use crate::{Network, Options, fold, limits};
 
+use args::Args;
 use conv::Pending;
-use function::Expr;
+use expr::Expr;
 
 /// What an ONNX value is here.
 #[derive(Debug, Clone)]
@@ -360,57 +363,6 @@ impl Importer {
 
     fn example_axis(&self) -> Axis {
         view::axis(Dim::Example, self.batch, 1)
-    }
-}
-
-/// A node's inputs.
-struct Args<'a> {
-    call: Call<'a>,
-    inputs: &'a [Option<Item>],
-}
-
-impl Args<'_> {
-    fn item(&self, index: usize) -> Option<&Item> {
-        self.inputs.get(index).and_then(Option::as_ref)
-    }
-
-    fn view(&self, index: usize) -> Result<View, Problem> {
-        match self.item(index) {
-            Some(Item::View(view)) => Ok(view.clone()),
-            Some(Item::Known(_)) => refuse!("its input {index} is a constant: a computed value is needed"),
-            None => refuse!("its input {index} is missing"),
-        }
-    }
-
-    fn known(&self, index: usize) -> Result<Option<&Tensor>, Problem> {
-        match self.item(index) {
-            Some(Item::Known(tensor)) => Ok(Some(tensor)),
-            Some(Item::View(_)) => refuse!("its input {index} depends on the network's input: a constant is accepted"),
-            None => Ok(None),
-        }
-    }
-
-    fn constant(&self, index: usize) -> Result<&Tensor, Problem> {
-        self.known(index)?.ok_or_else(|| Problem(format!("its input {index} is missing")))
-    }
-
-    fn ints(&self, index: usize) -> Result<Option<Vec<i64>>, Problem> {
-        self.known(index)?.map(|tensor| Ok(tensor.to_ints()?.to_vec())).transpose()
-    }
-
-    /// An attribute of older versions that newer ones have as an input.
-    fn numbers(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Problem> {
-        self.call.numbers(name, self.known(index)?)
-    }
-
-    /// `Where(IsNaN(x), constant, x)`: our softmax has no rows without a number.
-    fn checked(&self) -> Result<View, Problem> {
-        match (self.item(0), self.item(1), self.item(2)) {
-            (Some(Item::View(View { what: What::IsNan, .. })), Some(Item::Known(_)), Some(Item::View(view))) if matches!(&view.what, What::Scores(scores) if scores.softmax) => {
-                Ok(view.clone())
-            }
-            _ => refuse!("it is accepted of constants, and to replace what is not a number behind attention's softmax"),
-        }
     }
 }
 

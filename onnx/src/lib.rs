@@ -11,6 +11,7 @@ mod call;
 mod error;
 mod external;
 mod fold;
+mod gathered;
 mod import;
 pub mod limits;
 mod proto;
@@ -62,6 +63,16 @@ pub fn load(path: &Path, options: &Options) -> Result<Network, Error> {
     let bytes = std::fs::read(path).map_err(io)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     parse(&bytes, Some(folder), options)
+}
+
+/// The bytes of a file with the tensors in it that it keeps in others; none where it keeps all itself.
+///
+/// # Errors
+/// A file cannot be read, or they do not fit each other.
+pub fn gathered(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    gathered::gathered(&bytes, &external::Files::new(Some(folder)))
 }
 
 /// Reads the bytes of a file; `folder` is where tensors in other files lie, if any are accepted.

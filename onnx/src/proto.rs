@@ -210,7 +210,7 @@ impl<'a> Attribute<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    fn read(message: &'a [u8]) -> Result<Self, Error> {
+    pub(crate) fn read(message: &'a [u8]) -> Result<Self, Error> {
         let mut tensor = Self::default();
         let mut external = External::default();
         let mut elsewhere = false;

@@ -83,14 +83,11 @@ impl Tensor {
             }
         }
         let count = count(&shape)?;
-        let bytes = match tensor.kind {
-            2 | 3 | 9 => 1,
-            4 | 5 | 10 | 16 => 2,
-            1 | 6 | 12 => 4,
-            7 | 11 | 13 => 8,
-            kind => refuse!(
-                "its type is number {kind} of ONNX's: float, float16, bfloat16, double, bool and whole numbers are accepted"
-            ),
+        let Some(bytes) = bytes_of(tensor.kind) else {
+            refuse!(
+                "its type is number {} of ONNX's: float, float16, bfloat16, double, bool and whole numbers are accepted",
+                tensor.kind
+            )
         };
         let outside;
         let raw = match (&tensor.external, tensor.raw) {
@@ -108,6 +105,17 @@ impl Tensor {
             None => listed(tensor, count, &shape)?,
         };
         Ok(Self { shape, data })
+    }
+}
+
+/// Bytes of a number of one of ONNX's types, if it is accepted.
+pub(crate) fn bytes_of(kind: i64) -> Option<usize> {
+    match kind {
+        2 | 3 | 9 => Some(1),
+        4 | 5 | 10 | 16 => Some(2),
+        1 | 6 | 12 => Some(4),
+        7 | 11 | 13 => Some(8),
+        _ => None,
     }
 }
 
@@ -144,7 +152,7 @@ fn listed(tensor: &proto::Tensor<'_>, count: usize, shape: &[usize]) -> Result<D
         _ => None,
     };
     let found = match fixed {
-        Some(each) if bytes % each == 0 => bytes / each,
+        Some(each) if bytes.is_multiple_of(each) => bytes / each,
         Some(_) => refuse!("its numbers are cut off"),
         None => numbers.iter().flat_map(|part| part.iter()).filter(|byte| **byte & 0x80 == 0).count(),
     };

@@ -130,13 +130,13 @@ mod tests {
 
     #[test]
     fn reshapes_are_views() {
-        let [_, channels, height, width] = maps().try_into().unwrap();
-        let tokens = reshape(&maps(), &[1, 6, 20]).unwrap();
+        let [_, channels, height, width] = maps().try_into().expect("it is good");
+        let tokens = reshape(&maps(), &[1, 6, 20]).expect("it is good");
         assert_eq!(tokens, [vec![], channels.clone(), axis(Dim::Pixel, 20, 1)]);
-        assert_eq!(reshape(&tokens, &[6, 4, 5]).unwrap(), [channels.clone(), height, width]);
-        let heads = reshape(&tokens, &[2, 3, 20]).unwrap();
+        assert_eq!(reshape(&tokens, &[6, 4, 5]).expect("it is good"), [channels.clone(), height, width]);
+        let heads = reshape(&tokens, &[2, 3, 20]).expect("it is good");
         assert_eq!(heads[..2], [axis(Dim::Channel, 2, 3), axis(Dim::Channel, 3, 1)]);
-        assert_eq!(shape(&reshape(&maps(), &[120]).unwrap()), [120]);
+        assert_eq!(shape(&reshape(&maps(), &[120]).expect("it is good")), [120]);
         assert!(reshape(&maps(), &[4, 30]).is_none(), "no part of 4 channels");
         assert!(reshape(&maps(), &[6, 21]).is_none());
     }

@@ -126,10 +126,19 @@ mod tests {
     #[test]
     fn reads_fields() {
         let mut fields = Fields::new(&[0x08, 0x96, 0x01, 0x12, 0x02, b'h', b'i', 0x1d, 0, 0, 0x80, 0x3f]);
-        assert_eq!(fields.next().unwrap().map(|(number, field)| (number, field.int().unwrap())), Some((1, 150)));
-        assert_eq!(fields.next().unwrap().map(|(number, field)| (number, field.text().unwrap())), Some((2, "hi")));
-        assert_eq!(fields.next().unwrap().map(|(number, field)| (number, field.float().unwrap())), Some((3, 1.0)));
-        assert!(fields.next().unwrap().is_none());
+        assert_eq!(
+            fields.next().expect("it is good").map(|(number, field)| (number, field.int().expect("it is good"))),
+            Some((1, 150))
+        );
+        assert_eq!(
+            fields.next().expect("it is good").map(|(number, field)| (number, field.text().expect("it is good"))),
+            Some((2, "hi"))
+        );
+        assert_eq!(
+            fields.next().expect("it is good").map(|(number, field)| (number, field.float().expect("it is good"))),
+            Some((3, 1.0))
+        );
+        assert!(fields.next().expect("it is good").is_none());
     }
 
     #[test]

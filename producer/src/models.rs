@@ -16,6 +16,7 @@ use crate::data::is_there;
 
 mod config;
 mod folder;
+mod onnx_file;
 mod preprocessor;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ pub async fn promote(
     if found != expected {
         return Err(StoreError::Altered { key, place: store.place(), expected, found }.into());
     }
-    let weights = send(store, name, expected, copy.path(), bytes).await?;
+    let weights = send(store, (name, "model.safetensors"), expected, copy.path(), bytes).await?;
     // What training saw, so that a picture is labelled as the trial would have.
     let image = trial.data.image.as_ref();
     let (input, preprocessing) = (dataset.input(image)?, dataset.preprocessing(image));
@@ -57,7 +58,7 @@ pub async fn promote(
     };
     let model = Model {
         name: name.clone(),
-        config: ModelConfig { input, network: trial.network.clone() },
+        config: ModelConfig { input, network: trial.network.clone().into() },
         preprocessing,
         labels,
         weights,
@@ -81,13 +82,14 @@ pub async fn push(
     let Folder { config, preprocessing, labels, weights, .. } = folder;
     let told = progress.clone();
     let reading = tokio::task::spawn_blocking(move || {
+        let kind = weights.name();
         let file = weights.to_send()?;
         let size = file.path.metadata()?.len();
         let digest = digest(&file.path, &|done| told(done, 2 * size))?;
-        anyhow::Ok((file, size, digest))
+        anyhow::Ok((kind, file, size, digest))
     });
-    let (file, size, digest) = reading.await?.context("read the weights")?;
-    let weights = send(store, name, digest, &file.path, size).await?;
+    let (kind, file, size, digest) = reading.await?.context("read the weights")?;
+    let weights = send(store, (name, kind), digest, &file.path, size).await?;
     progress(2 * size, 2 * size);
     let model = Model { name: name.clone(), config, preprocessing, labels, weights };
     Ok((publish(store, &model).await?, model))
@@ -112,8 +114,14 @@ fn digest(path: &Path, progress: &dyn Fn(u64)) -> anyhow::Result<Digest> {
 }
 
 /// Sends a file of weights under its digest, unless it is there.
-async fn send(store: &dyn Store, name: &Name, sha256: Digest, from: &Path, size: u64) -> anyhow::Result<ObjectRef> {
-    let key = layout::model_file(name, sha256, "model.safetensors");
+async fn send(
+    store: &dyn Store,
+    (name, file): (&Name, &str),
+    sha256: Digest,
+    from: &Path,
+    size: u64,
+) -> anyhow::Result<ObjectRef> {
+    let key = layout::model_file(name, sha256, file);
     if !is_there(store, &key, size).await? {
         store.upload(&key, from).await?;
     }

@@ -25,7 +25,7 @@ pub use control::Control;
 pub use dataset::{Dataset, ElementType, MeanStd, Split};
 pub use image::ImageInput;
 pub use job::{Job, Kind, Work};
-pub use model::{Filter, Model, ModelConfig, Preprocessing, Resize};
+pub use model::{Filter, Model, ModelConfig, ModelNetwork, OnnxNetwork, Preprocessing, Resize};
 pub use network::{Activation, Layer, Network, Op, Padding, PoolPadding, Size};
 pub use progress::{Heartbeat, Progress, Running};
 pub use result::{Cost, Durations, ErrorCode, ErrorReport, JobResult, Outcome, Status};

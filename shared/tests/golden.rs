@@ -41,6 +41,7 @@ fn golden_files_are_read_and_written_again_unchanged() {
     round_trip::<Control>("control");
     round_trip::<Dataset>("dataset");
     round_trip::<Model>("model");
+    round_trip::<Model>("model-onnx");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engine::graph::{Op, Value};
 
-use super::{Importer, View};
+use super::{Importer, View, What};
 use crate::error::{Problem, refuse};
 use crate::tensor::count;
 use crate::view::{self, Axis, Dim};
@@ -88,6 +88,35 @@ impl Importer {
             }
         }
         Ok((new, result))
+    }
+
+    /// A copy of some places of each axis.
+    pub(super) fn selected(&mut self, view: View, picks: &[Option<Vec<usize>>]) -> Result<View, Problem> {
+        let mut view = view;
+        let value = self.settle(&mut view)?;
+        let [channels, _] = self.dims(value);
+        if let [at] = *(0..picks.len()).filter(|at| picks[*at].is_some()).collect::<Vec<_>>()
+            && let Some(picks) = &picks[at]
+            && let [atom] = view.axes[at].as_slice()
+            && atom.dim == Dim::Channel
+            && atom.extent * atom.stride == channels
+            && !picks.is_empty()
+            && picks.windows(2).all(|pair| pair[1] == pair[0] + 1)
+        {
+            // Channels that lie side by side.
+            let (first, count) = (picks[0] * atom.stride, picks.len() * atom.stride);
+            view.axes[at] = view::axis(Dim::Channel, picks.len(), atom.stride);
+            let value = self.add(Op::Channels { first, count }, &[value])?;
+            return Ok(View { what: What::Value(value), axes: view.axes });
+        }
+        if picks.iter().all(Option::is_none) {
+            return Ok(view);
+        }
+        let picks: Vec<_> =
+            picks.iter().map(|picks| picks.as_ref().map(|picks| picks.iter().map(|at| Some(*at)).collect())).collect();
+        let [channels, pixels] = roles(&view.axes);
+        let (value, axes) = self.take(value, &view.axes, &picks, (&channels, &pixels, None), 0.0)?;
+        Ok(View { what: What::Value(value), axes })
     }
 
     /// `[C, H, W]` of a value `[N, C, H, W]`.

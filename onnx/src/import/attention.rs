@@ -2,7 +2,7 @@
 
 use engine::graph::{Op, Pairwise, Value};
 
-use super::function::Pair;
+use super::expr::Pair;
 use super::{Importer, View, What};
 use crate::error::{Problem, refuse};
 use crate::tensor::Tensor;

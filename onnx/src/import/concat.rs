@@ -71,9 +71,9 @@ impl Importer {
         // The axis stands outermost in its dimension.
         let (mut channels, mut pixels) = (others(Dim::Channel), others(Dim::Pixel));
         if by_channel {
-            channels.insert(0, axis)
+            channels.insert(0, axis);
         } else {
-            pixels.insert(0, axis)
+            pixels.insert(0, axis);
         }
         let size = |axes: &[Axis]| match pixels.iter().filter(|at| is(**at, Dim::Pixel)).collect::<Vec<_>>()[..] {
             [rows, columns] if by_channel => Some([view::inner(&axes[*rows]), view::inner(&axes[*columns])]),

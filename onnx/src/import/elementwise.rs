@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::graph::{Affine, Op, Pairwise, Value};
 
-use super::function::{Expr, Pair};
+use super::expr::{Expr, Pair};
 use super::{Args, Importer, Item, View, What};
 use crate::error::{Problem, refuse};
 use crate::fold;

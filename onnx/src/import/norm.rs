@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use engine::graph::{Affine, Op, Pairwise, Value};
 
-use super::function::Pair;
+use super::expr::Pair;
 use super::{Args, Importer, View, What};
 use crate::call;
 use crate::error::{Problem, refuse};

@@ -1,15 +1,15 @@
 //! Products with constant matrices.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::Window;
 use engine::graph::Op;
 
-use super::arrange::roles;
 use super::conv::Pending;
 use super::{Args, Importer, Item, View, What};
 use crate::error::{Problem, refuse};
-use crate::tensor::Tensor;
+use crate::tensor::{Data, Tensor};
 use crate::view::{self, Dim};
 
 impl Importer {
@@ -24,15 +24,17 @@ impl Importer {
             self.settle(&mut view)?;
             view.axes.swap(0, 1);
         }
+        let scaled = |values: Arc<[f32]>, by: f32| match by {
+            1.0 => values,
+            by => values.iter().map(|x| x * by).collect(),
+        };
         let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
-        let scaled =
-            |values: Vec<f32>, by: f32| if by == 1.0 { values } else { values.iter().map(|x| x * by).collect() };
         let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
-        let view = self.product(view, weight, call.node.inputs[1])?;
+        let view = self.product(view, &weight, call.node.inputs[1])?;
         match args.known(2)? {
             None => Ok(view),
             Some(bias) => {
-                let bias = Tensor::floats(&bias.shape, scaled(bias.to_floats().to_vec(), beta));
+                let bias = Tensor { shape: bias.shape.clone(), data: Data::Floats(scaled(bias.to_floats(), beta)) };
                 self.with_constant("Add", view, &bias, false)
             }
         }
@@ -46,7 +48,7 @@ impl Importer {
                 if b.shape.len() == 1 {
                     refuse!("its second input is a vector: a matrix is accepted");
                 }
-                self.product(a.clone(), matrix(b, false)?, name(1))
+                self.product(a.clone(), &matrix(b, false)?, name(1))
             }
             (Some(Item::Known(a)), Some(Item::View(b))) => {
                 // The transposed product.
@@ -57,7 +59,7 @@ impl Importer {
                 }
                 self.settle(&mut view)?;
                 view.axes.swap(rank - 2, rank - 1);
-                let mut view = self.product(view, matrix(a, true)?, name(0))?;
+                let mut view = self.product(view, &matrix(a, true)?, name(0))?;
                 view.axes.swap(rank - 2, rank - 1);
                 Ok(view)
             }
@@ -66,7 +68,7 @@ impl Importer {
     }
 
     /// The last axis times a matrix.
-    fn product(&mut self, mut view: View, weight: Matrix, name: &str) -> Result<View, Problem> {
+    fn product(&mut self, mut view: View, weight: &Matrix, name: &str) -> Result<View, Problem> {
         let Some(last) = view.axes.len().checked_sub(1) else { refuse!("its input is a single number") };
         if view::extent(&view.axes[last]) != weight.rows || view.axes[last].iter().any(|atom| atom.dim == Dim::Example)
         {
@@ -79,9 +81,7 @@ impl Importer {
         let whole = view.axes[last].iter().all(|atom| atom.dim == Dim::Channel) && weight.rows == channels;
         let flat = alone && weight.rows == channels * pixels;
         if !whole && !flat {
-            let (_, pixels) = ((), &others);
-            let arranged = self.arrange(&view, &[last], pixels, None)?;
-            (value, view.axes) = arranged;
+            (value, view.axes) = self.arrange(&view, &[last], &others, None)?;
         }
         let [_, pixels] = self.dims(value);
         // The order of its rows in the engine's value.
@@ -89,22 +89,17 @@ impl Importer {
         let flat = alone || pixels == 1;
         let order: Vec<usize> =
             order.iter().map(|place| if flat { *place as usize } else { *place as usize / pixels }).collect();
-        let [rows, columns] = [weight.rows, weight.columns];
-        let mut values = vec![0.0; rows * columns];
-        for (row, place) in order.iter().enumerate() {
-            for column in 0..columns {
-                values[column * rows + place] = weight.values[row * columns + column];
-            }
-        }
+        let columns = weight.columns;
+        let values = weight.by_column(&order);
         let (window, shape) = if flat {
             value = self.row(value)?;
-            (None, vec![columns, rows])
+            (None, vec![columns, order.len()])
         } else {
             let &[_, height, width] = self.graph.shape(value) else { refuse!("its input has no pixels") };
-            (Some((Window::same([1, 1], [height, width]), 1)), vec![columns, rows, 1, 1])
+            (Some((Window::same([1, 1], [height, width]), 1)), vec![columns, order.len(), 1, 1])
         };
         crate::tensor::count(&[columns, pixels])?;
-        let pending = Pending { name: name.into(), input: value, window, shape, weight: values.into(), bias: None };
+        let pending = Pending { name: name.into(), input: value, window, shape, weight: values, bias: None };
         let mut axes = view.axes;
         axes[last] = view::axis(Dim::Channel, columns, 1);
         Ok(View { what: What::Pending(Rc::new(pending)), axes })
@@ -129,42 +124,44 @@ impl Importer {
         let value = self.add(Op::Softmax, &[value])?;
         Ok(View { what: What::Value(value), axes })
     }
-
-    /// A copy of some places of each axis.
-    pub(super) fn selected(&mut self, view: View, picks: &[Option<Vec<usize>>]) -> Result<View, Problem> {
-        let mut view = view;
-        let value = self.settle(&mut view)?;
-        let [channels, _] = self.dims(value);
-        if let [at] = *(0..picks.len()).filter(|at| picks[*at].is_some()).collect::<Vec<_>>()
-            && let Some(picks) = &picks[at]
-            && let [atom] = view.axes[at].as_slice()
-            && atom.dim == Dim::Channel
-            && atom.extent * atom.stride == channels
-            && !picks.is_empty()
-            && picks.windows(2).all(|pair| pair[1] == pair[0] + 1)
-        {
-            // Channels that lie side by side.
-            let (first, count) = (picks[0] * atom.stride, picks.len() * atom.stride);
-            view.axes[at] = view::axis(Dim::Channel, picks.len(), atom.stride);
-            let value = self.add(Op::Channels { first, count }, &[value])?;
-            return Ok(View { what: What::Value(value), axes: view.axes });
-        }
-        if picks.iter().all(Option::is_none) {
-            return Ok(view);
-        }
-        let picks: Vec<_> =
-            picks.iter().map(|picks| picks.as_ref().map(|picks| picks.iter().map(|at| Some(*at)).collect())).collect();
-        let [channels, pixels] = roles(&view.axes);
-        let (value, axes) = self.take(value, &view.axes, &picks, (&channels, &pixels, None), 0.0)?;
-        Ok(View { what: What::Value(value), axes })
-    }
 }
 
-/// A constant matrix, row by row.
+/// A constant matrix.
 struct Matrix {
     rows: usize,
     columns: usize,
-    values: Vec<f32>,
+    /// Row by row, or with `turned` column by column.
+    values: Arc<[f32]>,
+    turned: bool,
+}
+
+impl Matrix {
+    /// Its numbers column by column, with row `i` in place `order[i]`.
+    fn by_column(&self, order: &[usize]) -> Arc<[f32]> {
+        let (rows, columns) = (self.rows, self.columns);
+        let in_order = order.iter().copied().eq(0..rows);
+        if self.turned && in_order {
+            return self.values.clone();
+        }
+        let mut result = vec![0.0; rows * columns];
+        if self.turned {
+            for (to, from) in result.chunks_exact_mut(rows).zip(self.values.chunks_exact(rows)) {
+                from.iter().zip(order).for_each(|(value, place)| to[*place] = *value);
+            }
+            return result.into();
+        }
+        // A few columns at a time: what is written stays in the cache.
+        const SOME: usize = 32;
+        for first in (0..columns).step_by(SOME) {
+            let count = SOME.min(columns - first);
+            for (row, place) in order.iter().enumerate() {
+                for (index, value) in self.values[row * columns + first..][..count].iter().enumerate() {
+                    result[(first + index) * rows + place] = *value;
+                }
+            }
+        }
+        result.into()
+    }
 }
 
 /// A matrix, or its transposed one; dimensions of one may stand before it.
@@ -175,9 +172,6 @@ fn matrix(tensor: &Tensor, transposed: bool) -> Result<Matrix, Problem> {
         refuse!("its matrix is {:?}: one matrix is accepted", tensor.shape);
     }
     let values = tensor.to_floats();
-    if !transposed {
-        return Ok(Matrix { rows, columns, values: values.to_vec() });
-    }
-    let turned = (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied());
-    Ok(Matrix { rows: columns, columns: rows, values: turned.collect() })
+    let [rows, columns] = if transposed { [columns, rows] } else { [rows, columns] };
+    Ok(Matrix { rows, columns, values, turned: transposed })
 }

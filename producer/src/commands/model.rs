@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueHint;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
-use shared::contract::Model;
+use shared::contract::{Model, ModelNetwork, Network};
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, layout};
 
@@ -32,11 +32,12 @@ pub(super) enum Command {
         #[arg(add = completions::models())]
         name: Name,
     },
-    /// Push a pretrained network: a folder of model.safetensors, config.json, preprocessor_config.json and labels.txt
+    /// Push a pretrained network: a folder of model.onnx, or model.safetensors and config.json, with
+    /// preprocessor_config.json and labels.txt
     #[command(after_help = PUSH_HELP)]
     Push {
-        /// The folder
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// The folder, or the ONNX file in it
+        #[arg(value_hint = ValueHint::AnyPath)]
         folder: PathBuf,
         /// The model's name; one that exists gets a new version
         #[arg(add = completions::models())]
@@ -57,11 +58,13 @@ pub(super) enum Command {
 
 const PUSH_HELP: &str = "Examples:
   gannet model push squeezenet1_1/ squeezenet
+  gannet model push vit/model.onnx vit
 
 config.json names an architecture, with torchvision's tensor names, or lists the layers:
   {\"architecture\": \"resnet50\"}
   {\"input\": [1, 28, 28], \"layers\": [{\"type\": \"flatten\"}, {\"type\": \"linear\", \"units\": 10}]}
 Architectures: squeezenet1_1, resnet18, resnet34, resnet50, inception_v3.
+An ONNX file holds its network; beside it config.json may name labels and the input's size, and need not be there.
 preprocessor_config.json is Hugging Face's:
   {\"size\": {\"shortest_edge\": 256}, \"crop_size\": 224, \"image_mean\": [0.485, 0.456, 0.406], \"image_std\": [0.229, 0.224, 0.225]}
 labels.txt has one label a line, in the order of the outputs.
@@ -162,13 +165,16 @@ async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
 }
 
 fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json::Value> {
-    let parameters = model.config.network.parameters(&model.config.input).map_or(0, |parameters| {
-        parameters
-            .iter()
-            .filter(|parameter| parameter.init.is_trained())
-            .map(|parameter| parameter.shape.iter().product::<usize>())
-            .sum()
-    });
+    let parameters = match &model.config.network {
+        ModelNetwork::Onnx(network) => network.parameters,
+        ModelNetwork::Layers(layers) => {
+            let network = Network { layers: layers.clone() };
+            network.parameters(&model.config.input).map_or(0, |parameters| {
+                let trained = parameters.iter().filter(|parameter| parameter.init.is_trained());
+                trained.map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum()
+            })
+        }
+    };
     vec![
         json!(name.as_str()),
         json!(&reference.sha256.to_string()[..12]),

@@ -7,7 +7,7 @@ use shared::contract::{Architecture, Network, Shape};
 use shared::strict::{self, Problem};
 
 /// What a `config.json` says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Config {
     pub(super) network: Described,
     pub(super) input: Option<Shape>,
@@ -20,10 +20,13 @@ pub(super) struct Config {
 }
 
 /// How the network is described.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Described {
     ByName(Architecture),
     ByLayers(Network),
+    /// By the file beside it.
+    #[default]
+    Elsewhere,
 }
 
 /// What is accepted in the place of a network, for messages.
@@ -91,6 +94,20 @@ pub(super) fn read(text: &[u8]) -> Result<Config, Problem> {
         labels: map.get("id2label").map(labels).transpose()?,
         classes,
         unused,
+    })
+}
+
+/// Reads the document beside an ONNX file: of it only labels and the input matter.
+pub(super) fn beside_onnx(text: &[u8]) -> Result<Config, Problem> {
+    let map: Map<String, Value> = strict::json(text)?;
+    if map.contains_key("layers") {
+        let what = "stands beside an ONNX file, which holds its network: take out one of them".into();
+        return Err(Problem { at: "layers".into(), what });
+    }
+    Ok(Config {
+        input: map.get("input").map(|value| strict::from_value(value).map_err(|p| p.inside("input"))).transpose()?,
+        labels: map.get("id2label").map(labels).transpose()?,
+        ..Config::default()
     })
 }
 

@@ -6,17 +6,19 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use shared::contract::{Architecture, ModelConfig, Network, Preprocessing};
+use shared::contract::{Architecture, ModelConfig, ModelNetwork, Network, OnnxNetwork, Preprocessing};
 use shared::strict;
 
 use super::config::{self, Config, Described};
+use super::onnx_file::OnnxFile;
 use super::preprocessor::{self, Preprocessor};
-use super::weights::Weights;
+use super::weights::{Sent, Weights};
 
 const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const LABELS: &str = "labels.txt";
 const WEIGHTS: &str = "model.safetensors";
+const ONNX: &str = "model.onnx";
 /// The largest text file, in bytes: 100,000 long labels.
 const MOST_TEXT: u64 = 8 << 20;
 
@@ -31,19 +33,51 @@ pub struct Folder {
     pub labels: Vec<String>,
     /// What the user should know though nothing is wrong.
     pub notes: Vec<String>,
-    pub(super) weights: Weights,
+    pub(super) weights: Parameters,
+}
+
+/// The file with a model's numbers.
+#[derive(Debug)]
+pub(super) enum Parameters {
+    Safetensors(Weights),
+    Onnx(OnnxFile),
+}
+
+impl Parameters {
+    /// Its name in the store.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Safetensors(_) => WEIGHTS,
+            Self::Onnx(_) => ONNX,
+        }
+    }
+
+    /// The file to send.
+    pub(super) fn to_send(&self) -> anyhow::Result<Sent> {
+        match self {
+            Self::Safetensors(weights) => weights.to_send(),
+            Self::Onnx(file) => file.to_send(),
+        }
+    }
 }
 
 impl Folder {
     /// Reads and checks `config.json`, `preprocessor_config.json`, `labels.txt` and `model.safetensors`, each of its
-    /// numbers.
+    /// numbers; or an ONNX file in the place of the first and the last: `model.onnx`, or the one that is given.
     ///
     /// # Errors
     /// What does not fit: the file, the key in it, what stood there and what is accepted.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        if folder.extension().is_some_and(|extension| extension == "onnx") && folder.is_file() {
+            let inside = folder.parent().filter(|inside| !inside.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return Self::read_onnx(inside, folder);
+        }
+        if folder.join(ONNX).is_file() && !folder.join(WEIGHTS).is_file() {
+            return Self::read_onnx(folder, &folder.join(ONNX));
+        }
         if !folder.is_dir() {
             bail!(
-                "`{}` is no folder: give one with {WEIGHTS}, {CONFIG}, {PREPROCESSOR} and {LABELS}",
+                "`{}` is no folder: give one with {ONNX}, or with {WEIGHTS} and {CONFIG}, and with {PREPROCESSOR} and {LABELS}",
                 folder.display()
             );
         }
@@ -76,8 +110,49 @@ impl Folder {
             bail!("`{}` says {classes} classes: the network has {}", path(CONFIG).display(), labels.len());
         }
         let notes = notes(&config, &preprocessor.preprocessing, &weights);
-        let config = ModelConfig { input, network };
+        let config = ModelConfig { input, network: network.into() };
+        let weights = Parameters::Safetensors(weights);
         Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes, weights })
+    }
+
+    fn read_onnx(folder: &Path, file: &Path) -> anyhow::Result<Self> {
+        let path = |name: &str| folder.join(name);
+        let config = match text(&path(CONFIG))? {
+            Some(config) => config::beside_onnx(&config).map_err(|problem| wrong(&path(CONFIG), problem))?,
+            None => Config::default(),
+        };
+        let channels = channels(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let preprocessor = text(&path(PREPROCESSOR))?
+            .with_context(|| absent(&path(PREPROCESSOR), &format!("for example, {}", preprocessor::EXAMPLE)))?;
+        let preprocessor =
+            preprocessor::read(&preprocessor, channels).map_err(|problem| wrong(&path(PREPROCESSOR), problem))?;
+        let wanted = match (&config.input, preprocessor.output) {
+            (Some(input), _) => Some([input[1], input[2]]),
+            (None, size) => size.map(|(size, _)| size.map(|side| side as usize)),
+        };
+        let onnx = OnnxFile::read(file, wanted).map_err(|problem| wrong(file, format!("{problem:#}")))?;
+        if onnx.input.len() != 3 || onnx.input[0] != channels {
+            bail!(
+                "`{}`: its input is {:?}: [{channels}, height, width] is accepted; another number of channels, 1 or 3, has to \
+                 stand in {CONFIG}, as {{\"input\": [1, 28, 28]}}",
+                file.display(),
+                onnx.input
+            );
+        }
+        let config_input = Config { input: Some(onnx.input.clone()), ..Config::default() };
+        let input = input(&config_input, &preprocessor, folder)?;
+        let (labels, labels_file) = labels(&config, folder)?;
+        if onnx.output != [labels.len()] {
+            bail!(
+                "`{}` has {} labels: the network has {:?} outputs, one label for each is accepted",
+                labels_file.display(),
+                labels.len(),
+                onnx.output
+            );
+        }
+        let network = ModelNetwork::Onnx(OnnxNetwork { parameters: onnx.parameters });
+        let (config, weights) = (ModelConfig { input, network }, Parameters::Onnx(onnx));
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes: Vec::new(), weights })
     }
 }
 
@@ -135,7 +210,7 @@ fn input(config: &Config, preprocessor: &Preprocessor, folder: &Path) -> anyhow:
         (Some(input), _, _) => input.clone(),
         (None, Some((size, _)), _) => vec![3, size[0] as usize, size[1] as usize],
         (None, None, Described::ByName(known)) => vec![3, known.side(), known.side()],
-        (None, None, Described::ByLayers(_)) => {
+        (None, None, Described::ByLayers(_) | Described::Elsewhere) => {
             let file = folder.join(CONFIG);
             bail!("`{}`: `input` is missing: [3, 224, 224], for example, is accepted", file.display());
         }
@@ -154,6 +229,7 @@ fn input(config: &Config, preprocessor: &Preprocessor, folder: &Path) -> anyhow:
 fn network(config: &Config, input: &[usize], weights: &Weights, labels: usize) -> anyhow::Result<Network> {
     let network = match &config.network {
         Described::ByLayers(network) => network.clone(),
+        Described::Elsewhere => unreachable!("an ONNX file holds its network"),
         // A head of another network: the check that follows names all tensors.
         Described::ByName(known) => {
             known.network(weights.rows(known.head()).filter(|rows| *rows > 0).unwrap_or(labels))

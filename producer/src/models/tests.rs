@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use shared::contract::{Architecture, Filter, Resize};
+use shared::contract::{Architecture, Filter, ModelNetwork, Resize};
 use shared::names::Key;
 use shared::settings::Places;
 
@@ -124,7 +124,7 @@ fn an_architecture_has_the_outputs_of_its_weights() {
     let tensor = |p: &shared::contract::Parameter| (&*p.name.clone().leak(), Dtype::BF16, p.shape.clone());
     made.weights(&parameters.iter().map(tensor).collect());
     let folder = made.read().expect("a folder");
-    assert_eq!((folder.config.input, folder.config.network), (vec![3, 224, 224], network));
+    assert_eq!((folder.config.input, folder.config.network), (vec![3, 224, 224], network.into()));
     assert_eq!(folder.notes, ["config.json: nothing is done with `colour`"]);
     made.write("labels.txt", "cat\n");
     assert!(made.refused("labels.txt").contains("has 1 labels: the network has [2] outputs"));
@@ -364,4 +364,66 @@ fn a_real_network_is_accepted_as_it_is() {
     assert_eq!(read.preprocessing.resize, Some(Resize::ShortestEdge(256)));
     assert_eq!((read.preprocessing.rescale, &*read.preprocessing.mean), (1.0, &[123.0, 117.0, 104.0][..]));
     assert_eq!(read.notes, Vec::<String>::new());
+}
+
+/// A folder with an ONNX file whose tensors lie beside it, as PyTorch's exporter leaves them.
+fn onnx() -> Made {
+    let made = Made::new();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::remove_file(made.path(file)).expect("removed");
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx/tests/golden");
+    for (from, to) in [("resnet-18.onnx", "model.onnx"), ("resnet-18.data", "resnet-18.data")] {
+        made.write(to, std::fs::read(golden.join(from)).expect("a file"));
+    }
+    made.write(
+        "preprocessor_config.json",
+        r#"{"size": 64, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}"#,
+    );
+    made.write("labels.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+    made
+}
+
+#[tokio::test]
+async fn an_onnx_file_becomes_a_model_with_all_its_tensors() {
+    let (made, (_home, store)) = (onnx(), store().await);
+    let (_, model) = push(store.as_ref(), &name(), made.read().expect("a folder"), |_, _| {}).await.expect("sent");
+    assert_eq!((model.config.input.as_slice(), model.labels.len()), (&[3, 64, 64][..], 10));
+    assert!(matches!(&model.config.network, ModelNetwork::Onnx(network) if network.parameters > 10_000));
+    assert!(model.weights.key.as_str().ends_with("/model.onnx"), "{:?}", model.weights);
+    let sent = fetch_checked(store.as_ref(), &model.weights).await.expect("the file");
+    let network = ::onnx::parse(&sent, None, &::onnx::Options::default()).expect("it needs no other file");
+    assert_eq!(network.output_shape, [10]);
+    // The file itself may be named as well.
+    let file = Folder::read(&made.path("model.onnx")).expect("a file");
+    assert_eq!(file.config, model.config);
+}
+
+#[test]
+fn what_is_wrong_with_an_onnx_file_is_said() {
+    let made = onnx();
+    made.write("labels.txt", "a\nb\n");
+    assert!(made.refused("labels.txt").contains("has 2 labels: the network has [10] outputs"));
+    made.write("config.json", r#"{"architectures": ["Whatever"], "id2label": {"0": "a"}, "layers": []}"#);
+    assert!(made.refused("config.json").contains("stands beside an ONNX file"));
+    let made = onnx();
+    let whole = std::fs::read(made.path("model.onnx")).expect("a file");
+    let at = whole.windows(6).position(|part| part == b"\x22\x04Relu").expect("an operator");
+    let mut other = whole.clone();
+    other[at + 2..at + 6].copy_from_slice(b"Rexu");
+    made.write("model.onnx", &other);
+    let message = made.refused("model.onnx");
+    assert!(message.contains("(Rexu): this operator is not accepted"), "{message}");
+    made.write("model.onnx", &whole[..whole.len() / 2]);
+    assert!(made.refused("model.onnx").contains("is no ONNX file that can be read"));
+    let made = onnx();
+    std::fs::remove_file(made.path("resnet-18.data")).expect("removed");
+    assert!(made.refused("model.onnx").contains("cannot read `resnet-18.data`"));
+    let made = onnx();
+    made.write(
+        "preprocessor_config.json",
+        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}"#,
+    );
+    let message = made.refused("model.onnx");
+    assert!(message.contains("it is 64 high or wide, not 32"), "{message}");
 }

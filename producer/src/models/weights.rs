@@ -205,7 +205,7 @@ pub(super) struct Sent {
     pub(super) path: PathBuf,
     /// Removed with this.
     #[expect(dead_code, reason = "held, not read")]
-    temporary: Option<tempfile::NamedTempFile>,
+    pub(super) temporary: Option<tempfile::NamedTempFile>,
 }
 
 /// The first lines, and how many more there are.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Shape};
+use super::{Layer, Network, Shape};
 use crate::names::{Name, ObjectRef};
 use crate::strict::Problem;
 
@@ -20,7 +20,7 @@ pub struct Model {
     pub preprocessing: Preprocessing,
     /// The labels of its outputs, in order.
     pub labels: Vec<String>,
-    /// Its parameters, as safetensors; names and shapes are those of [`Network::parameters`].
+    /// Its parameters, as safetensors whose names and shapes are those of [`Network::parameters`]; or the ONNX file.
     pub weights: ObjectRef,
 }
 
@@ -41,7 +41,31 @@ pub struct ModelConfig {
     /// The shape of one input.
     pub input: Shape,
     /// The network.
-    pub network: Network,
+    pub network: ModelNetwork,
+}
+
+/// What a model's outputs are computed by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelNetwork {
+    /// Layers, first to last, as in [`Network`].
+    Layers(Vec<Layer>),
+    /// What the ONNX file holds that stands in the place of the weights.
+    Onnx(OnnxNetwork),
+}
+
+/// An ONNX file's network. It is computed on the processors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxNetwork {
+    /// Its parameters: numbers, not tensors.
+    pub parameters: u64,
+}
+
+impl From<Network> for ModelNetwork {
+    fn from(network: Network) -> Self {
+        Self::Layers(network.layers)
+    }
 }
 
 /// How a picture becomes `[C, H, W]`: resized, cropped in the middle to the input's height and width,

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use engine::Purpose;
-use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Model, Prediction, Preprocessing};
+use shared::contract::{
+    ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Prediction, Preprocessing,
+};
 
 use super::model::Model as Computed;
 use super::rows::Standard;
@@ -56,17 +58,28 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Binds a model to its weights: safetensors with exactly the model's tensors.
+    /// Binds a model to its weights: safetensors with exactly the model's tensors, or an ONNX file with its network.
     ///
     /// # Errors
     /// The model's parts do not fit each other, or the weights are not the model's.
     pub fn load(model: &Model, weights: &Path, backend: &Backend) -> Result<Self, ComputeError> {
         let PictureReader { input, preprocessing } = PictureReader::of(model)?;
-        let (network, shape) = (&model.config.network, model.config.input.as_slice());
-        network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
+        let shape = model.config.input.as_slice();
         let batch = rayon::current_num_threads();
-        let mut computed = Computed::new(network, shape, batch, Purpose::Infer, backend)?;
-        computed.set(&weights::read(weights, computed.parameters())?)?;
+        let computed = match &model.config.network {
+            ModelNetwork::Layers(layers) => {
+                let network = Network { layers: layers.clone() };
+                network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
+                let mut computed = Computed::new(&network, shape, batch, Purpose::Infer, backend)?;
+                computed.set(&weights::read(weights, computed.parameters())?)?;
+                computed
+            }
+            ModelNetwork::Onnx(_) => {
+                let bytes = weights::read_bytes(weights)?;
+                Computed::of_onnx(&bytes, shape, model.labels.len(), batch, backend)
+                    .map_err(|problem| invalid(model, problem))?
+            }
+        };
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
         Ok(Self { model: computed, batch, input, standard, labels: model.labels.clone() })
     }

@@ -61,6 +61,39 @@ impl Model {
         Ok(Self { net, parameters, dropouts, input: input.iter().product() })
     }
 
+    /// The network of an ONNX file with its parameters, for outputs alone.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with the network for this input and so many outputs.
+    pub(super) fn of_onnx(
+        file: &[u8],
+        input: &[usize],
+        outputs: usize,
+        batch: usize,
+        backend: &Backend,
+    ) -> Result<Self, String> {
+        if !matches!(backend, Backend::Engine) {
+            return Err(
+                "an ONNX file is computed on the processors: let a worker with the device `cpu` take the job".into()
+            );
+        }
+        let size = input.get(1..3).and_then(|size| <[usize; 2]>::try_from(size).ok());
+        let network = onnx::parse(file, None, &onnx::Options { size }).map_err(|error| error.to_string())?;
+        let found = network.graph.shape(network.graph.input());
+        if found != input || network.output_shape != [outputs] {
+            let shapes = format!("from {found:?} to {:?}", network.output_shape);
+            return Err(format!("the ONNX file goes {shapes}: from {input:?} to [{outputs}] is needed"));
+        }
+        if network.parameters.iter().any(|values| values.iter().any(|value| !value.is_finite())) {
+            return Err("the ONNX file holds numbers that are not finite (NaN or infinite)".into());
+        }
+        let net = engine::Net::new(&network.graph, batch.max(1), Purpose::Infer, Path::best());
+        let mut net = net.map_err(|error| error.to_string())?;
+        network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        let net = Net::Engine(Box::new(net));
+        Ok(Self { net, parameters: Vec::new(), dropouts: HashMap::new(), input: input.iter().product() })
+    }
+
     /// Sets all parameters to their first values. Each tensor's numbers come from a stream of its own, named by `seed` and its name.
     pub(super) fn initialise(&mut self, seed: u32) -> Computed<()> {
         for (index, parameter) in self.parameters.iter().enumerate() {

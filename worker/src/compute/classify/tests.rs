@@ -1,5 +1,6 @@
 //! Pictures of every kind, good and bad.
 
+mod onnx;
 mod squeezenet;
 
 use std::path::PathBuf;

@@ -102,7 +102,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
 
         let model = Model {
             name: made.dataset.name.clone(),
-            config: ModelConfig { input: image.shape(), network: trial.network.clone() },
+            config: ModelConfig { input: image.shape(), network: trial.network.clone().into() },
             preprocessing: made.dataset.preprocessing(Some(&image)),
             labels: vec!["above".into(), "left".into()],
             weights: trial.data.dataset.clone(),

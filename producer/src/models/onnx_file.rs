@@ -1,0 +1,51 @@
+//! An ONNX file of a model's folder: imported here as a worker will, so that what it cannot compute is said now.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use onnx::Options;
+
+use super::weights::Sent;
+
+/// An ONNX file that can be computed.
+#[derive(Debug)]
+pub(super) struct OnnxFile {
+    path: PathBuf,
+    /// The file with the tensors of others in it, where it has some.
+    whole: Option<Vec<u8>>,
+    /// Of an example.
+    pub(super) input: Vec<usize>,
+    pub(super) output: Vec<usize>,
+    pub(super) parameters: u64,
+}
+
+impl OnnxFile {
+    /// Reads and imports a file; `size` is the input's, where the file leaves it open.
+    pub(super) fn read(path: &Path, size: Option<[usize; 2]>) -> anyhow::Result<Self> {
+        let network = onnx::load(path, &Options { size })?;
+        if network.parameters.iter().any(|values| values.iter().any(|value| !value.is_finite())) {
+            bail!(
+                "holds numbers that are not finite (NaN or infinite): no picture gets a score with them; export the network \
+                 before its training diverged"
+            );
+        }
+        engine::Net::new(&network.graph, 1, engine::Purpose::Infer, engine::Path::best())?;
+        let whole = onnx::gathered(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            whole,
+            input: network.graph.shape(network.graph.input()).to_vec(),
+            output: network.output_shape,
+            parameters: network.parameters.iter().map(|values| values.len() as u64).sum(),
+        })
+    }
+
+    /// The file to send: this one, or one with the tensors of other files in it.
+    pub(super) fn to_send(&self) -> anyhow::Result<Sent> {
+        let Some(whole) = &self.whole else { return Ok(Sent { path: self.path.clone(), temporary: None }) };
+        let mut temporary = tempfile::NamedTempFile::new().context("make a temporary file")?;
+        temporary.write_all(whole).with_context(|| format!("write `{}`", temporary.path().display()))?;
+        Ok(Sent { path: temporary.path().to_owned(), temporary: Some(temporary) })
+    }
+}

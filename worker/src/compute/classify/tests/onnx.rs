@@ -1,0 +1,55 @@
+//! An ONNX file as a model.
+
+use engine::{Mode, Net, Path as Simd};
+
+use super::*;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../onnx/tests/golden").join(name)
+}
+
+fn model(labels: usize) -> Model {
+    serde_json::from_value(json!({
+        "name": "m", "config": {"input": [3, 64, 64], "network": {"onnx": {"parameters": 1}}},
+        "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+        "labels": (0..labels).map(|n| format!("label {n}")).collect::<Vec<_>>(),
+        "weights": {"key": "w", "sha256": "0".repeat(64)}
+    }))
+    .expect("a model")
+}
+
+#[test]
+fn its_scores_are_its_networks() {
+    let path = file("mobilenet_v3-13.onnx");
+    let folder = tempfile::tempdir().expect("a folder");
+    let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * 4) as u8, (x * y % 256) as u8]);
+    let picture = folder.path().join("picture");
+    let image = RgbImage::from_fn(64, 64, pixel);
+    image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
+    let mut whole = Whole::load(&model(10), &path).expect("a model");
+    let outcomes = whole.classify(&[("picture".into(), picture)], 10, 0.0);
+    let network = ::onnx::load(&path, &::onnx::Options::default()).expect("a network");
+    let mut net = Net::new(&network.graph, 1, Purpose::Infer, Simd::best()).expect("a plan");
+    network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+    let channel = |channel: usize| image.pixels().map(move |pixel| (f32::from(pixel.0[channel]) / 255.0 - 0.5) / 0.25);
+    net.set_input(0, &(0..3).flat_map(channel).collect::<Vec<f32>>());
+    net.forward(1, &Mode::Infer);
+    let scores = softmax(&net.outputs(1)).expect("numbers");
+    for prediction in predictions(&outcomes[0]) {
+        let expected = scores[prediction.index as usize];
+        assert!((prediction.score - expected).abs() < 1e-4, "{prediction:?} instead of {expected}");
+    }
+}
+
+#[test]
+fn one_that_does_not_fit_is_refused() {
+    let refused = |labels: usize, name: &str| {
+        let error = Whole::load(&model(labels), &file(name)).expect_err("it does not fit").to_string();
+        assert!(error.contains("the model `m`"), "{error}");
+        error
+    };
+    assert!(refused(9, "mobilenet_v3-13.onnx").contains("to [9] is needed"));
+    assert!(refused(10, "vit-14.onnx").contains("it is 32 high or wide, not 64"));
+    assert!(refused(10, "resnet-18.onnx").contains("it lies in another file"));
+    assert!(refused(10, "make.py").contains("is no ONNX file"));
+}
