@@ -1,6 +1,11 @@
 //! What the benchmarks share.
 
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
+use serde::de::DeserializeOwned;
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,4 +27,28 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
 /// The one in the middle.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
+}
+
+/// Starts a contender, which computes on `threads` threads, on one core if it is `pinned` there. It prints a line of JSON.
+pub fn start(words: &[String], threads: usize, pinned: Option<usize>) -> Result<Child> {
+    let mut all: Vec<String> = Vec::new();
+    if let Some(core) = pinned {
+        all.extend(["taskset".into(), "--cpu-list".into(), core.to_string()]);
+    }
+    all.extend_from_slice(words);
+    let mut command = Command::new(&all[0]);
+    command.args(&all[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+        command.env(variable, threads.to_string());
+    }
+    command.spawn().with_context(|| format!("start {}", all.join(" ")))
+}
+
+/// What a contender's last line says.
+pub fn outcome<T: DeserializeOwned>(mut process: Child) -> Result<T> {
+    let mut text = String::new();
+    process.stdout.take().context("its output is a pipe")?.read_to_string(&mut text)?;
+    let status = process.wait()?;
+    ensure!(status.success(), "a contender ended with {status}; it said: {text}");
+    serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("read `{text}`"))
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::json;
-use tests::bench::{Format, median};
+use tests::bench::{self, Format, median};
 
 /// Measures training
 #[derive(Debug, Parser)]
@@ -95,7 +95,7 @@ fn main() -> Result<()> {
                             start(&arguments, contender, network, folder.path(), images, threads, pinned)
                         })
                         .collect::<Result<_>>()?;
-                    let lines: Vec<Line> = started.into_iter().map(finish).collect::<Result<_>>()?;
+                    let lines: Vec<Line> = started.into_iter().map(bench::outcome).collect::<Result<_>>()?;
                     let line = Line {
                         images_per_second: lines.iter().map(|line| line.images_per_second).sum(),
                         first_step_seconds: lines.iter().map(|line| line.first_step_seconds).fold(0.0, f64::max),
@@ -122,11 +122,8 @@ fn start(
     images: usize,
     threads: usize,
     pinned: Option<usize>,
-) -> Result<std::process::Child> {
+) -> Result<Child> {
     let mut words: Vec<String> = Vec::new();
-    if let Some(core) = pinned {
-        words.extend(["taskset".into(), "--cpu-list".into(), core.to_string()]);
-    }
     match &arguments.python {
         Some(python) if is_peer(contender) => {
             let script = arguments.scripts.join("train_peer.py");
@@ -140,20 +137,7 @@ fn start(
     words.extend([contender.into(), network.into(), data.join(network).display().to_string()]);
     words.extend([images.to_string(), threads.to_string()]);
     words.extend(arguments.device.clone());
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
-        command.env(variable, threads.to_string());
-    }
-    command.spawn().with_context(|| format!("start {}", words.join(" ")))
-}
-
-fn finish(mut process: std::process::Child) -> Result<Line> {
-    let mut text = String::new();
-    process.stdout.take().context("its output is a pipe")?.read_to_string(&mut text)?;
-    let status = process.wait()?;
-    ensure!(status.success(), "a contender ended with {status}; it said: {text}");
-    serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("read `{text}`"))
+    bench::start(&words, threads, pinned)
 }
 
 /// Writes `inputs.u8` and `labels.u8`, and both as a dataset's split.
