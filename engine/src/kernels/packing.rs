@@ -129,13 +129,21 @@ impl Packing {
 
     /// Calls `f(place in plain weights, place in packed ones)` for every weight.
     fn visit(&self, mut f: impl FnMut(usize, usize)) {
-        let per_group = self.ins / self.groups;
-        for out in 0..self.outs {
-            for inside in 0..per_group {
-                let channel = self.group_of_out(out) * per_group + inside;
-                for tap in 0..self.taps {
-                    let row = self.row(out / LANES, channel, tap).expect("a group's inputs are read");
-                    f((out * per_group + inside) * self.taps + tap, row + out % LANES);
+        let (per_group, outs_per_group) = (self.ins / self.groups, self.outs / self.groups);
+        for block in 0..self.blocks() {
+            let end = ((block + 1) * LANES).min(self.outs);
+            let mut first = block * LANES;
+            // Outputs of one group read the same rows.
+            while first < end {
+                let group = self.group_of_out(first);
+                let outs = first..end.min((group + 1) * outs_per_group);
+                first = outs.end;
+                for inside in 0..per_group {
+                    for tap in 0..self.taps {
+                        let row = self.row(block, group * per_group + inside, tap).expect("a group's inputs are read");
+                        let plain = inside * self.taps + tap;
+                        outs.clone().for_each(|out| f(out * per_group * self.taps + plain, row + out % LANES));
+                    }
                 }
             }
         }
