@@ -33,10 +33,12 @@ macro_rules! on_kind {
 }
 
 mod gradient;
+pub mod line;
 mod passes;
 mod transform;
 
 pub use gradient::WeightGradient;
+pub use line::Line;
 
 use std::ops::Range;
 

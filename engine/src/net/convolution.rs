@@ -28,6 +28,7 @@ pub(super) struct Convolution {
 enum Kernel {
     Forward(Forward),
     Bf16(Bf16Forward),
+    Line(winograd::Line),
     InputGradient(InputGradient),
     Winograd(Winograd),
     Depthwise(depthwise::Forward),
@@ -71,6 +72,13 @@ impl Convolution {
         }
         let bf16 = Bf16Forward::new(path, shape, x, y).filter(|_| precision == Precision::Bf16);
         let pays = if bf16.is_some() { winograd::pays_beside_pairs } else { winograd::pays };
+        let at_once = if bf16.is_some() { 2 } else { 1 };
+        // In training its weights would have to be transformed at every step.
+        let line = winograd::Line::new(path, shape, x, y);
+        if let Some(line) = line.filter(|_| together == 1 && winograd::line::pays(shape, at_once)) {
+            let weights = Buffer::zeros(line.len());
+            return Self { kernel: Kernel::Line(line), x, y, weights };
+        }
         match (Winograd::new(path, shape, x, y).filter(|_| pays(shape, together)), bf16) {
             (Some(winograd), _) => Self::winograd(winograd, x, y),
             (None, Some(bf16)) => {
@@ -111,6 +119,7 @@ impl Convolution {
         match &self.kernel {
             Kernel::Forward(_) | Kernel::Depthwise(_) => {}
             Kernel::Bf16(forward) => forward.round(packed, &mut self.weights),
+            Kernel::Line(line) => line.transform(packed, &mut self.weights),
             Kernel::DepthwiseGradient(gradient) => gradient.reorder(packed, &mut self.weights),
             Kernel::InputGradient(gradient) => gradient.transpose(packed, &mut self.weights),
             Kernel::Winograd(winograd) => winograd.transform(packed, &mut self.weights),
@@ -129,6 +138,9 @@ impl Convolution {
                 Kernel::InputGradient(gradient) => gradient.run(&self.weights, x, y, finish),
                 Kernel::Bf16(forward) => parallel::with_scratch(forward.scratch_len(), |scratch| {
                     forward.run(&self.weights, bias, x, y, finish, scratch);
+                }),
+                Kernel::Line(line) => parallel::with_scratch(line.scratch_len(), |scratch| {
+                    line.run(&self.weights, bias, x, y, finish, scratch);
                 }),
                 Kernel::Winograd(winograd) => parallel::with_scratch(winograd.scratch_len(), |scratch| {
                     winograd.run(&self.weights, bias, x, y, finish, scratch);

@@ -123,9 +123,9 @@ impl Arena {
     }
 
     /// Calls `f` with all places to read but one, which is written: one place may be read twice.
-    pub(crate) fn write_beside(&mut self, place: &Place, f: impl FnOnce(&Self, &mut Buffer)) {
+    pub(crate) fn write_beside(&mut self, place: &Place, f: impl FnOnce(&Self, &mut [f32])) {
         let mut buffer = std::mem::take(&mut self.buffers[place.buffer]);
-        f(self, &mut buffer);
+        f(self, &mut buffer[place.start..]);
         self.buffers[place.buffer] = buffer;
     }
 

@@ -47,7 +47,13 @@ impl Parts {
     /// Whether this value may become a part of another.
     fn is_free(&self, plan: &Plan<'_>, value: Value, forms: &[Form]) -> bool {
         let blocks = matches!(forms[value.index()], Form::Maps(maps) if maps.lanes == LANES);
-        blocks && value != plan.graph.input() && value != plan.graph.output() && self.0[value.index()].is_none()
+        // Constants are copied as a whole.
+        let computed = !matches!(plan.graph.node(value).op, Op::Constant(_));
+        computed
+            && blocks
+            && value != plan.graph.input()
+            && value != plan.graph.output()
+            && self.0[value.index()].is_none()
     }
 
     fn concatenate(&mut self, plan: &Plan<'_>, layer: &Layer, forms: &[Form]) {

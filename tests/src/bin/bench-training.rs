@@ -37,6 +37,9 @@ struct Arguments {
     /// Images that the reference CNN is measured on, a contender and round: an epoch
     #[arg(long, default_value_t = 60_000)]
     images: usize,
+    /// This network alone
+    #[arg(long, value_name = "NETWORK", value_parser = NETWORKS.map(|(name, ..)| name))]
+    only: Option<String>,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -75,6 +78,9 @@ fn main() -> Result<()> {
             peak = engine::peak::peak_flops(path).max(peak);
         }
         for (network, share, _) in NETWORKS {
+            if arguments.only.as_ref().is_some_and(|only| only != network) {
+                continue;
+            }
             for contender in CONTENDERS {
                 let cpu_alone = contender == "tensorflow" && arguments.device.is_some();
                 let missing = is_peer(contender) && arguments.python.is_none();

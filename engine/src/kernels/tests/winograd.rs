@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::convolve;
 use super::{close, halo_is_clean, noise, packed, packed_gradient, padded, spare, unpacked};
 use crate::kernels::dense::{Finish, Shape};
-use crate::kernels::winograd::{WeightGradient, Winograd, gradient_pays, pays};
+use crate::kernels::winograd::{Line, WeightGradient, Winograd, gradient_pays, pays};
 use crate::maps::{Halo, Maps};
 use crate::simd::{LANES, Path};
 use crate::window::Window;
@@ -265,6 +265,62 @@ fn errors_of_gradients_stay_small() {
             let name = format!("{} {kernel}x{kernel} {examples} of {size}x{size}", path.name());
             // For 5x5 1.4e-5 was seen, beside a mean that is as small as others'.
             errors_are_small(&name, &dw, &expected, 2e-5);
+        }
+    }
+}
+
+/// Kernels of one row or one column, with outputs that end before, at and behind the input's end.
+fn line() -> impl Strategy<Value = ([usize; 2], Window)> {
+    let along = (3..=8usize, 1..=40usize, 0..8usize, 0..8usize).prop_map(|(taps, size, before, after)| {
+        let before = before.min(taps - 1).max(taps.saturating_sub(size + after.min(taps - 1)).min(taps - 1));
+        let room = size + before + after.min(taps - 1);
+        (taps, size.max(taps.saturating_sub(before)), before, (room + 1).saturating_sub(taps).max(1))
+    });
+    (along, 1..=9usize, any::<bool>()).prop_map(|((taps, size, before, output), lines, down)| {
+        let turned = |pair: [usize; 2]| if down { pair } else { [pair[1], pair[0]] };
+        let window = Window {
+            kernel: turned([taps, 1]),
+            stride: [1, 1],
+            dilation: [1, 1],
+            before: turned([before, 0]),
+            output: turned([output, lines]),
+        };
+        (turned([size, lines]), window)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lines_match_the_reference(
+        (size, window) in line(),
+        ins in 1..=40usize,
+        outs in 1..=50usize,
+        spare in spare(),
+        finish in prop_oneof![Just(Finish::PLAIN), Just(Finish::RELU), Just(Finish::ADD)],
+    ) {
+        let shape = Shape { ins, outs, groups: 1, window };
+        let x_maps = Maps::new(ins, size).with_halo(shape.input_halo(size)).with_halo(spare);
+        let y_maps = Maps::new(outs, window.output).with_halo(spare);
+        let (x, before) = (noise("x", ins * size[0] * size[1]), noise("before", outs * window.outputs()));
+        let (weights, bias) = (noise("weights", outs * ins * window.taps()), noise("bias", outs));
+        let expected = convolve(&shape, size, &x, &weights, &bias, &before).y;
+        for path in Path::available() {
+            let line = Line::new(path, &shape, x_maps, y_maps).expect("it applies");
+            let mut packed_weights = vec![0.0; line.packing().len()];
+            line.packing().pack(&weights, &mut packed_weights);
+            let mut transformed = vec![f32::NAN; line.len()];
+            line.transform(&packed_weights, &mut transformed);
+            let (mut y, mut scratch) = (packed(&y_maps, &before), vec![f32::NAN; line.scratch_len()]);
+            line.run(&transformed, Some(&padded(&bias)), &packed(&x_maps, &x), &mut y, finish, &mut scratch);
+            let finished = expected.iter().zip(&before).map(|(sum, before)| {
+                let sum = if finish.add { sum + f64::from(*before) } else { *sum };
+                finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
+            });
+            let terms = (ins * window.taps()) as f64;
+            close("y", &unpacked(&y_maps, &y), &finished.collect::<Vec<_>>(), terms.sqrt(), TOLERANCE)?;
+            prop_assert!(halo_is_clean(&y_maps, &y), "the halo was written");
         }
     }
 }

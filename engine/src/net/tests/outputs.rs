@@ -282,3 +282,14 @@ fn what_does_not_fit_is_refused() {
         assert!(graph.add(op.clone(), &inputs).is_err(), "{op:?}");
     }
 }
+
+#[test]
+fn constants_beside_what_is_computed() {
+    let mut b = Builder::new(&[3, 5, 4]);
+    let x = convolved(&mut b, 16);
+    let constant = b.parameter(&[16, 5, 4], false);
+    let constant = b.add(Op::Constant(constant), &[]);
+    let all = b.add(Op::Concat, &[x, constant]);
+    b.conv(all, 7, 3, 1, 1, true);
+    check_outputs("constants side by side", &b.graph, 2);
+}
