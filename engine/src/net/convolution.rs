@@ -28,7 +28,7 @@ pub(super) struct Convolution {
 enum Kernel {
     Forward(Forward),
     Bf16(Bf16Forward),
-    Line(winograd::Line),
+    Line(Box<winograd::Line>),
     InputGradient(InputGradient),
     Winograd(Winograd),
     Depthwise(depthwise::Forward),
@@ -77,7 +77,7 @@ impl Convolution {
         let line = winograd::Line::new(path, shape, x, y);
         if let Some(line) = line.filter(|_| together == 1 && winograd::line::pays(shape, at_once)) {
             let weights = Buffer::zeros(line.len());
-            return Self { kernel: Kernel::Line(line), x, y, weights };
+            return Self { kernel: Kernel::Line(Box::new(line)), x, y, weights };
         }
         match (Winograd::new(path, shape, x, y).filter(|_| pays(shape, together)), bf16) {
             (Some(winograd), _) => Self::winograd(winograd, x, y),

@@ -3,7 +3,8 @@
 //! Two channels make a word of 32 bits, so that words are what floats are to the kernels: maps have eight words a pixel and block, and
 //! the same walk over places serves. An example's words are made when its convolution begins.
 
-use super::{Finish, Gather, Phase, Shape};
+use super::gather::Gather;
+use super::{Finish, Phase, Shape};
 use crate::kernels::packing::Packing;
 use crate::maps::Maps;
 use crate::parallel;
