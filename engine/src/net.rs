@@ -91,6 +91,16 @@ trait Stage: Send + Sync {
 
     /// Computes the gradients of its inputs and parameters from that of its output, which it may overwrite.
     fn backward(&mut self, run: &mut Run<'_>);
+
+    /// Floats of the parameters that it keeps in a form of its own.
+    fn kept(&self) -> usize {
+        0
+    }
+
+    /// How it multiplies.
+    fn precision(&self) -> Precision {
+        Precision::Fp32
+    }
 }
 
 /// A stage with what it is called and the time that it has taken forwards and backwards.
@@ -187,6 +197,21 @@ impl Net {
     /// Bytes of all values and gradients.
     pub fn bytes(&self) -> usize {
         self.arena.bytes()
+    }
+
+    /// Bytes of all that it holds: values, gradients, parameters, and these in the forms that kernels want.
+    pub fn held(&self) -> usize {
+        let slot =
+            |slot: &Slot| slot.value.len() + slot.gradient.len() + slot.sums.iter().map(|sum| sum.len()).sum::<usize>();
+        let parameters: usize = self.parameters.slots.iter().map(slot).sum();
+        let kept: usize = self.stages.iter().map(|timed| timed.stage.kept()).sum();
+        self.bytes() + (parameters + kept) * size_of::<f32>()
+    }
+
+    /// How its products are computed: in bf16 where any of them are.
+    pub fn precision(&self) -> Precision {
+        let rounds = |timed: &Timed| timed.stage.precision() == Precision::Bf16;
+        if self.stages.iter().any(rounds) { Precision::Bf16 } else { Precision::Fp32 }
     }
 
     /// What each layer is called, and the time that it has taken so far forwards and backwards.

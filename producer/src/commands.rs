@@ -88,7 +88,7 @@ enum Command {
     /// Bring data into the store
     #[command(subcommand)]
     Data(data::Command),
-    /// Make models of trained networks
+    /// Look after models: make them of trained networks, choose versions, remove them
     #[command(subcommand)]
     Model(model::Command),
 }
@@ -240,6 +240,21 @@ impl Cli {
             }
         })
     }
+}
+
+/// Asks whether to go on; where nobody can answer, refuses with `otherwise`.
+fn ask(question: &str, otherwise: &str) -> anyhow::Result<()> {
+    use std::io::{BufRead as _, IsTerminal as _};
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!("{otherwise}");
+    }
+    eprint!("{question} Go on? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        bail!("nothing was done");
+    }
+    Ok(())
 }
 
 /// A bar over bytes; nothing where there is no terminal.

@@ -16,6 +16,7 @@ use shared::contract::{Dataset, ErrorCode, JobResult, Model, Status};
 use shared::names::{JobId, Key, Name};
 use shared::store::{Entry, Store, StoreError, get_json, get_optional, get_optional_json, layout};
 
+use crate::models::{self, History};
 use crate::runs::{self, Asked, RunManifest};
 
 /// Requests at once.
@@ -35,7 +36,8 @@ pub struct Garbage {
 pub struct Limits {
     /// Only what was written longer ago.
     pub older: Duration,
-    /// Also versions of models and datasets that neither `current` nor a run names.
+    /// Also versions of models and datasets that nothing names: neither a run, nor a name that stands for them or stood for
+    /// them a while ago.
     pub versions: bool,
 }
 
@@ -171,7 +173,8 @@ async fn last_tensors(store: &dyn Store, run: &Name, job: &JobId) -> anyhow::Res
     Ok(Some(Key::new(tensors).with_context(|| format!("read `{key}`"))?))
 }
 
-/// Files of models and datasets that belong to no version that `current` or a run names.
+/// Files of models and datasets that belong to no version that a run names, or a name that stands for it or stood for it a
+/// while ago.
 async fn versions(store: &dyn Store, runs: &[Name]) -> anyhow::Result<Vec<Garbage>> {
     let mut entries = Vec::new();
     for prefix in [layout::datasets(), layout::models()] {
@@ -189,16 +192,25 @@ async fn versions(store: &dyn Store, runs: &[Name]) -> anyhow::Result<Vec<Garbag
     for entry in &entries {
         let Some(folder) = entry.key.as_str().strip_suffix("/current") else { continue };
         let digest = store.get(&entry.key).await?;
-        let file = if folder.starts_with("models/") { "model.json" } else { "dataset.json" };
         let digest = String::from_utf8_lossy(&digest);
-        let manifest = Key::new(format!("{folder}/{}/{file}", digest.trim()));
+        let manifest = Key::new(format!("{folder}/{}/dataset.json", digest.trim()));
         manifests.insert(manifest.with_context(|| format!("read `{}`", entry.key))?);
         needed.insert(entry.key.clone());
     }
+    for name in models::names(store).await? {
+        let history = History::read(store, &name).await?;
+        manifests.extend(history.moves().map(|one| layout::model_file(&name, one.digest, "model.json")));
+        let pointer = format!("{}/", layout::model_pointer(&name));
+        let moves = entries.iter().filter(|entry| entry.key.as_str().starts_with(&pointer));
+        needed.extend(moves.map(|entry| entry.key.clone()));
+    }
     for manifest in manifests {
-        if manifest.as_str().ends_with("/model.json") {
+        if let Some(folder) = manifest.as_str().strip_suffix("/model.json") {
             let model: Option<Model> = get_optional_json(store, &manifest).await?;
             needed.extend(model.map(|model| model.weights.key));
+            needed.insert(
+                Key::new(format!("{folder}/{}", models::ORIGIN)).with_context(|| format!("read `{manifest}`"))?,
+            );
         } else {
             let dataset: Option<Dataset> = get_optional_json(store, &manifest).await?;
             needed.extend(dataset.into_iter().flat_map(|set| set.splits.into_values()).map(|split| split.object.key));
@@ -206,7 +218,10 @@ async fn versions(store: &dyn Store, runs: &[Name]) -> anyhow::Result<Vec<Garbag
         needed.insert(manifest);
     }
     entries.retain(|entry| !needed.contains(&entry.key));
-    Ok(entries.into_iter().map(|entry| Garbage { entry, why: "neither `current` nor a run names it" }).collect())
+    Ok(entries
+        .into_iter()
+        .map(|entry| Garbage { entry, why: "no run and no name that stands or stood for it names it" })
+        .collect())
 }
 
 #[cfg(test)]

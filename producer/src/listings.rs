@@ -17,12 +17,17 @@ pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
         "validation_error",
         "test_error",
         "images",
+        "model",
+        "precision",
+        "compared",
+        "agreed",
         "seconds",
         "worker",
         "error",
     ]);
     for result in results {
-        let trial = result.trial();
+        let (trial, batch) = (result.trial(), result.batch());
+        let agreement = batch.and_then(|batch| batch.agreement);
         let mut row = vec![
             json!(result.id.as_str()),
             json!(result.run.as_str()),
@@ -30,7 +35,11 @@ pub fn results<'a>(results: impl Iterator<Item = &'a JobResult>) -> Listing {
             json!(result.status.as_str()),
             json!(trial.and_then(|trial| trial.validation).map(|metrics| metrics.error)),
             json!(trial.and_then(|trial| trial.test).map(|metrics| metrics.error)),
-            json!(result.batch().map(|batch| batch.images.len())),
+            json!(batch.map(|batch| batch.images.len())),
+            json!(batch.map(|batch| batch.model)),
+            json!(batch.map(|batch| batch.precision)),
+            json!(agreement.map(|agreement| agreement.compared)),
+            json!(agreement.map(|agreement| agreement.agreed)),
         ];
         row.extend(common(Some(result)));
         listing.push(row);

@@ -9,22 +9,28 @@ use bytes::Bytes;
 use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Work};
 use shared::digest::Digest;
 use shared::names::{Name, ObjectRef};
-use shared::store::{Store, StoreError, fetch_checked, get_json, layout};
-use shared::strict;
+use shared::store::{Store, StoreError, create_json, get_json, layout};
 
 use crate::data::is_there;
 
 mod config;
 mod folder;
 mod onnx_file;
+mod pointer;
 mod preprocessor;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod weights;
 
 pub use folder::Folder;
+pub use pointer::{Change, History, Move, Moved, MovedMeanwhile};
+pub use versions::{
+    ORIGIN, Origin, Source, Wanted, delete, find, names, origin, promote_version, resolve, rollback, short, unknown,
+    versions,
+};
 
-/// Makes a model called `name` of a finished trial, and points `current` at it.
+/// Makes a model called `name` of a finished trial, and lets the name stand for it.
 ///
 /// # Errors
 /// The trial has no network, or the store fails.
@@ -63,23 +69,24 @@ pub async fn promote(
         labels,
         weights,
     };
-    Ok((publish(store, &model).await?, model))
+    let source = Source::Trial { run: job.run.clone(), id: job.id.clone() };
+    Ok((publish(store, &model, source, Change::Promote).await?, model))
 }
 
-/// Makes a model called `name` of a folder, and points `current` at it. The same folder gives the same
+/// Makes a model called `name` of a folder, and lets the name stand for it. The same folder gives the same
 /// reference, and weights that are there are not sent again.
 ///
 /// `progress` is told bytes done and bytes in all: each is read once for its digest and sent once.
 ///
 /// # Errors
-/// A file cannot be read, or the store fails; then `current` is what it was.
+/// A file cannot be read, or the store fails; then the name stands for what it stood for.
 pub async fn push(
     store: &dyn Store,
     name: &Name,
     folder: Folder,
     progress: impl Fn(u64, u64) + Clone + Send + 'static,
 ) -> anyhow::Result<(ObjectRef, Model)> {
-    let Folder { config, preprocessing, labels, weights, .. } = folder;
+    let Folder { config, preprocessing, labels, weights, path, .. } = folder;
     let told = progress.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let kind = weights.name();
@@ -92,7 +99,7 @@ pub async fn push(
     let weights = send(store, (name, kind), digest, &file.path, size).await?;
     progress(2 * size, 2 * size);
     let model = Model { name: name.clone(), config, preprocessing, labels, weights };
-    Ok((publish(store, &model).await?, model))
+    Ok((publish(store, &model, Source::of_files(&path), Change::Push).await?, model))
 }
 
 /// The digest of a file; `progress` is told the bytes read.
@@ -128,41 +135,16 @@ async fn send(
     Ok(ObjectRef { key, sha256 })
 }
 
-/// Writes a model's manifest and points `current` at it.
-async fn publish(store: &dyn Store, model: &Model) -> anyhow::Result<ObjectRef> {
+/// Writes a model's manifest and where it comes from, and lets its name stand for it.
+async fn publish(store: &dyn Store, model: &Model, source: Source, change: Change) -> anyhow::Result<ObjectRef> {
     let body = Bytes::from(serde_json::to_vec_pretty(model)?);
     let sha256 = Digest::of(&body);
     let key = layout::model_file(&model.name, sha256, "model.json");
     store.put(&key, body).await?;
-    // Last: a reader of `current` finds everything it names.
-    store.put(&layout::model_current(&model.name), Bytes::from(sha256.to_string())).await?;
+    // The first one stays: the same version may be made again.
+    let origin = Origin::of(source);
+    create_json(store, &layout::model_file(&model.name, sha256, versions::ORIGIN), &origin).await?;
+    // Last: a reader of the pointer finds everything it names.
+    pointer::advance(store, &model.name, sha256, change).await?;
     Ok(ObjectRef { key, sha256 })
-}
-
-/// The model that `name` stands for now.
-///
-/// # Errors
-/// There is none of this name; the error names the nearest.
-pub async fn resolve(store: &dyn Store, name: &Name) -> anyhow::Result<(ObjectRef, Model)> {
-    let current = match store.get(&layout::model_current(name)).await {
-        Ok(current) => current,
-        Err(StoreError::NotFound { .. }) => {
-            let models = store.children(&layout::models()).await?;
-            let hint = match strict::nearest(name.as_str(), models.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None if models.is_empty() => {
-                    "there are no models yet: `gannet model promote` makes one of a trial, `gannet model push` of a folder".into()
-                }
-                None => format!("there are {}", models.join(", ")),
-            };
-            bail!("no model `{name}` in the store at {}: {hint}", store.place());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let text = String::from_utf8_lossy(&current);
-    let sha256: Digest = text.trim().parse().with_context(|| format!("read `{}`", layout::model_current(name)))?;
-    let reference = ObjectRef { key: layout::model_file(name, sha256, "model.json"), sha256 };
-    let body = fetch_checked(store, &reference).await?;
-    let model = strict::json(&body).with_context(|| format!("read `{}`", reference.key))?;
-    Ok((reference, model))
 }

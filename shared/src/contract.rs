@@ -20,7 +20,9 @@ mod training;
 mod trial;
 
 pub use architectures::Architecture;
-pub use batch::{Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Prediction};
+pub use batch::{
+    Agreement, Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Precision, Prediction,
+};
 pub use control::Control;
 pub use dataset::{Dataset, ElementType, MeanStd, Split};
 pub use image::ImageInput;

@@ -9,7 +9,7 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 20] = [
+pub const VARIABLES: [&str; 21] = [
     "GANNET_AMQP_URL",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
@@ -22,6 +22,7 @@ pub const VARIABLES: [&str; 20] = [
     "GANNET_RECYCLE_JOBS",
     "GANNET_RECYCLE_MIB",
     "GANNET_S3_ENDPOINT",
+    "GANNET_SIMD",
     "GANNET_SLICE",
     "GANNET_SLOTS",
     "GANNET_STALL",

@@ -224,6 +224,16 @@ impl Fleet {
         Ok(json!({"key": format!("datasets/bars/{digest}/dataset.json"), "sha256": digest}))
     }
 
+    /// The reference to the manifest of the version that a model's name stands for, as jobs carry it.
+    ///
+    /// # Errors
+    /// There is no such model.
+    pub async fn model(&self, name: &str) -> Result<Value> {
+        let shown: Value = serde_json::from_str(&self.gannet(&["model", "show", name]).await?)?;
+        let digest = shown["digest"].as_str().context("it says which version")?;
+        Ok(json!({"key": format!("models/{name}/{digest}/model.json"), "sha256": digest}))
+    }
+
     /// Writes a file into the test's folder.
     ///
     /// # Errors

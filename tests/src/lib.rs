@@ -25,7 +25,7 @@ pub use broker::Broker;
 pub use disk::SmallDisk;
 pub use fleet::{Fleet, Lines};
 pub use folder::Folder;
-pub use models::write_model;
+pub use models::{write_fine_model, write_model};
 pub use pictures::{CLASSES, Pictures, write_colour, write_folder, write_large};
 pub use process::{Process, binary, children_of, json_lines, processor_ms, signal};
 pub use proxy::{Proxy, Trouble};

@@ -70,8 +70,10 @@ fn store(folder: &Folder) -> Result<()> {
         "runs/night-2/run.json",
         "runs/night-2/cancelled",
         "runs/night-0/cancelled",
-        "models/digits/current",
-        "models/squeezenet/current",
+        "models/digits/pointer/000001.json",
+        "models/squeezenet/pointer/000001.json",
+        "models/squeezenet/bb615dbbcf17061ba8af06460daf66d3663e2751d2241a98e26e0ffb04e391d6/model.json",
+        "models/spoilt/bb615dbbcf17061ba8af06460daf66d3663e2751d2241a98e26e0ffb04e391d6/model.safetensors",
     ] {
         object(folder, key)?;
     }
@@ -90,6 +92,7 @@ async fn names_are_completed_in(test: &str, shell: &str) {
             (vec!["model", "promote", "night-1/"], vec!["night-1/t0000", "night-1/t0001"]),
             (vec!["model", "promote", "night-1", "d"], vec!["digits"]),
             (vec!["classify", "a.png", "--model", "s"], vec!["squeezenet"]),
+            (vec!["model", "promote", "squeezenet@b"], vec!["squeezenet@bb615dbbcf17"]),
             (vec!["tune", "study.toml", "--run", "n"], vec!["night-1", "night-2"]),
             (vec!["results", "night-1", "--form"], vec!["--format"]),
             (vec!["comp"], vec!["completions"]),

@@ -25,9 +25,12 @@ use std::path::Path;
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
 pub use classify::{Classifier, PictureReader};
+pub use engine::Path as Simd;
+
 pub use device::{Backend, Device, DeviceChoice, DeviceError, find_device, joined_paths};
 pub use evaluate::evaluate;
-pub use machine::{keep_pages, set_threads, simd_path};
+pub(crate) use machine::simd;
+pub use machine::{find_simd, keep_pages, set_simd, set_threads, simd_path};
 pub use rows::Decoded;
 pub use trainer::train;
 

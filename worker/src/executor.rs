@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::compute::Device;
+use crate::compute::{self, Device};
 use crate::memory;
 
 pub use child::run_if_asked;
@@ -131,6 +131,7 @@ impl Executor {
         if let Some(memory) = settings.memory {
             command.env(limits::MEMORY, memory.to_string());
         }
+        command.env("GANNET_SIMD", compute::simd_path());
         command.env("GANNET_DEVICE", settings.device.to_string());
         command.envs(std::env::vars_os().filter(|(name, _)| settings.device.reads(name)));
         if settings.unsandboxed {

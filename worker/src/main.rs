@@ -12,7 +12,7 @@ use shared::settings::{Places, QueuePlace};
 use shared::{arguments, queue, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use worker::compute::{Device, find_device};
+use worker::compute::{Device, Simd, find_device, find_simd, set_simd};
 use worker::executor::{self, ExecutorSettings};
 use worker::settings::{CACHE_LIMIT, LEAST_MEMORY, SLICE, TIME_LIMIT, WorkerSettings};
 use worker::{Patience, work};
@@ -35,6 +35,10 @@ struct Arguments {
     /// What computes: `cpu`; `cuda:N`, NVIDIA's GPU of this number; or `auto`, a GPU if there is one that this program can use
     #[arg(long, env = "GANNET_DEVICE", default_value = "cpu", value_parser = find_device)]
     device: Device,
+    /// Instructions that processors compute with, `avx512`, `avx2` or `portable` [default: the best that this machine has].
+    /// Results on one of them are the same to the bit on all machines
+    #[arg(long, env = "GANNET_SIMD", value_name = "PATH", value_parser = find_simd)]
+    simd: Option<Simd>,
     /// Jobs computed at once, one executor process each [default: the number of cores; 1 on a GPU]
     #[arg(long, env = "GANNET_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: Option<u32>,
@@ -115,6 +119,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Some(path) = arguments.simd {
+        set_simd(path);
+    }
     let places = Places::read(&|name| std::env::var(name).ok())?;
     let settings = settings(&arguments, &places)?;
     let drain = CancellationToken::new();

@@ -182,14 +182,17 @@ impl Step<'_> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
         let (images, missing) = self.images(batch).await?;
-        let (top_k, threshold) = (batch.top_k, batch.threshold);
-        let order = Order::Classify(Box::new(Classify { model, weights, images, top_k, threshold }));
-        let Report::Classified(mut classified) = self.compute(&order, warm).await? else { return Err(nonsense()) };
+        let (top_k, threshold, precision) = (batch.top_k, batch.threshold, batch.precision);
+        let order = Order::Classify(Box::new(Classify { model, weights, images, top_k, threshold, precision }));
+        let Report::Classified { mut images, precision, agreement } = self.compute(&order, warm).await? else {
+            return Err(nonsense());
+        };
         // Back into the order of the job.
         for (position, outcome) in missing {
-            classified.insert(position.min(classified.len()), outcome);
+            images.insert(position.min(images.len()), outcome);
         }
-        Ok(Ended::Finished(Finished::Classified(BatchOutcome { images: classified })))
+        let outcome = BatchOutcome { model: batch.model.sha256, precision, agreement, images };
+        Ok(Ended::Finished(Finished::Classified(outcome)))
     }
 
     /// The pictures' files, and the outcomes of those that cannot be had, by position: one missing

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::json;
-use shared::contract::{ErrorCode, ImageOutcome, ImageVerdict};
+use shared::contract::{ErrorCode, ImageOutcome, ImageVerdict, Precision};
 use tokio_util::sync::CancellationToken;
 use worker::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
 
@@ -46,12 +46,19 @@ fn order(folder: &Path, labels: [&str; 2], images: Vec<(String, PathBuf)>) -> Or
         "weights": {"key": "w", "sha256": "0".repeat(64)}
     });
     let model = serde_json::from_value(model).expect("a model");
-    Order::Classify(Box::new(Classify { model, weights: folder.join("weights"), images, top_k: 1, threshold: 0.0 }))
+    Order::Classify(Box::new(Classify {
+        model,
+        weights: folder.join("weights"),
+        images,
+        top_k: 1,
+        threshold: 0.0,
+        precision: Precision::Fp32,
+    }))
 }
 
 async fn run(executor: &Executor, order: &Order) -> Result<Vec<ImageOutcome>, Death> {
     match executor.run(order, LONG, &mut |_| (), &CancellationToken::new(), &CancellationToken::new()).await? {
-        (_, Report::Classified(outcomes)) => Ok(outcomes),
+        (_, Report::Classified { images, .. }) => Ok(images),
         (_, other) => panic!("{other:?}"),
     }
 }
@@ -82,6 +89,50 @@ async fn two_orders_at_once_are_both_carried_out_each_with_its_own_labels() {
         assert_eq!(labels(&english.expect("labels")), expected);
         assert_eq!(labels(&german.expect("labels")), ["blue blau", "red rot"]);
     }
+}
+
+/// An order to label a picture with a model of one layer that has so many MiB of weights.
+fn large(folder: &Path, name: &str, mib: usize, image: (String, PathBuf)) -> Order {
+    let (inputs, units) = (3 * 64 * 64, mib * (1 << 20) / (4 * 3 * 64 * 64));
+    let (weights, whole) = (folder.join(name), folder.join("whole"));
+    if !whole.exists() {
+        let zeros = vec![0; 4 * inputs * units];
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![units, inputs], &zeros);
+        let file = safetensors::serialize([("1.weight", view.expect("a tensor"))], None).expect("a file");
+        std::fs::write(&whole, file).expect("a file");
+    }
+    if !weights.exists() {
+        std::fs::hard_link(&whole, &weights).expect("another name");
+    }
+    let model = json!({
+        "name": name,
+        "config": {"input": [3, 64, 64], "network": {"layers": [
+            {"type": "flatten"}, {"type": "linear", "units": units, "bias": false}
+        ]}},
+        "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]},
+        "labels": (0..units).map(|label| format!("{name} {label}")).collect::<Vec<_>>(),
+        "weights": {"key": "w", "sha256": "0".repeat(64)}
+    });
+    let model = serde_json::from_value(model).expect("a model");
+    let (images, precision) = (vec![image], Precision::Fp32);
+    Order::Classify(Box::new(Classify { model, weights, images, top_k: 1, threshold: 0.0, precision }))
+}
+
+#[tokio::test]
+async fn models_in_turn_that_do_not_all_fit_fail_no_order() {
+    let folder = folder();
+    let red = picture(folder.path(), "red", 3, [255, 0, 0]);
+    // A quarter of its memory is for models: room for two. All of it would not hold all of them.
+    let mut settings = settings();
+    settings.limit_memory(Some(256 << 20));
+    settings.recycle_memory = None;
+    let executor = Executor::start(&settings).await.expect("an executor");
+    for name in "abcabcbacdefghijabc".chars().map(String::from) {
+        let order = large(folder.path(), &name, 24, red.clone());
+        let labelled = run(&executor, &order).await.unwrap_or_else(|death| panic!("{name}: {death}"));
+        assert_eq!(labels(&labelled), [format!("red {name} 0")]);
+    }
+    assert!(executor.is_alive());
 }
 
 #[tokio::test]

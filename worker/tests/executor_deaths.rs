@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
-use shared::contract::ErrorCode;
+use shared::contract::{ErrorCode, Precision};
 use tokio_util::sync::CancellationToken;
 use worker::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
 
@@ -90,7 +90,14 @@ impl Orders {
         let images = vec![("red".to_owned(), picture); count];
         let weights = self.path("weights");
         let model = serde_json::from_value(model).expect("a model");
-        Order::Classify(Box::new(Classify { model, weights, images, top_k: 1, threshold: 0.0 }))
+        Order::Classify(Box::new(Classify {
+            model,
+            weights,
+            images,
+            top_k: 1,
+            threshold: 0.0,
+            precision: Precision::Fp32,
+        }))
     }
 }
 
@@ -168,7 +175,7 @@ async fn an_executor_ends_an_order_at_its_limit_and_takes_the_next() {
     let (first, second) =
         tokio::join!(run(&executor, &long, SHORT, &mut mute), run(&executor, &short, LONG, &mut silent));
     assert!(matches!(first, Ok((_, Report::Ended(_)))), "{first:?}");
-    assert!(matches!(second, Ok((_, Report::Classified(_)))), "{second:?}");
+    assert!(matches!(second, Ok((_, Report::Classified { .. }))), "{second:?}");
 }
 
 #[tokio::test]
@@ -221,7 +228,7 @@ async fn an_order_whose_turn_does_not_come_is_taken_back_and_never_carried_out()
             third => break third,
         }
     };
-    assert!(matches!(third, Ok((_, Report::Classified(_)))), "{third:?}");
+    assert!(matches!(third, Ok((_, Report::Classified { .. }))), "{third:?}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::memory::Place;
 use super::parameters::{Layout, Parameters};
 use super::simple::{Pass, mask};
 use super::wiring::{Into, Wiring, conv_shape};
-use super::{Run, Size, Stage};
+use super::{Precision, Run, Size, Stage};
 
 pub(super) struct ConvStage {
     path: Path,
@@ -123,6 +123,16 @@ impl Stage for ConvStage {
         if let Some(Backward { input: Some((gradient, ..)), .. }) = &mut self.backward {
             gradient.prepare(weights);
         }
+    }
+
+    fn kept(&self) -> usize {
+        let folded = self.folded.as_ref().map_or(0, |norm| norm.weights.len() + norm.bias.len());
+        let gradient = self.backward.as_ref().and_then(|backward| backward.input.as_ref());
+        self.forward.kept() + folded + gradient.map_or(0, |(gradient, ..)| gradient.kept())
+    }
+
+    fn precision(&self) -> Precision {
+        self.forward.precision()
     }
 
     fn forward(&mut self, run: &mut Run<'_>) {

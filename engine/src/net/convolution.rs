@@ -114,6 +114,16 @@ impl Convolution {
         Self { kernel: Kernel::Winograd(winograd), x, y, weights }
     }
 
+    /// Floats of the weights that it has made its own.
+    pub(super) fn kept(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// How it multiplies.
+    pub(super) fn precision(&self) -> Precision {
+        if matches!(self.kernel, Kernel::Bf16(_)) { Precision::Bf16 } else { Precision::Fp32 }
+    }
+
     /// Takes new weights, packed as [`Forward::packing`] says.
     pub(super) fn prepare(&mut self, packed: &[f32]) {
         match &self.kernel {

@@ -113,6 +113,11 @@ impl Stage for PooledStage {
         }
     }
 
+    fn kept(&self) -> usize {
+        let forward = if let Algorithm::Winograd { weights, .. } = &self.forward { weights.len() } else { 0 };
+        forward + self.transposed.len()
+    }
+
     fn forward(&mut self, run: &mut Run<'_>) {
         let packed = run.parameters.value(self.weight);
         let bias = self.bias.map(|bias| run.parameters.value(bias));

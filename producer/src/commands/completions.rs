@@ -17,7 +17,7 @@ mod bash;
 mod names;
 
 use bash::Bash;
-pub(super) use names::{inputs, models, runs, trials};
+pub(super) use names::{inputs, models, promoted, runs, versions};
 
 #[derive(Debug, clap::Args)]
 #[command(

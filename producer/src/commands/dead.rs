@@ -1,7 +1,6 @@
 //! `gannet dead`: jobs that could not be done, and messages that are none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, IsTerminal as _};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -252,18 +251,10 @@ fn confirm(filter: &Filter, yes: bool, count: usize, done: &str) -> anyhow::Resu
     if yes || !filter.is_everything() || count == 0 {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!(
-            "all {count} dead letters would be {done}: say --yes if you mean all, or which (ids, --run, --kind, --reason, --older)"
-        );
-    }
-    eprint!("All {count} dead letters will be {done}. Go on? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-    if !matches!(answer.trim(), "y" | "Y" | "yes") {
-        bail!("nothing was done");
-    }
-    Ok(())
+    let otherwise = format!(
+        "all {count} dead letters would be {done}: say --yes if you mean all, or which (ids, --run, --kind, --reason, --older)"
+    );
+    super::ask(&format!("All {count} dead letters will be {done}."), &otherwise)
 }
 
 #[cfg(test)]

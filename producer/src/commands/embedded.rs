@@ -29,6 +29,11 @@ pub(super) struct Embedded {
     #[cfg(feature = "embedded")]
     #[arg(long, env = "GANNET_DEVICE", default_value = "cpu", value_parser = worker::compute::find_device)]
     pub(super) device: worker::compute::Device,
+    /// Instructions that processors compute with without a fleet, `avx512`, `avx2` or `portable` [default: the best that
+    /// this machine has]
+    #[cfg(feature = "embedded")]
+    #[arg(long, env = "GANNET_SIMD", value_name = "PATH", value_parser = worker::compute::find_simd)]
+    pub(super) simd: Option<worker::compute::Simd>,
 }
 
 impl Embedded {
@@ -93,6 +98,9 @@ impl Workers {
     /// # Errors
     /// This program's own file cannot be found.
     fn start(session: &Session, embedded: &Embedded, run: Option<&Name>, kinds: &[Kind]) -> anyhow::Result<Self> {
+        if let Some(path) = embedded.simd {
+            worker::compute::set_simd(path);
+        }
         let cache = session.places.home.join("cache");
         let slots = Some(embedded.slots());
         let mut settings =

@@ -20,8 +20,8 @@ pub(super) struct Arguments {
     /// Only what was written longer ago, by the store's clock
     #[arg(long, value_name = "TIME", default_value = "1d")]
     older: humantime::Duration,
-    /// Also versions of models and datasets that neither `current` nor a run names; jobs of other clients are not
-    /// known here. Not while somebody pushes: files that are there are not sent again
+    /// Also versions of models and datasets that nothing names: no run, and no name that stands for them or stood for them a
+    /// while ago; and what deleted models left. Jobs of other clients are not known here. Not while somebody pushes: files that are there are not sent again
     #[arg(long)]
     versions: bool,
     #[command(flatten)]

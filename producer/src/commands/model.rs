@@ -1,34 +1,47 @@
-//! `gannet model`: from a finished trial, or a folder, to a name that classifies.
+//! `gannet model`: from a finished trial, or a folder, to a name that classifies; and which version of it does.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ValueHint;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::json;
 use shared::contract::{Model, ModelNetwork, Network};
-use shared::names::{Name, ObjectRef};
+use shared::digest::Digest;
+use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::store::{Store, layout};
 
 use super::{Listed, Unreadable, completions};
 use crate::bar::gather;
+use crate::models::{Change, History, Moved, Origin, Wanted};
 use crate::report::Listing;
-use crate::runs::{self, RunManifest};
-use crate::{models, session};
+use crate::runs::{self, Asked, Overview, RunManifest};
+use crate::words::count;
+use crate::{enqueue, models, session};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Make a model of a finished trial
+    /// Make a model of a finished trial, or let a model's name stand for another version of it
     #[command(
-        after_help = "Examples:\n  gannet model promote night-1 digits\n  gannet model promote night-1/t0003 digits"
+        after_help = "Examples:\n  gannet model promote night-1 digits\n  gannet model promote night-1/t0003 digits\n  gannet model promote digits@3f2a91c0\n\nClassifications that run go on with the version that they began with."
     )]
     Promote {
-        /// RUN for its best trial, or RUN/TRIAL
-        #[arg(add = completions::trials())]
-        trial: String,
+        /// RUN for its best trial, or RUN/TRIAL; or NAME@DIGEST for a version that is there
+        #[arg(add = completions::promoted())]
+        what: String,
         /// The model's name; one that exists gets a new version
+        #[arg(add = completions::models())]
+        name: Option<Name>,
+    },
+    /// Let a model's name stand for the version before: takes back the last push or promotion
+    #[command(
+        after_help = "Examples:\n  gannet model rollback digits\n\nOnce more goes back further. Classifications that run go on with the version that they began with."
+    )]
+    Rollback {
+        /// The model
         #[arg(add = completions::models())]
         name: Name,
     },
@@ -43,11 +56,27 @@ pub(super) enum Command {
         #[arg(add = completions::models())]
         name: Name,
     },
-    /// Print a model's manifest: layers, preprocessing, labels
+    /// Print what a model's name stands for and stood for, where a version came from, and its manifest: layers,
+    /// preprocessing, labels
+    #[command(
+        after_help = "Examples:\n  gannet model show digits\n  gannet model show digits@3f2a91c0\n  gannet model show digits | jq -r '.history[] | .at + \" \" + .digest'"
+    )]
     Show {
-        /// The model
-        #[arg(add = completions::models())]
-        name: Name,
+        /// NAME, or NAME@DIGEST for one version: the first eight digits or more
+        #[arg(add = completions::versions())]
+        model: Wanted,
+    },
+    /// Remove a version of a model, or the whole model
+    #[command(
+        after_help = "Examples:\n  gannet model delete digits@3f2a91c0\n  gannet model delete digits --yes\n\nIt says which classifications have not ended and would lose their model. The version that the name stands for goes only with the whole model. Weights stay until `gannet gc --versions`: other versions may have the same."
+    )]
+    Delete {
+        /// NAME@DIGEST for one version: the first eight digits or more; NAME for all of them
+        #[arg(add = completions::versions())]
+        model: Wanted,
+        /// Does not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// List the models in the store
     List {
@@ -76,14 +105,48 @@ const AT_ONCE: usize = 16;
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     let store = session::open_store(&session::places()?).await?;
     match command {
-        Command::Promote { trial, name } => promote(store.as_ref(), &trial, &name).await,
+        Command::Promote { what, name } => promote(store.as_ref(), &what, name.as_ref()).await,
+        Command::Rollback { name } => {
+            let moved = models::rollback(store.as_ref(), &name).await?;
+            tell(&name, moved);
+            Ok(())
+        }
         Command::Push { folder, name } => push(store.as_ref(), &folder, &name).await,
-        Command::Show { name } => show(store.as_ref(), &name).await,
+        Command::Show { model } => show(store.as_ref(), &model).await,
+        Command::Delete { model, yes } => delete(store.as_ref(), &model, yes).await,
         Command::List { listed } => list(store.as_ref(), listed).await,
     }
 }
 
-async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<()> {
+async fn promote(store: &dyn Store, what: &str, name: Option<&Name>) -> anyhow::Result<()> {
+    match (what.contains('@'), name) {
+        (false, Some(name)) => promote_trial(store, what, name).await,
+        (false, None) => bail!(
+            "`gannet model promote {what} NAME` makes a model of the trial, `gannet model promote NAME@DIGEST` moves a model's \
+             name: `{what}` alone is neither"
+        ),
+        (true, Some(name)) => {
+            bail!("`{what}` names a version of a model: it is promoted under its own name, without `{name}` behind it")
+        }
+        (true, None) => {
+            let wanted: Wanted = what.parse().map_err(anyhow::Error::msg)?;
+            let moved = models::promote_version(store, &wanted).await?;
+            tell(&wanted.name, moved);
+            Ok(())
+        }
+    }
+}
+
+/// What a name stands for from now on, and stood for.
+fn tell(name: &Name, Moved { before, now }: Moved) {
+    match before {
+        Some(before) if before == now => eprintln!("model {name}: version {} already", models::short(now)),
+        Some(before) => eprintln!("model {name}: version {}, before it {}", models::short(now), models::short(before)),
+        None => eprintln!("model {name}: version {}", models::short(now)),
+    }
+}
+
+async fn promote_trial(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<()> {
     let (run, id) = trial.split_once('/').map_or((trial, None), |(run, id)| (run, Some(id)));
     let run = Name::new(run)?;
     let Some(manifest) = RunManifest::find(store, &run).await? else {
@@ -102,7 +165,7 @@ async fn promote(store: &dyn Store, trial: &str, name: &Name) -> anyhow::Result<
         }
     };
     let (reference, model) = models::promote(store, job, result, name).await?;
-    eprintln!("model {name}: trial {} of {run}, version {}", job.id, &reference.sha256.to_string()[..12]);
+    eprintln!("model {name}: trial {} of {run}, version {}", job.id, models::short(reference.sha256));
     if model.picture().is_none() {
         eprintln!("note: its input is {}, no picture: `gannet classify` has no use for it", sides(&model));
     }
@@ -126,17 +189,121 @@ async fn push(store: &dyn Store, folder: &Path, name: &Name) -> anyhow::Result<(
         "model {name}: input {}, {} labels, version {}",
         sides(&model),
         model.labels.len(),
-        &reference.sha256.to_string()[..12]
+        models::short(reference.sha256)
     );
     Ok(())
 }
 
-async fn show(store: &dyn Store, name: &Name) -> anyhow::Result<()> {
-    let (_, model) = models::resolve(store, name).await?;
-    match writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&model)?) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write to standard output"),
+/// What `gannet model show` prints.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    name: &'a Name,
+    /// The version that is shown.
+    digest: Digest,
+    /// Whether the name stands for it.
+    current: bool,
+    origin: Option<Origin>,
+    /// The last moves of the name, the latest first.
+    history: Vec<Step<'a>>,
+    /// All versions that are there.
+    versions: Vec<Digest>,
+    manifest: Model,
+}
+
+#[derive(Debug, Serialize)]
+struct Step<'a> {
+    at: Timestamp,
+    change: Change,
+    digest: &'a Digest,
+}
+
+async fn show(store: &dyn Store, wanted: &Wanted) -> anyhow::Result<()> {
+    let name = &wanted.name;
+    let (reference, manifest) = models::find(store, wanted).await?;
+    let history = History::read(store, name).await?;
+    let digest = reference.sha256;
+    let shown = Shown {
+        name,
+        digest,
+        current: history.current() == Some(digest),
+        origin: models::origin(store, name, digest).await?,
+        history: history
+            .moves()
+            .rev()
+            .map(|one| Step { at: one.at, change: one.change, digest: &one.digest })
+            .collect(),
+        versions: models::versions(store, name).await?,
+        manifest,
+    };
+    super::write_out(&(serde_json::to_string_pretty(&shown)? + "\n"))
+}
+
+async fn delete(store: &dyn Store, wanted: &Wanted, yes: bool) -> anyhow::Result<()> {
+    let name = &wanted.name;
+    let current = History::read(store, name).await?.current();
+    let whole = wanted.version.is_none();
+    let versions = if whole {
+        models::versions(store, name).await?
+    } else {
+        let (reference, _) = models::find(store, wanted).await?;
+        if current == Some(reference.sha256) {
+            bail!(
+                "`{name}` stands for {}: `gannet model rollback {name}` or `gannet model promote {name}@DIGEST` lets it stand for \
+                 another version first, `gannet model delete {name}` deletes all of them",
+                models::short(reference.sha256)
+            );
+        }
+        vec![reference.sha256]
+    };
+    if versions.is_empty() && current.is_none() {
+        return Err(models::unknown(store, name).await?);
     }
+    let what = if whole {
+        format!("the model {name} with {}", count(versions.len(), "version"))
+    } else {
+        format!("the version {} of the model {name}", models::short(versions[0]))
+    };
+    let keys: BTreeSet<Key> = versions.iter().map(|digest| layout::model_file(name, *digest, "model.json")).collect();
+    for Open { run, open, all } in open_runs(store, &keys).await? {
+        eprintln!("note: {open} of {} of the run {run} have no result yet, and would fail", count(all, "batch job"));
+    }
+    if !yes {
+        let otherwise = format!("{what} would be deleted: say --yes if you mean it");
+        super::ask(&format!("Deletes {what}."), &otherwise)?;
+    }
+    models::delete(store, name, &versions, whole).await?;
+    eprintln!("{what} is deleted; `gannet gc --versions` removes weights that no version needs");
+    Ok(())
+}
+
+/// A classification that has not ended.
+struct Open {
+    run: Name,
+    /// Jobs without a result.
+    open: usize,
+    all: usize,
+}
+
+/// The classifications with one of these models that have not ended, as far as the store knows.
+async fn open_runs(store: &dyn Store, models: &BTreeSet<Key>) -> anyhow::Result<Vec<Open>> {
+    let overviews = runs::overviews(store, runs::names(store).await?);
+    let with_it = overviews.try_filter_map(async |overview| {
+        let overview = overview.filter(|overview| !overview.cancelled);
+        let is_with = |manifest: &RunManifest| {
+            matches!(&manifest.asked, Asked::Classification { model, .. } if models.contains(&model.key))
+        };
+        Ok(overview.filter(|overview| overview.manifest.as_ref().is_some_and(is_with)))
+    });
+    let mut found = Vec::new();
+    for Overview { run, .. } in with_it.try_collect::<Vec<_>>().await? {
+        let done: BTreeSet<JobId> = runs::jobs_done(store, &run).await?.into_iter().collect();
+        let noted = enqueue::noted(store, &run).await?;
+        let open = noted.keys().filter(|id| !done.contains(*id)).count();
+        if open > 0 {
+            found.push(Open { run, open, all: noted.len() });
+        }
+    }
+    Ok(found)
 }
 
 /// `3x224x224`
@@ -146,9 +313,8 @@ fn sides(model: &Model) -> String {
 }
 
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
-    let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters"]);
-    let names = store.children(&layout::models()).await?;
-    let names: Vec<Name> = names.into_iter().filter_map(|name| Name::new(name).ok()).collect();
+    let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters", "key", "sha256"]);
+    let names = models::names(store).await?;
     let total = names.len();
     let resolved = stream::iter(names).map(async |name| {
         let (reference, model) = models::resolve(store, &name).await?;
@@ -177,9 +343,11 @@ fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json
     };
     vec![
         json!(name.as_str()),
-        json!(&reference.sha256.to_string()[..12]),
+        json!(models::short(reference.sha256)),
         json!(sides(model)),
         json!(model.labels.len()),
         json!(parameters),
+        json!(reference.key),
+        json!(reference.sha256),
     ]
 }

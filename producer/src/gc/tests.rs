@@ -136,7 +136,8 @@ async fn versions_go_only_when_asked_and_when_nothing_names_them() {
         place.put(&key, &model).await;
         manifests.push((key, sha256, weights));
     }
-    place.store.put(&layout::model_current(&name), manifests[1].1.to_string().into()).await.expect("written");
+    let pointer = json!({"digest": manifests[1].1, "change": "push", "at": "2026-11-24T21:30:00Z", "nonce": "n"});
+    place.put(&layout::model_move(&name, 7), &pointer).await;
     let model = shared::names::ObjectRef { key: manifests[0].0.clone(), sha256: manifests[0].1 };
     let manifest = RunManifest::new(place.run.clone(), Asked::Classification { model, images: 1 });
     manifest.create(&place.store).await.expect("written");

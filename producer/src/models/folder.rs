@@ -34,6 +34,8 @@ pub struct Folder {
     /// What the user should know though nothing is wrong.
     pub notes: Vec<String>,
     pub(super) weights: Parameters,
+    /// What was given: it, or the ONNX file in it.
+    pub(super) path: PathBuf,
 }
 
 /// The file with a model's numbers.
@@ -112,7 +114,8 @@ impl Folder {
         let notes = notes(&config, &preprocessor.preprocessing, &weights);
         let config = ModelConfig { input, network: network.into() };
         let weights = Parameters::Safetensors(weights);
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes, weights })
+        let path = folder.to_owned();
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes, weights, path })
     }
 
     fn read_onnx(folder: &Path, file: &Path) -> anyhow::Result<Self> {
@@ -152,7 +155,8 @@ impl Folder {
         }
         let network = ModelNetwork::Onnx(OnnxNetwork { parameters: onnx.parameters });
         let (config, weights) = (ModelConfig { input, network }, Parameters::Onnx(onnx));
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes: Vec::new(), weights })
+        let path = file.to_owned();
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes: Vec::new(), weights, path })
     }
 }
 

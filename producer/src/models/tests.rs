@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use shared::contract::{Architecture, Filter, ModelNetwork, Resize};
 use shared::names::Key;
 use shared::settings::Places;
+use shared::store::fetch_checked;
 
 use super::*;
 
@@ -95,9 +96,80 @@ async fn a_folder_becomes_a_model_once() {
     let sent = fetch_checked(store.as_ref(), &model.weights).await.expect("weights");
     assert_eq!(sent, std::fs::read(made.path("model.safetensors")).expect("a file"));
     let before = keys(store.as_ref()).await;
-    assert_eq!(before.len(), 3);
+    // Weights, manifest, where it comes from, and that the name stands for it.
+    assert_eq!(before.len(), 4);
     let again = push(store.as_ref(), &name(), made.read().expect("a folder"), |_, _| {}).await.expect("sent");
     assert_eq!((again.0, keys(store.as_ref()).await), (reference, before));
+}
+
+/// Pushes the model with these labels.
+async fn pushed(store: &dyn Store, made: &Made, labels: &str) -> Digest {
+    made.write("labels.txt", labels);
+    push(store, &name(), made.read().expect("a folder"), |_, _| {}).await.expect("sent").0.sha256
+}
+
+fn wanted(text: &str) -> Wanted {
+    text.parse().expect("a model")
+}
+
+#[tokio::test]
+async fn a_version_is_found_promoted_taken_back_and_removed() {
+    let (made, (_home, store)) = (Made::new(), store().await);
+    let store = store.as_ref();
+    let current = async || resolve(store, &name()).await.expect("found").0.sha256;
+    let mut all = Vec::new();
+    for labels in ["cat\ndog\n", "chat\nchien\n", "Katze\nHund\n"] {
+        all.push(pushed(store, &made, labels).await);
+    }
+    let [first, second, third] = all[..] else { panic!("three") };
+    let (found, model) = find(store, &wanted(&format!("pets@{}", &second.to_string()[..8]))).await.expect("found");
+    assert_eq!((found.sha256, model.labels), (second, vec!["chat".to_owned(), "chien".to_owned()]));
+    assert_eq!(current().await, third);
+    let origin = origin(store, &name(), first).await.expect("read").expect("it came from somewhere");
+    assert!(matches!(&origin.of, Source::Folder { folder } if made.folder.path().ends_with(folder)), "{origin:?}");
+
+    let moved = promote_version(store, &wanted(&format!("pets@{first}"))).await.expect("moved");
+    assert_eq!((moved.before, moved.now, current().await), (Some(third), first, first));
+    assert_eq!(rollback(store, &name()).await.expect("moved").now, third);
+    delete(store, &name(), &[second], false).await.expect("removed");
+    let mut left = vec![first, third];
+    left.sort_unstable();
+    assert_eq!(versions(store, &name()).await.expect("listed"), left);
+    assert_eq!(rollback(store, &name()).await.expect("moved").now, first, "one that is gone is passed over");
+    let refused = rollback(store, &name()).await.expect_err("there is none before").to_string();
+    assert!(refused.contains("nothing before") && refused.contains("promote pets@DIGEST"), "{refused}");
+
+    let refused = find(store, &wanted(&format!("pets@{second}"))).await.expect_err("gone").to_string();
+    assert!(refused.contains("no version") && refused.contains(&short(third)), "{refused}");
+    delete(store, &name(), &left, true).await.expect("removed");
+    let refused = resolve(store, &name()).await.expect_err("gone").to_string();
+    assert!(refused.contains("no model `pets`") && refused.contains("there are no models yet"), "{refused}");
+    assert!(names(store).await.expect("listed").is_empty());
+    // The weights stay for `gannet gc`; who pushes the model again begins anew.
+    assert_eq!(keys(store).await.len(), 1);
+    assert_eq!(pushed(store, &made, "cat\ndog\n").await, first);
+    assert_eq!(current().await, first);
+}
+
+#[tokio::test]
+async fn digits_that_say_too_little_are_refused() {
+    let (_home, store) = store().await;
+    let store = store.as_ref();
+    for last in ["0", "1"] {
+        let digest: Digest = format!("{}{last}", "ab".repeat(31) + "a").parse().expect("a digest");
+        store.put(&layout::model_file(&name(), digest, "model.json"), "{}".into()).await.expect("written");
+    }
+    let refused = find(store, &wanted("pets@ABABABAB")).await.expect_err("two").to_string();
+    assert!(refused.contains("may be several versions") && refused.contains("say more digits"), "{refused}");
+    for (wrong, said) in [
+        ("pets@abc", "`abc` is no digest: its first 8 to 64"),
+        ("pets@", "`` is no digest"),
+        ("pets@zzzzzzzzz", "`zzzzzzzzz` is no digest"),
+        ("a/b@12345678", "`a/b` is not a name"),
+    ] {
+        let refused = wrong.parse::<Wanted>().expect_err("refused");
+        assert!(refused.contains(said), "{refused}");
+    }
 }
 
 #[tokio::test]

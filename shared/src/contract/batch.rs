@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::names::ObjectRef;
 use crate::strict::Problem;
 
@@ -20,6 +21,34 @@ pub struct Batch {
     /// Labels with a lower score are left out.
     #[serde(default)]
     pub threshold: f64,
+    /// How the network is computed, where the worker's machine is faster with it.
+    #[serde(default, skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
+}
+
+/// How the numbers of a network are multiplied. Sums are in fp32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    Fp32,
+    /// Rounded to bf16 (8 bits of precision) first, in convolutions.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        *self == Self::Fp32
+    }
 }
 
 /// One picture: an object in the store, or, where queue and store are folders of one machine, a file
@@ -53,8 +82,26 @@ impl ImageRef {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchOutcome {
+    /// The model's digest: that of its `model.json`.
+    pub model: Digest,
+    /// How it was computed: not always as the job asked, since not every machine has bf16.
+    #[serde(default, skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
+    /// How it compares with fp32, where it was computed otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
     /// One entry a picture.
     pub images: Vec<ImageOutcome>,
+}
+
+/// Some pictures that were computed in fp32, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Agreement {
+    /// How many.
+    pub compared: u32,
+    /// Of them, how many have the same best label both ways.
+    pub agreed: u32,
 }
 
 /// One picture's labels, or why it has none.

@@ -8,7 +8,7 @@ use crate::names::{Name, ObjectRef};
 use crate::strict::Problem;
 
 /// `models/<name>/<digest>/model.json`; the digest is that of the manifest's content. Immutable:
-/// `models/<name>/current` names the digest in use.
+/// of `models/<name>/pointer/<number>.json` the one with the highest number names the digest in use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {

@@ -24,7 +24,7 @@ pub struct JobResult {
     /// Which attempt it was, from 1; 0 where it was cancelled.
     pub attempt: u32,
     /// What computed it: the SIMD path `avx512`, `avx2` or `portable`, or `cuda`; several, joined by `+`, where its slices were
-    /// computed by different ones. Equal inputs give equal bits on one SIMD path.
+    /// computed by different ones. Equal inputs give equal bits on one SIMD path and in one precision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simd: Option<String>,
     /// When it was committed.

@@ -121,9 +121,22 @@ pub fn models() -> Key {
     key("models".into())
 }
 
-/// `models/<name>/current`: the digest in use.
-pub fn model_current(name: &Name) -> Key {
-    key(format!("models/{name}/current"))
+/// `models/<name>`: every version of a model, and which one its name stands for.
+pub fn model(name: &Name) -> Key {
+    key(format!("models/{name}"))
+}
+
+/// `models/<name>/pointer`: which version the name stands for, and stood for.
+pub fn model_pointer(name: &Name) -> Key {
+    key(format!("models/{name}/{POINTER}"))
+}
+
+/// The last part of [`model_pointer`].
+pub const POINTER: &str = "pointer";
+
+/// `models/<name>/pointer/<number>.json`: a move of the pointer, create-only; the highest number counts.
+pub fn model_move(name: &Name, number: u32) -> Key {
+    key(format!("models/{name}/{POINTER}/{number:06}.json"))
 }
 
 /// `models/<name>/<digest>/<file>`.

@@ -21,7 +21,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
-use shared::contract::{Batch, ImageRef, Job, Work};
+use shared::contract::{Batch, ImageRef, Job, Precision, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::queue::rabbit::RabbitQueue;
@@ -129,8 +129,7 @@ impl Ours {
             &env["AWS_SECRET_ACCESS_KEY"],
         )
         .await;
-        let digest: Digest = String::from_utf8(fleet.object("models/colours/current")?)?.trim().parse()?;
-        let model = ObjectRef { key: Key::new(format!("models/colours/{digest}/model.json"))?, sha256: digest };
+        let model: ObjectRef = serde_json::from_value(fleet.model("colours").await?)?;
         let bytes = std::fs::read(fleet.path().join("red.bmp"))?;
         let picture = ObjectRef { key: Key::new("runs/overhead/red.bmp")?, sha256: Digest::of(&bytes) };
         store.put(&picture.key, bytes.into()).await?;
@@ -144,6 +143,7 @@ impl Ours {
                 images: vec![ImageRef::object("red.bmp", self.picture.clone())],
                 top_k: 1,
                 threshold: 0.0,
+                precision: Precision::Fp32,
             };
             let id = JobId::new(format!("{number}"))?;
             Ok(Letter::new(&Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))

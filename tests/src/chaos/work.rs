@@ -48,9 +48,7 @@ impl Work {
         let dataset = fleet.push_pictures().await?;
         write_model(&fleet.path().join("colours"), ["red", "blue"])?;
         fleet.gannet(&["model", "push", "colours", "colours"]).await?;
-        let digest = String::from_utf8(fleet.object("models/colours/current")?).context("read the model's digest")?;
-        let digest = digest.trim();
-        let model = json!({"key": format!("models/colours/{digest}/model.json"), "sha256": digest});
+        let model = fleet.model("colours").await?;
         let pictures = (0..PICTURES).map(|number| picture(fleet, number)).collect::<Result<_>>()?;
         Ok(Self { hollow: hollow(fleet, &dataset)?, dataset, model, pictures })
     }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use engine::Purpose;
 use shared::contract::{
-    ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Prediction, Preprocessing,
+    Agreement, ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Precision, Prediction,
+    Preprocessing,
 };
 
 use super::model::Model as Computed;
 use super::rows::Standard;
-use super::{Backend, ComputeError, weights};
+use super::{Backend, ComputeError, simd, weights};
 
 /// Reads pictures for a model.
 #[derive(Debug, Clone)]
@@ -50,12 +51,29 @@ fn invalid(model: &Model, problem: impl std::fmt::Display) -> ComputeError {
 /// A model that is ready to label pictures.
 pub struct Classifier {
     model: Computed,
+    rounded: Rounded,
+    /// Of the present order.
+    precision: Precision,
+    agreement: Agreement,
     /// Pictures that are computed at once: one a thread.
     batch: usize,
     input: [usize; 3],
     standard: Standard,
     labels: Vec<String>,
 }
+
+/// The same network in bf16.
+enum Rounded {
+    /// Nobody has asked for it yet.
+    Unknown,
+    /// Nothing would be computed in bf16: this machine, this device or this network has no use for it.
+    Useless,
+    /// Ready.
+    Ready(Box<Computed>),
+}
+
+/// Pictures of each order in bf16 that are computed in fp32, too.
+const COMPARED: u32 = 2;
 
 impl Classifier {
     /// Binds a model to its weights: safetensors with exactly the model's tensors, or an ONNX file with its network.
@@ -66,22 +84,59 @@ impl Classifier {
         let PictureReader { input, preprocessing } = PictureReader::of(model)?;
         let shape = model.config.input.as_slice();
         let batch = rayon::current_num_threads();
-        let computed = match &model.config.network {
-            ModelNetwork::Layers(layers) => {
-                let network = Network { layers: layers.clone() };
-                network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
-                let mut computed = Computed::new(&network, shape, batch, Purpose::Infer, backend)?;
-                computed.set(&weights::read(weights, computed.parameters())?)?;
-                computed
-            }
-            ModelNetwork::Onnx(_) => {
-                let bytes = weights::read_bytes(weights)?;
-                Computed::of_onnx(&bytes, shape, model.labels.len(), batch, backend)
-                    .map_err(|problem| invalid(model, problem))?
-            }
-        };
+        if let ModelNetwork::Layers(layers) = &model.config.network {
+            let network = Network { layers: layers.clone() };
+            network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
+        }
+        let computed = computed(model, weights, batch, backend, engine::Precision::Fp32)?;
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
-        Ok(Self { model: computed, batch, input, standard, labels: model.labels.clone() })
+        Ok(Self {
+            model: computed,
+            rounded: Rounded::Unknown,
+            precision: Precision::Fp32,
+            agreement: Agreement::default(),
+            batch,
+            input,
+            standard,
+            labels: model.labels.clone(),
+        })
+    }
+
+    /// Begins an order in a precision. `model`, `weights` and `backend` are those it was loaded with: bf16 is made ready when it
+    /// is asked for first.
+    ///
+    /// # Errors
+    /// Those of [`Classifier::load`].
+    pub fn begin(
+        &mut self,
+        precision: Precision,
+        (model, weights): (&Model, &Path),
+        backend: &Backend,
+    ) -> Result<(), ComputeError> {
+        if precision == Precision::Bf16 && matches!(self.rounded, Rounded::Unknown) {
+            let has = matches!(backend, Backend::Engine) && simd().has_bf16();
+            let rounded =
+                has.then(|| computed(model, weights, self.batch, backend, engine::Precision::Bf16)).transpose()?;
+            self.rounded = match rounded {
+                Some(rounded) if rounded.precision() == engine::Precision::Bf16 => Rounded::Ready(Box::new(rounded)),
+                _ => Rounded::Useless,
+            };
+        }
+        let is_ready = matches!(self.rounded, Rounded::Ready(_));
+        self.precision = if is_ready { precision } else { Precision::Fp32 };
+        self.agreement = Agreement::default();
+        Ok(())
+    }
+
+    /// How the present order is computed, and how that compares with fp32 where it is not.
+    pub fn precision(&self) -> (Precision, Option<Agreement>) {
+        (self.precision, (self.precision != Precision::Fp32).then_some(self.agreement))
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let rounded = if let Rounded::Ready(rounded) = &self.rounded { rounded.bytes() } else { 0 };
+        self.model.bytes() + rounded
     }
 
     /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
@@ -125,7 +180,27 @@ impl Classifier {
         for pixels in pictures {
             self.standard.extend(&mut input, pixels, |pixel| f32::from(*pixel));
         }
-        Ok(self.model.logits(&input)?.chunks_exact(self.labels.len()).map(softmax).collect())
+        Ok(self.logits(&input)?.chunks_exact(self.labels.len()).map(softmax).collect())
+    }
+
+    /// The logits of pictures as the network reads them. In bf16 the first of an order are computed in fp32, too.
+    fn logits(&mut self, input: &[f32]) -> Result<Vec<f32>, ComputeError> {
+        let (Precision::Bf16, Rounded::Ready(rounded)) = (self.precision, &mut self.rounded) else {
+            return Ok(self.model.logits(input)?);
+        };
+        let logits = rounded.logits(input)?;
+        let pictures = input.chunks_exact(self.input.iter().product()).zip(logits.chunks_exact(self.labels.len()));
+        for (picture, logits) in pictures {
+            if self.agreement.compared == COMPARED {
+                break;
+            }
+            // A picture that has no label in fp32 either says nothing.
+            if let Some(best) = first_largest(&self.model.logits(picture)?) {
+                self.agreement.compared += 1;
+                self.agreement.agreed += u32::from(first_largest(logits) == Some(best));
+            }
+        }
+        Ok(logits)
     }
 
     fn best(&self, scores: &[f64], top_k: usize, threshold: f64) -> Vec<Prediction> {
@@ -140,6 +215,37 @@ impl Classifier {
         };
         order.into_iter().map(prediction).collect()
     }
+}
+
+/// The network of a model that was checked.
+fn computed(
+    model: &Model,
+    weights: &Path,
+    batch: usize,
+    backend: &Backend,
+    precision: engine::Precision,
+) -> Result<Computed, ComputeError> {
+    let shape = model.config.input.as_slice();
+    match &model.config.network {
+        ModelNetwork::Layers(layers) => {
+            let network = Network { layers: layers.clone() };
+            let mut computed = Computed::with_precision(&network, shape, batch, Purpose::Infer, backend, precision)?;
+            computed.set(&weights::read(weights, computed.parameters())?)?;
+            Ok(computed)
+        }
+        ModelNetwork::Onnx(_) => {
+            let bytes = weights::read_bytes(weights)?;
+            Computed::of_onnx(&bytes, shape, model.labels.len(), batch, backend, precision)
+                .map_err(|problem| invalid(model, problem))
+        }
+    }
+}
+
+/// Where the largest number is, the first of equal ones; nowhere where one is not finite.
+fn first_largest(logits: &[f32]) -> Option<usize> {
+    let finite = logits.iter().all(|logit| logit.is_finite());
+    let larger = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
+    (0..logits.len()).filter(|_| finite).reduce(larger)
 }
 
 /// The softmax of one picture's logits.

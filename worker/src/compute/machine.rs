@@ -1,4 +1,39 @@
-//! What a process is told once, at its start: how many threads compute, and that freed memory is kept.
+//! What a process is told once, at its start: with which instructions and how many threads it computes, and that freed
+//! memory is kept.
+
+use std::sync::OnceLock;
+
+use engine::Path as Simd;
+
+/// What [`set_simd`] was told.
+static SIMD: OnceLock<Simd> = OnceLock::new();
+
+/// The instruction set of this name, where this machine has it: a parser for command lines.
+///
+/// # Errors
+/// There is none of this name, or this machine does not have it; what is accepted.
+pub fn find_simd(name: &str) -> Result<Simd, String> {
+    let available = Simd::available();
+    let names: Vec<&str> = available.iter().map(|path| path.name()).collect();
+    let found = available.iter().find(|path| path.name() == name);
+    found.copied().ok_or_else(|| match names.as_slice() {
+        [only] => format!("on this machine `{only}` is accepted"),
+        names => format!("on this machine `{}` are accepted", names.join("`, `")),
+    })
+}
+
+/// Computes networks with `path` from now on: to be called once, at the start of a process. Its executors do the same.
+/// Without this call it is the best one that the machine has.
+pub fn set_simd(path: Simd) {
+    if *SIMD.get_or_init(|| path) != path {
+        tracing::warn!(path = path.name(), "too late to compute with it: another instruction set was chosen before");
+    }
+}
+
+/// The instruction set that networks are computed with in this process.
+pub(crate) fn simd() -> Simd {
+    *SIMD.get_or_init(Simd::best)
+}
 
 /// Lets `threads` threads compute: to be called once, before anything else in a process.
 ///
@@ -49,5 +84,22 @@ pub fn keep_pages() {
 /// The instruction set that networks are computed with here: `avx512`, `avx2` or `portable`. Results are
 /// the same to the bit on machines of one path.
 pub fn simd_path() -> &'static str {
-    engine::Path::best().name()
+    simd().name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_set_is_one_that_the_machine_has() {
+        assert_eq!(find_simd("portable"), Ok(Simd::Portable));
+        for path in Simd::available() {
+            assert_eq!(find_simd(path.name()), Ok(path));
+        }
+        for wrong in ["", "sse2", "AVX2", "avx512f"] {
+            let refused = find_simd(wrong).expect_err("there is none");
+            assert!(refused.starts_with("on this machine `") && refused.contains("`portable`"), "{refused}");
+        }
+    }
 }

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result as Computed, Tensor};
 use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax;
-use engine::{Mode, Path, Purpose};
+use engine::{Mode, Precision, Purpose};
 use rand_chacha::rand_core::Rng as _;
 use shared::contract::{Init, Network, Optimizer, Parameter, Training};
 use shared::random;
 
 use super::graph::graph;
-use super::{Backend, ComputeError, generic};
+use super::{Backend, ComputeError, generic, simd};
 
 /// What the sums of an optimiser are called in a checkpoint.
 const SUMS: [&str; 2] = ["first", "second"];
@@ -43,6 +43,21 @@ impl Model {
         purpose: Purpose,
         backend: &Backend,
     ) -> Result<Self, ComputeError> {
+        Self::with_precision(network, input, batch, purpose, backend, Precision::Fp32)
+    }
+
+    /// The same in a precision, as far as the engine has kernels for it here: see [`Model::precision`].
+    ///
+    /// # Errors
+    /// Those of [`Model::new`].
+    pub(super) fn with_precision(
+        network: &Network,
+        input: &[usize],
+        batch: usize,
+        purpose: Purpose,
+        backend: &Backend,
+        precision: Precision,
+    ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
         let parameters = network.parameters(input).map_err(|error| invalid(&error))?;
         let graph = graph(network, input, &parameters)?;
@@ -53,7 +68,7 @@ impl Model {
         let dropouts = dropouts.collect();
         let net = match backend {
             Backend::Engine => {
-                let net = engine::Net::new(&graph, batch.max(1), purpose, Path::best());
+                let net = engine::Net::with_precision(&graph, batch.max(1), purpose, simd(), precision);
                 Net::Engine(Box::new(net.map_err(|error| invalid(&error))?))
             }
             Backend::Candle(device) => Net::Generic(generic::Net::new(graph, device, DType::F32)?),
@@ -71,6 +86,7 @@ impl Model {
         outputs: usize,
         batch: usize,
         backend: &Backend,
+        precision: Precision,
     ) -> Result<Self, String> {
         if !matches!(backend, Backend::Engine) {
             return Err(
@@ -87,11 +103,28 @@ impl Model {
         if network.parameters.iter().any(|values| values.iter().any(|value| !value.is_finite())) {
             return Err("the ONNX file holds numbers that are not finite (NaN or infinite)".into());
         }
-        let net = engine::Net::new(&network.graph, batch.max(1), Purpose::Infer, Path::best());
+        let net = engine::Net::with_precision(&network.graph, batch.max(1), Purpose::Infer, simd(), precision);
         let mut net = net.map_err(|error| error.to_string())?;
         network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
         let net = Net::Engine(Box::new(net));
         Ok(Self { net, parameters: Vec::new(), dropouts: HashMap::new(), input: input.iter().product() })
+    }
+
+    /// How its products are computed.
+    pub(super) fn precision(&self) -> Precision {
+        match &self.net {
+            Net::Engine(net) => net.precision(),
+            Net::Generic(_) => Precision::Fp32,
+        }
+    }
+
+    /// Bytes that it holds, as far as they are known: on another device the parameters'.
+    pub(super) fn bytes(&self) -> usize {
+        let numbers = |parameter: &Parameter| parameter.shape.iter().product::<usize>();
+        match &self.net {
+            Net::Engine(net) => net.held(),
+            Net::Generic(_) => self.parameters.iter().map(numbers).sum::<usize>() * size_of::<f32>(),
+        }
     }
 
     /// Sets all parameters to their first values. Each tensor's numbers come from a stream of its own, named by `seed` and its name.
@@ -217,7 +250,7 @@ impl Model {
 
     /// The sum of the rows' cross-entropies, and how many rows have another largest logit than their label's.
     pub(super) fn measure(&mut self, rows: &[f32], labels: &[u32]) -> Computed<(f64, u64)> {
-        Ok(softmax::measure(Path::best(), &self.logits(rows)?, labels))
+        Ok(softmax::measure(simd(), &self.logits(rows)?, labels))
     }
 }
 

@@ -38,6 +38,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     limits::enter()?;
     let threads = std::env::var("GANNET_THREADS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     compute::set_threads(threads);
+    if let Ok(name) = std::env::var("GANNET_SIMD") {
+        compute::set_simd(compute::find_simd(&name)?);
+    }
     let device: Device = std::env::var("GANNET_DEVICE").map_or(Ok(Device::Cpu), |name| name.parse())?;
     let backend = device.open()?;
     // Before anything from outside is read. Behind it NVIDIA's driver would not start; once started it needs no forbidden call.
@@ -162,7 +165,7 @@ fn classify(
     held: &mut Held,
     teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
-    let classifier = held.models.get(&order.model, &order.weights, &held.backend)?;
+    let classifier = held.models.get(&order.model, &order.weights, order.precision, &held.backend)?;
     let mut outcomes = Vec::new();
     for chunk in pictures {
         outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold)?);
@@ -175,7 +178,8 @@ fn classify(
         eprintln!("the thread that reads pictures ahead has died");
         std::process::exit(2);
     }
-    Ok(Report::Classified(outcomes))
+    let (precision, agreement) = classifier.precision();
+    Ok(Report::Classified { images: outcomes, precision, agreement })
 }
 
 /// The orders that are to end: the one that is carried out, and others that wait for their turn.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use shared::contract::{Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Trial};
+use shared::contract::{Agreement, Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Precision, Trial};
 
 /// To the executor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub struct Classify {
     pub top_k: u32,
     /// Lower scores are left out.
     pub threshold: f64,
+    /// How to compute, where this machine is faster with it.
+    pub precision: Precision,
 }
 
 /// From the executor.
@@ -103,8 +105,15 @@ pub enum Report {
     Paused,
     /// The parameters on the split.
     Evaluated(Metrics),
-    /// One entry a picture.
-    Classified(Vec<ImageOutcome>),
+    /// The pictures' labels.
+    Classified {
+        /// One entry a picture.
+        images: Vec<ImageOutcome>,
+        /// How they were computed.
+        precision: Precision,
+        /// How that compares with fp32, where it is not.
+        agreement: Option<Agreement>,
+    },
     /// It was ended before there was an answer, when this share was done.
     Ended(f64),
     /// Its turn did not come in time, and it was taken back: the supervisor's own word, no executor says it.

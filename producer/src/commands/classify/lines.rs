@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, bail};
-use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Work};
+use serde::Serialize;
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Precision, Work};
+use shared::digest::Digest;
 
+use super::agreement::Agreements;
 use crate::words::count;
 
 /// What was written, and what waits for its turn.
@@ -19,21 +22,39 @@ pub(super) struct Lines {
     /// Of them, how many have no label that is sure enough.
     unsure: usize,
     failed: BTreeMap<String, usize>,
+    /// The version that the run asks for.
+    model: Digest,
+    agreements: Agreements,
+}
+
+/// One line of the output.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    image: &'a str,
+    model: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<Precision>,
+    #[serde(flatten)]
+    verdict: &'a ImageVerdict,
 }
 
 impl Lines {
     /// None of `total` pictures has one yet.
-    pub(super) fn new(ordered: bool, total: usize) -> Self {
-        Self { ordered, total, written: 0, waiting: BTreeMap::new(), labelled: 0, unsure: 0, failed: BTreeMap::new() }
+    pub(super) fn new(ordered: bool, total: usize, model: Digest, agreements: Agreements) -> Self {
+        let (waiting, failed) = (BTreeMap::new(), BTreeMap::new());
+        Self { ordered, total, written: 0, waiting, labelled: 0, unsure: 0, failed, model, agreements }
     }
 
     /// Takes what a batch came to; `indices` are the numbers of its pictures.
     ///
     /// # Errors
-    /// Standard output refuses.
+    /// Standard output refuses; or too few pictures have the same best label as in fp32.
     pub(super) fn batch(&mut self, indices: &[usize], job: &Job, result: &JobResult) -> anyhow::Result<()> {
         if let Some(outcome) = result.batch() {
-            return indices.iter().zip(&outcome.images).try_for_each(|(index, outcome)| self.put(*index, outcome));
+            let (model, precision) = (outcome.model, Some(outcome.precision));
+            let images = indices.iter().zip(&outcome.images);
+            images.into_iter().try_for_each(|(index, image)| self.line(*index, image, model, precision))?;
+            return self.agreements.add(outcome);
         }
         let Work::Batch(batch) = &job.work else { return Ok(()) };
         let why = result.error.as_ref().map_or_else(|| result.status.as_str().to_owned(), ToString::to_string);
@@ -48,6 +69,16 @@ impl Lines {
     /// # Errors
     /// Standard output refuses.
     pub(super) fn put(&mut self, index: usize, outcome: &ImageOutcome) -> anyhow::Result<()> {
+        self.line(index, outcome, self.model, None)
+    }
+
+    fn line(
+        &mut self,
+        index: usize,
+        outcome: &ImageOutcome,
+        model: Digest,
+        precision: Option<Precision>,
+    ) -> anyhow::Result<()> {
         match &outcome.verdict {
             ImageVerdict::Predictions(labels) => {
                 self.labelled += 1;
@@ -55,7 +86,9 @@ impl Lines {
             }
             ImageVerdict::Error(error) => *self.failed.entry(error.code.clone()).or_default() += 1,
         }
-        let line = serde_json::to_string(outcome)?;
+        let precision = precision.filter(|_| self.agreements.is_asked());
+        let line = Line { image: &outcome.image, model, precision, verdict: &outcome.verdict };
+        let line = serde_json::to_string(&line)?;
         if !self.ordered {
             return self.write(&line);
         }
@@ -84,8 +117,11 @@ impl Lines {
                 eprintln!("{so_far}: nobody reads more");
                 return Ok(());
             }
-            Err(error) => return Err(error.context(so_far)),
-            Ok(()) => {}
+            Err(error) => {
+                self.agreements.tell();
+                return Err(error.context(so_far));
+            }
+            Ok(()) => self.agreements.tell(),
         }
         if self.unsure > 0 {
             let (unsure, labelled) = (self.unsure, count(self.labelled, "picture"));

@@ -14,7 +14,7 @@ use shared::settings::StorePlace;
 use shared::store::{self, Store, StoreError, layout};
 use tokio::time::timeout;
 
-use crate::{runs, session, study};
+use crate::{models, runs, session, study};
 
 /// How long a shell waits for the store: longer feels like a shell that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,12 +28,20 @@ pub(crate) fn runs() -> ArgValueCompleter {
 
 /// Names of models.
 pub(crate) fn models() -> ArgValueCompleter {
-    completer(async |store, typed| beginning(store, &layout::models(), typed).await)
+    completer(async |store, typed| model_names(store, typed).await)
 }
 
-/// Runs, and behind `RUN/` its trials.
-pub(crate) fn trials() -> ArgValueCompleter {
+/// Names of models, and behind `NAME@` their versions.
+pub(crate) fn versions() -> ArgValueCompleter {
+    completer(async |store, typed| version_names(store, typed).await)
+}
+
+/// Runs, and behind `RUN/` its trials; behind `NAME@` a model's versions.
+pub(crate) fn promoted() -> ArgValueCompleter {
     completer(async |store, typed| {
+        if typed.contains('@') {
+            return version_names(store, typed).await;
+        }
         let Some((run, _)) = typed.split_once('/') else { return run_names(store, typed).await };
         let Ok(run) = Name::new(run) else { return Ok(Vec::new()) };
         let jobs = runs::jobs_done(store, &run).await?;
@@ -57,6 +65,24 @@ pub(crate) fn inputs() -> ArgValueCompleter {
 async fn beginning(store: &dyn Store, prefix: &Key, typed: &str) -> Result<Vec<String>, StoreError> {
     let names = store.children(prefix).await?;
     Ok(names.into_iter().filter(|name| name.starts_with(typed) && Name::new(name.as_str()).is_ok()).collect())
+}
+
+async fn version_names(store: &dyn Store, typed: &str) -> Result<Vec<String>, StoreError> {
+    let Some((name, _)) = typed.split_once('@') else { return model_names(store, typed).await };
+    let Ok(name) = Name::new(name) else { return Ok(Vec::new()) };
+    let versions = models::versions(store, &name).await?;
+    let versions = versions.into_iter().map(|digest| format!("{name}@{}", models::short(digest)));
+    Ok(versions.filter(|version| version.starts_with(typed)).collect())
+}
+
+/// Of a deleted model files may be left: nobody means it. Where that takes long to tell it is offered, too.
+async fn model_names(store: &dyn Store, typed: &str) -> Result<Vec<String>, StoreError> {
+    let names = beginning(store, &layout::models(), typed).await?;
+    let standing = async {
+        let standing = models::names(store).await?;
+        Ok(standing.into_iter().map(String::from).filter(|name| name.starts_with(typed)).collect())
+    };
+    timeout(PATIENCE / 3, standing).await.unwrap_or(Ok(names))
 }
 
 /// Of a deleted run only a mark is left: nobody means it. Where that takes long to tell it is offered, too.

@@ -163,6 +163,29 @@ fn three_channels_are_red_green_and_blue() {
 }
 
 #[test]
+fn the_first_of_equal_logits_counts_and_none_that_is_no_number() {
+    assert_eq!(first_largest(&[0.5, 2.0, 2.0]), Some(1));
+    assert_eq!(first_largest(&[-1.0]), Some(0));
+    for none in [&[][..], &[1.0, f32::NAN], &[f32::INFINITY, 1.0]] {
+        assert_eq!(first_largest(none), None);
+    }
+}
+
+#[test]
+fn where_nothing_is_multiplied_in_bf16_it_is_fp32() {
+    let layers = json!([{"type": "flatten"}, {"type": "linear", "units": 3, "bias": false}]);
+    let linear = model(&[1, 8, 8], &layers, 3);
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = folder.path().join("weights");
+    let zeros = Tensor::zeros((3, 64), DType::F32, &Device::Cpu).expect("a tensor");
+    weights::write(&weights, &[("1.weight".into(), zeros)], None).expect("a file");
+    let mut classifier = Classifier::load(&linear, &weights, &Backend::Engine).expect("a classifier");
+    let alone = classifier.bytes();
+    classifier.begin(Precision::Bf16, (&linear, &weights), &Backend::Engine).expect("ready");
+    assert_eq!((classifier.precision(), classifier.bytes()), ((Precision::Fp32, None), alone));
+}
+
+#[test]
 fn a_model_whose_parts_do_not_fit_is_refused() {
     let layers = json!([{"type": "flatten"}, {"type": "linear", "units": 3}]);
     let path = Path::new("there-is-no-such-file");

@@ -42,6 +42,48 @@ fn its_scores_are_its_networks() {
 }
 
 #[test]
+fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
+    let path = file("mobilenet_v3-13.onnx");
+    let folder = tempfile::tempdir().expect("a folder");
+    let images: Vec<(String, PathBuf)> = (1..=5_u32)
+        .map(|number| {
+            let picture = folder.path().join(number.to_string());
+            let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * number) as u8, (x * y % 256) as u8]);
+            let image = RgbImage::from_fn(64, 64, pixel);
+            image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
+            (number.to_string(), picture)
+        })
+        .collect();
+    let model = model(10);
+    let mut whole = Whole::load(&model, &path).expect("a model");
+    let before = (whole.classify(&images, 10, 0.0), whole.classifier.bytes());
+    let begin = |whole: &mut Whole, precision| {
+        whole.classifier.begin(precision, (&model, &path), &Backend::Engine).expect("ready");
+    };
+    begin(&mut whole, Precision::Bf16);
+    let rounded = whole.classify(&images, 10, 0.0);
+    if Simd::best().has_bf16() {
+        let (precision, agreement) = whole.classifier.precision();
+        assert_eq!((precision, agreement.map(|agreement| agreement.compared)), (Precision::Bf16, Some(2)));
+        assert!(whole.classifier.bytes() > before.1, "it is another network");
+        assert_ne!(rounded, before.0);
+        for (rounded, full) in rounded.iter().zip(&before.0) {
+            for prediction in predictions(rounded) {
+                let same = predictions(full).iter().find(|full| full.index == prediction.index).expect("all are told");
+                assert!((prediction.score - same.score).abs() < 0.02, "{prediction:?}, {same:?} in fp32");
+            }
+        }
+    } else {
+        assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+        assert_eq!((&rounded, whole.classifier.bytes()), (&before.0, before.1));
+    }
+    // The next order is in fp32 again, to the bit.
+    begin(&mut whole, Precision::Fp32);
+    assert_eq!(whole.classify(&images, 10, 0.0), before.0);
+    assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+}
+
+#[test]
 fn one_that_does_not_fit_is_refused() {
     let refused = |labels: usize, name: &str| {
         let error = Whole::load(&model(labels), &file(name)).expect_err("it does not fit").to_string();
