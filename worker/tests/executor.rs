@@ -124,11 +124,11 @@ async fn models_in_turn_that_do_not_all_fit_fail_no_order() {
     let red = picture(folder.path(), "red", 3, [255, 0, 0]);
     // A quarter of its memory is for models: room for two. All of it would not hold all of them.
     let mut settings = settings();
-    settings.limit_memory(Some(256 << 20));
+    settings.limit_memory(Some(600 << 20));
     settings.recycle_memory = None;
     let executor = Executor::start(&settings).await.expect("an executor");
     for name in "abcabcbacdefghijabc".chars().map(String::from) {
-        let order = large(folder.path(), &name, 24, red.clone());
+        let order = large(folder.path(), &name, 60, red.clone());
         let labelled = run(&executor, &order).await.unwrap_or_else(|death| panic!("{name}: {death}"));
         assert_eq!(labels(&labelled), [format!("red {name} 0")]);
     }

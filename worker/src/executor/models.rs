@@ -145,7 +145,9 @@ mod tests {
             models.loaded.iter().map(|loaded| loaded.model.name.to_string()).collect::<Vec<_>>().concat()
         };
         // How large they are is learnt first.
-        ["a", "b", "c"].map(&mut use_one);
+        for name in ["a", "b", "c"] {
+            use_one(name);
+        }
         let held = ["a", "b", "a", "c", "a", "c", "b", "a"].map(&mut use_one);
         assert_eq!(held, ["ca", "ab", "ba", "ac", "ca", "ac", "cb", "ba"]);
         // One that has no room at all is held alone.
