@@ -93,8 +93,9 @@ async fn a_version_is_shown_used_and_deleted() {
         }
         let version = |index: usize| format!("colours@{}", &digests[index][..8]);
         let shown: Value = serde_json::from_str(&fleet.gannet(&["model", "show", &version(0)]).await?)?;
-        ensure!(shown["digest"] == digests[0] && shown["current"] == false, "{shown}");
-        ensure!(shown["origin"]["of"]["folder"]["folder"] == "colours", "{shown}");
+        ensure!(shown["digest"] == digests[0] && shown["key"] == format!("models/colours/{}/model.json", digests[0]));
+        ensure!(shown["current"] == false, "{shown}");
+        ensure!(shown["origin"]["of"]["folder"] == "colours", "{shown}");
         ensure!(shown["manifest"]["labels"] == json!(["red", "blue"]), "{shown}");
         let history: Vec<&Value> =
             shown["history"].as_array().context("a history")?.iter().map(|one| &one["digest"]).collect();

@@ -198,7 +198,8 @@ async fn push(store: &dyn Store, folder: &Path, name: &Name) -> anyhow::Result<(
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     name: &'a Name,
-    /// The version that is shown.
+    /// The version that is shown: the key and the sha256 that a job names.
+    key: &'a Key,
     digest: Digest,
     /// Whether the name stands for it.
     current: bool,
@@ -224,6 +225,7 @@ async fn show(store: &dyn Store, wanted: &Wanted) -> anyhow::Result<()> {
     let digest = reference.sha256;
     let shown = Shown {
         name,
+        key: &reference.key,
         digest,
         current: history.current() == Some(digest),
         origin: models::origin(store, name, digest).await?,
@@ -313,7 +315,7 @@ fn sides(model: &Model) -> String {
 }
 
 async fn list(store: &dyn Store, listed: Listed) -> anyhow::Result<()> {
-    let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters", "key", "sha256"]);
+    let mut listing = Listing::new(["model", "version", "input", "outputs", "parameters"]);
     let names = models::names(store).await?;
     let total = names.len();
     let resolved = stream::iter(names).map(async |name| {
@@ -347,7 +349,5 @@ fn describe(name: &Name, reference: &ObjectRef, model: &Model) -> Vec<serde_json
         json!(sides(model)),
         json!(model.labels.len()),
         json!(parameters),
-        json!(reference.key),
-        json!(reference.sha256),
     ]
 }

@@ -126,7 +126,7 @@ async fn a_version_is_found_promoted_taken_back_and_removed() {
     assert_eq!((found.sha256, model.labels), (second, vec!["chat".to_owned(), "chien".to_owned()]));
     assert_eq!(current().await, third);
     let origin = origin(store, &name(), first).await.expect("read").expect("it came from somewhere");
-    assert!(matches!(&origin.of, Source::Folder { folder } if made.folder.path().ends_with(folder)), "{origin:?}");
+    assert!(matches!(&origin.of, Source::Folder(folder) if made.folder.path().ends_with(folder)), "{origin:?}");
 
     let moved = promote_version(store, &wanted(&format!("pets@{first}"))).await.expect("moved");
     assert_eq!((moved.before, moved.now, current().await), (Some(third), first, first));

@@ -93,18 +93,15 @@ pub enum Source {
         /// Its id.
         id: JobId,
     },
-    /// Files of somebody's machine.
-    Folder {
-        /// The folder's or the file's own name.
-        folder: String,
-    },
+    /// Files of somebody's machine: the folder's or the ONNX file's own name.
+    Folder(String),
 }
 
 impl Source {
     /// The folder or file at `path`.
     pub(super) fn of_files(path: &Path) -> Self {
         let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Self::Folder { folder: whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned() }
+        Self::Folder(whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned())
     }
 }
 
