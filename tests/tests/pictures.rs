@@ -70,7 +70,7 @@ async fn lines_are_as_promised() {
         let lines = json_lines(&all.stdout())?;
         ensure!(images(&lines)?.len() == 5, "{lines:?}");
         for line in &lines {
-            ensure!(keys(line) == ["image", "predictions"], "{line}");
+            ensure!(keys(line) == ["image", "model", "predictions"], "{line}");
             let predictions = line["predictions"].as_array().context("a list")?;
             ensure!(predictions.iter().all(|one| keys(one) == ["label", "index", "score"]), "{line}");
             let scores: Vec<f64> = predictions.iter().filter_map(|one| one["score"].as_f64()).collect();
@@ -89,7 +89,7 @@ async fn lines_are_as_promised() {
                 Some((colour, _)) => {
                     line["predictions"].as_array().is_some_and(|all| all.len() == 1 && all[0]["label"] == colour)
                 }
-                None => keys(line) == ["image", "error"] && keys(&line["error"]) == ["code", "message"],
+                None => keys(line) == ["image", "model", "error"] && keys(&line["error"]) == ["code", "message"],
             };
             ensure!(right, "{line}");
         }
