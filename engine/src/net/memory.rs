@@ -46,13 +46,14 @@ pub(crate) struct Need {
     pub(crate) form: Form,
     pub(crate) from: usize,
     pub(crate) until: usize,
+    /// Whether some of it is a place of its own: one that does not begin where an example does reaches into the room of one more.
+    pub(crate) has_parts: bool,
 }
 
 /// All buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     buffers: Vec<Buffer>,
-    forms: Vec<Form>,
 }
 
 impl Arena {
@@ -61,28 +62,23 @@ impl Arena {
     pub(crate) fn place(&mut self, needs: &[Need], batch: usize) -> Vec<Place> {
         let mut order: Vec<usize> = (0..needs.len()).collect();
         order.sort_by_key(|index| needs[*index].from);
-        // Buffers of this call, with when they are free again.
-        let mut free: Vec<(usize, usize)> = Vec::new();
+        // Buffers of this call, from the first new one on, with what is asked of them: when they are free again moves on.
+        let first = self.buffers.len();
+        let mut wanted: Vec<Need> = Vec::new();
         let mut places = vec![Place { buffer: 0, start: 0, form: Form::Row(0) }; needs.len()];
         for index in order {
             let need = &needs[index];
-            let reusable =
-                free.iter_mut().find(|(buffer, until)| self.forms[*buffer] == need.form && *until < need.from);
-            let buffer = match reusable {
-                Some((buffer, until)) => {
-                    *until = need.until;
-                    *buffer
-                }
-                None => {
-                    // One more example, for parts that do not begin where an example does; pages that nobody touches take no memory.
-                    self.buffers.push(Buffer::zeros((batch + 1) * need.form.len()));
-                    self.forms.push(need.form);
-                    free.push((self.buffers.len() - 1, need.until));
-                    self.buffers.len() - 1
-                }
-            };
-            places[index] = Place { buffer, start: 0, form: need.form };
+            let is_free = |buffer: &Need| buffer.form == need.form && buffer.until < need.from;
+            let buffer = wanted.iter().position(is_free).unwrap_or_else(|| {
+                wanted.push(*need);
+                wanted.len() - 1
+            });
+            wanted[buffer].until = need.until;
+            wanted[buffer].has_parts |= need.has_parts;
+            places[index] = Place { buffer: first + buffer, start: 0, form: need.form };
         }
+        let room = |need: &Need| Buffer::zeros((batch + usize::from(need.has_parts)) * need.form.len());
+        self.buffers.extend(wanted.iter().map(room));
         places
     }
 
@@ -94,25 +90,6 @@ impl Arena {
     /// A place's floats, to be written.
     pub(crate) fn write(&mut self, place: &Place) -> &mut [f32] {
         &mut self.buffers[place.buffer][place.start..]
-    }
-
-    /// A place to be written, and places of other buffers to be read.
-    pub(crate) fn read_all<const N: usize>(
-        &mut self,
-        output: &Place,
-        inputs: [&Place; N],
-    ) -> (&mut [f32], [&[f32]; N]) {
-        let (before, rest) = self.buffers.split_at_mut(output.buffer);
-        let (written, after) = rest.split_first_mut().expect("the output has a buffer");
-        let inputs = inputs.map(|place| {
-            let buffer = if place.buffer < output.buffer {
-                &before[place.buffer]
-            } else {
-                &after[place.buffer.checked_sub(output.buffer + 1).expect("places of different buffers")]
-            };
-            &buffer[place.start..]
-        });
-        (&mut written[output.start..], inputs)
     }
 
     /// Several places of different buffers at once.

@@ -121,8 +121,9 @@ impl Stage for BatchNormStage {
         };
         match &self.residual {
             Some(place) => {
-                let (y, [x, residual]) = run.arena.read_all(&self.y, [&self.x, place]);
-                each(x, Some((residual, place.form.len())), y);
+                run.arena.write_beside(&self.y, |arena, y| {
+                    each(arena.read(&self.x), Some((arena.read(place), place.form.len())), y);
+                });
             }
             None => {
                 let [x, y] = run.arena.write_all([&self.x, &self.y]);

@@ -251,9 +251,11 @@ impl Stage for AddStage {
     fn forward(&mut self, run: &mut Run<'_>) {
         let [a_place, b_place] = &self.inputs;
         let (a_len, b_len) = (a_place.form.len(), b_place.form.len());
-        let (y, [a, b]) = run.arena.read_all(&self.y, [a_place, b_place]);
-        parallel::examples(run.n, y, self.y.form.len(), |example, y| {
-            self.kernel.run(&a[example * a_len..][..a_len], &b[example * b_len..][..b_len], y);
+        run.arena.write_beside(&self.y, |arena, y| {
+            let (a, b) = (arena.read(a_place), arena.read(b_place));
+            parallel::examples(run.n, y, self.y.form.len(), |example, y| {
+                self.kernel.run(&a[example * a_len..][..a_len], &b[example * b_len..][..b_len], y);
+            });
         });
     }
 

@@ -163,8 +163,9 @@ impl<'a> Plan<'a> {
                 until = if value == self.graph.output() { end } else { last };
             }
             let form = forms[value.0];
-            let need = needs[whole.0].get_or_insert(Need { form: forms[whole.0], from, until });
+            let need = needs[whole.0].get_or_insert(Need { form: forms[whole.0], from, until, has_parts: false });
             (need.from, need.until) = (need.from.min(from), need.until.max(until));
+            need.has_parts |= whole != value;
             if let (Form::Maps(maps), Form::Maps(part)) = (&mut need.form, form) {
                 *maps = maps.with_halo(part.halo);
             }
@@ -235,7 +236,7 @@ impl<'a> Plan<'a> {
                     maps.lanes = LANES;
                 }
                 widen(&mut form, halos[group]);
-                Need { form, from, until }
+                Need { form, from, until, has_parts: false }
             });
             (need.from, need.until) = (need.from.min(from), need.until.max(until));
         }
