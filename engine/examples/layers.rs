@@ -115,7 +115,7 @@ fn winograd(path: Path, peak: f64) {
             );
         }
         let [there, back] = prepared.map(|seconds| 1e2 / share(seconds));
-        println!("  weights {there:.2} {back:.2}  pays {} {}", pays(&shape, 1), pays(&shape, 16));
+        println!("  weights {there:.2} {back:.2}  pays {} {}", pays(&shape, 1, 1), pays(&shape, 16, 1));
     }
 }
 

@@ -18,6 +18,7 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
+use crate::kernels::dense::Finish;
 use crate::maps::{Halo, Maps};
 use crate::simd::LANES;
 use crate::window::Window;
@@ -35,6 +36,15 @@ pub(crate) fn noise(name: &str, count: usize) -> Vec<f32> {
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(next).collect()
+}
+
+/// What becomes of sums with `before` in their place.
+pub(crate) fn finished(sums: &[f64], before: &[f32], finish: Finish) -> Vec<f64> {
+    let one = |(sum, before): (&f64, &f32)| {
+        let sum = if finish.add { sum + f64::from(*before) } else { *sum };
+        finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
+    };
+    sums.iter().zip(before).map(one).collect()
 }
 
 /// A window that fits into `input`, with as many outputs as it gives.

@@ -94,8 +94,8 @@ impl Kind {
     }
 }
 
-/// Whether Winograd's convolution takes less time than the dense one for this many examples at once; `false` where it
-/// does not apply. The gradient of the input has much the same answer.
+/// Whether Winograd's convolution takes less time than a dense one that computes `at_once` products in the time of one (two in bf16), for this
+/// many examples at once; `false` where it does not apply. The gradient of the input has much the same answer.
 ///
 /// Counted in products of sixteen, beside what transforms and weights were measured to cost on AVX-512: transforms
 /// as much as ten products at every position of a tile of sixteen channels, of inputs and of outputs; a vector of weights two from the second cache, four
@@ -106,13 +106,8 @@ impl Kind {
 ///
 /// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
 /// the gradient, and the larger part of the smaller the maps.
-pub fn pays(shape: &Shape, examples: usize) -> bool {
-    is_faster(shape, examples, 10, [2, 4, 16], 1)
-}
-
-/// The same beside a dense convolution of two products in the time of one.
-pub fn pays_beside_pairs(shape: &Shape, examples: usize) -> bool {
-    is_faster(shape, examples, 10, [2, 4, 16], 2)
+pub fn pays(shape: &Shape, examples: usize, at_once: usize) -> bool {
+    is_faster(shape, examples, 10, [2, 4, 16], at_once)
 }
 
 /// Whether the gradient of weights by [`WeightGradient`] takes less time than the dense one, for this many examples in a call.

@@ -70,26 +70,20 @@ impl Convolution {
             let kernel = Kernel::Depthwise(depthwise::Forward::new(path, shape, x, y));
             return Self { kernel, x, y, weights: Buffer::zeros(0) };
         }
-        let bf16 = Bf16Forward::new(path, shape, x, y).filter(|_| precision == Precision::Bf16);
-        let pays = if bf16.is_some() { winograd::pays_beside_pairs } else { winograd::pays };
+        let bf16 = (precision == Precision::Bf16).then(|| Bf16Forward::new(path, shape, x, y)).flatten();
         let at_once = if bf16.is_some() { 2 } else { 1 };
         // In training its weights would have to be transformed at every step.
-        let line = winograd::Line::new(path, shape, x, y);
-        if let Some(line) = line.filter(|_| together == 1 && winograd::line::pays(shape, at_once)) {
-            let weights = Buffer::zeros(line.len());
-            return Self { kernel: Kernel::Line(Box::new(line)), x, y, weights };
-        }
-        match (Winograd::new(path, shape, x, y).filter(|_| pays(shape, together)), bf16) {
-            (Some(winograd), _) => Self::winograd(winograd, x, y),
-            (None, Some(bf16)) => {
-                let weights = Buffer::zeros(bf16.len());
-                Self { kernel: Kernel::Bf16(bf16), x, y, weights }
-            }
-            (None, None) => {
-                let kernel = Kernel::Forward(Forward::new(path, shape, x, y));
-                Self { kernel, x, y, weights: Buffer::zeros(0) }
-            }
-        }
+        let line = (together == 1 && winograd::line::pays(shape, at_once))
+            .then(|| winograd::Line::new(path, shape, x, y))
+            .flatten();
+        let tiles = winograd::pays(shape, together, at_once).then(|| Winograd::new(path, shape, x, y)).flatten();
+        let (weights, kernel) = match (line, tiles, bf16) {
+            (Some(line), ..) => (line.len(), Kernel::Line(Box::new(line))),
+            (None, Some(winograd), _) => (winograd.len(), Kernel::Winograd(winograd)),
+            (None, None, Some(bf16)) => (bf16.len(), Kernel::Bf16(bf16)),
+            (None, None, None) => (0, Kernel::Forward(Forward::new(path, shape, x, y))),
+        };
+        Self { kernel, x, y, weights: Buffer::zeros(weights) }
     }
 
     /// From gradients of outputs like `dy` to gradients of inputs like `dx`, of `together` examples at once.
@@ -99,19 +93,15 @@ impl Convolution {
             let weights = Buffer::zeros(gradient.len());
             return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights };
         }
-        match Winograd::gradient(path, shape, dx, dy).filter(|_| winograd::pays(shape, together)) {
-            Some(winograd) => Self::winograd(winograd, dy, dx),
+        let tiles = winograd::pays(shape, together, 1).then(|| Winograd::gradient(path, shape, dx, dy)).flatten();
+        let (weights, kernel) = match tiles {
+            Some(winograd) => (winograd.len(), Kernel::Winograd(winograd)),
             None => {
                 let gradient = InputGradient::new(path, shape, dx, dy);
-                let weights = Buffer::zeros(gradient.len());
-                Self { kernel: Kernel::InputGradient(gradient), x: dy, y: dx, weights }
+                (gradient.len(), Kernel::InputGradient(gradient))
             }
-        }
-    }
-
-    fn winograd(winograd: Winograd, x: Maps, y: Maps) -> Self {
-        let weights = Buffer::zeros(winograd.len());
-        Self { kernel: Kernel::Winograd(winograd), x, y, weights }
+        };
+        Self { kernel, x: dy, y: dx, weights: Buffer::zeros(weights) }
     }
 
     /// Floats of the weights that it has made its own.

@@ -62,11 +62,12 @@ impl PooledStage {
         let rows = Forward::new(path, &shape, x_maps, y_maps)?;
         let winners_len = rows.winners_len();
         let maps = Maps::new(shape.outs, shape.window.output);
-        let forward =
-            match Winograd::new(path, &shape, x_maps, maps).filter(|_| winograd::pays(&shape, GROUP.min(together))) {
-                Some(kernel) => Algorithm::Winograd { weights: Buffer::zeros(kernel.len()), kernel, maps },
-                None => Algorithm::Rows(rows),
-            };
+        let forward = match Winograd::new(path, &shape, x_maps, maps)
+            .filter(|_| winograd::pays(&shape, GROUP.min(together), 1))
+        {
+            Some(kernel) => Algorithm::Winograd { weights: Buffer::zeros(kernel.len()), kernel, maps },
+            None => Algorithm::Rows(rows),
+        };
         let backward = match wiring.gradient {
             None => None,
             Some(dy) => {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::reference::convolve;
-use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
+use super::{close, finished, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Bf16Forward, Finish, Shape};
 use crate::maps::Maps;
 use crate::simd::Path;
@@ -41,12 +41,9 @@ proptest! {
             let mut scratch = vec![f32::NAN; forward.scratch_len()];
             let mut y = packed(&y_maps, &before);
             forward.run(&words, Some(&padded(&bias)), &packed(&x_maps, &x), &mut y, finish, &mut scratch);
-            let finished = expected.iter().zip(&before).map(|(sum, before)| {
-                let sum = if finish.add { sum + f64::from(*before) } else { *sum };
-                finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
-            });
+            let finished = finished(&expected, &before, finish);
             let terms = (ins * window.taps()) as f64;
-            close("y", &unpacked(&y_maps, &y), &finished.collect::<Vec<_>>(), terms.sqrt(), 1e-5)?;
+            close("y", &unpacked(&y_maps, &y), &finished, terms.sqrt(), 1e-5)?;
             prop_assert!(halo_is_clean(&y_maps, &y), "the halo was written");
         }
     }

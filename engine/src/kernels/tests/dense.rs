@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::reference::convolve;
-use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
+use super::{close, finished, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Finish, Forward, InputGradient, Shape, WeightGradient};
 use crate::kernels::depthwise;
 use crate::maps::{Halo, Maps};
@@ -37,11 +37,8 @@ fn check(
     let x = packed(&x_maps, &x);
     let mut y = packed(&y_maps, &before);
     forward.run(&packed_weights, Some(&padded(&bias)), &x, &mut y, finish);
-    let finished = expected.y.iter().zip(&before).map(|(sum, before)| {
-        let sum = if finish.add { sum + f64::from(*before) } else { *sum };
-        finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
-    });
-    close("y", &unpacked(&y_maps, &y), &finished.collect::<Vec<_>>(), terms.sqrt(), 1e-5)?;
+    let finished = finished(&expected.y, &before, finish);
+    close("y", &unpacked(&y_maps, &y), &finished, terms.sqrt(), 1e-5)?;
     prop_assert!(halo_is_clean(&y_maps, &y), "the halo was written");
 
     let mut dy_maps = vec![0.0; y_maps.len()];

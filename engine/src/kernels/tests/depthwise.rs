@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::reference::convolve;
-use super::{close, halo_is_clean, noise, packed, padded, spare, unpacked, window};
+use super::{close, finished, halo_is_clean, noise, packed, padded, spare, unpacked, window};
 use crate::kernels::dense::{Finish, Shape};
 use crate::kernels::depthwise::{Forward, InputGradient, WeightGradient, pack, packed_len, unpack};
 use crate::maps::{Halo, Maps};
@@ -23,11 +23,8 @@ fn check(path: Path, shape: &Shape, size: [usize; 2], spare: Halo, finish: Finis
     pack(&weights, taps, &mut stored);
     let (x, mut y) = (packed(&x_maps, &x), packed(&y_maps, &before));
     Forward::new(path, shape, x_maps, y_maps).run(&stored, Some(&padded(&bias)), &x, &mut y, finish);
-    let finished = expected.y.iter().zip(&before).map(|(sum, before)| {
-        let sum = if finish.add { sum + f64::from(*before) } else { *sum };
-        finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
-    });
-    close("y", &unpacked(&y_maps, &y), &finished.collect::<Vec<_>>(), (taps as f64).sqrt(), 1e-6)?;
+    let finished = finished(&expected.y, &before, finish);
+    close("y", &unpacked(&y_maps, &y), &finished, (taps as f64).sqrt(), 1e-6)?;
     prop_assert!(halo_is_clean(&y_maps, &y), "the halo was written");
 
     let mut slopes = vec![0.0; y_maps.len()];

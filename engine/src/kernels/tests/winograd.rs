@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::reference::convolve;
-use super::{close, halo_is_clean, noise, packed, packed_gradient, padded, spare, unpacked};
+use super::{close, finished, halo_is_clean, noise, packed, packed_gradient, padded, spare, unpacked};
 use crate::kernels::dense::{Finish, Shape};
 use crate::kernels::winograd::{Line, WeightGradient, Winograd, gradient_pays, pays};
 use crate::maps::{Halo, Maps};
@@ -83,13 +83,10 @@ fn check(
     for example in 0..examples {
         let expected = convolve(shape, size, &x[example], &weights, &bias, &dy[example]);
         expected_dw.iter_mut().zip(&expected.dw).for_each(|(sum, dw)| *sum += dw);
-        let finished = expected.y.iter().zip(&before[example]).map(|(sum, before)| {
-            let sum = if finish.add { sum + f64::from(*before) } else { *sum };
-            finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
-        });
+        let finished = finished(&expected.y, &before[example], finish);
         let y = &y[example * y_maps.len()..][..y_maps.len()];
         let scale = (shape.ins as f64 * terms).sqrt();
-        close("y", &unpacked(&y_maps, y), &finished.collect::<Vec<_>>(), scale, TOLERANCE)?;
+        close("y", &unpacked(&y_maps, y), &finished, scale, TOLERANCE)?;
         prop_assert!(halo_is_clean(&y_maps, y), "the halo was written");
         let dx = &dx[example * x_maps.len()..][..x_maps.len()];
         let scale = (shape.outs as f64 * terms).sqrt();
@@ -190,9 +187,9 @@ fn it_pays_where_it_was_measured_to() {
         (64, 64, 8, 1, false, false),
     ] {
         let shape = shape(ins, outs, size, kernel);
-        assert_eq!([pays(&shape, 1), pays(&shape, 16)], [one, many], "{shape:?}");
+        assert_eq!([pays(&shape, 1, 1), pays(&shape, 16, 1)], [one, many], "{shape:?}");
     }
-    assert!(!pays(&Shape { groups: 2, ..shape(64, 64, 32, 3) }, 16));
+    assert!(!pays(&Shape { groups: 2, ..shape(64, 64, 32, 3) }, 16, 1));
     for (ins, outs, size, kernel, one, many) in [
         (16, 16, 32, 3, true, true),
         (32, 32, 16, 3, true, true),
@@ -314,12 +311,9 @@ proptest! {
             line.transform(&packed_weights, &mut transformed);
             let (mut y, mut scratch) = (packed(&y_maps, &before), vec![f32::NAN; line.scratch_len()]);
             line.run(&transformed, Some(&padded(&bias)), &packed(&x_maps, &x), &mut y, finish, &mut scratch);
-            let finished = expected.iter().zip(&before).map(|(sum, before)| {
-                let sum = if finish.add { sum + f64::from(*before) } else { *sum };
-                finish.clamp.map_or(sum, |[low, high]| sum.max(low.into()).min(high.into()))
-            });
+            let finished = finished(&expected, &before, finish);
             let terms = (ins * window.taps()) as f64;
-            close("y", &unpacked(&y_maps, &y), &finished.collect::<Vec<_>>(), terms.sqrt(), TOLERANCE)?;
+            close("y", &unpacked(&y_maps, &y), &finished, terms.sqrt(), TOLERANCE)?;
             prop_assert!(halo_is_clean(&y_maps, &y), "the halo was written");
         }
     }
