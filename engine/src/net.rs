@@ -399,18 +399,8 @@ fn stage(
             Op::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
             Op::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
             Op::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
-            Op::Constant(_)
-            | Op::Pairwise(_)
-            | Op::Function(_)
-            | Op::Softmax
-            | Op::ChannelNorm { .. }
-            | Op::Attention { .. }
-            | Op::Channels { .. }
-            | Op::Append
-            | Op::Rearrange { .. } => Box::new(outputs::OutputStage::new(op, wiring, path, layouts)),
-            Op::Input | Op::Conv { .. } | Op::Linear { .. } | Op::BatchNorm { .. } | Op::Add => {
-                unreachable!("lowering has layers of its own for these")
-            }
+            op if op.has_no_gradient() => Box::new(outputs::OutputStage::new(op, wiring, path, layouts)),
+            _ => unreachable!("lowering has layers of its own for the others"),
         },
     })
 }

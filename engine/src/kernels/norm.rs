@@ -12,7 +12,7 @@ pub use element::ElementNorm;
 pub use group::GroupNorm;
 pub use moments::{Moments, Statistics};
 
-use super::view::View;
+use super::view::{self, View};
 use crate::simd::{LANES, Simd};
 
 /// Pixels of a tile: as many as stay in the first cache while they are read twice, and few enough to be summed in fp32.
@@ -110,11 +110,6 @@ fn each_block(view: &View, mut f: impl FnMut(usize, usize)) {
 /// The lanes of some sums' sum.
 #[inline(always)]
 unsafe fn lanes<S: Simd>(sums: [S::V; SUMS]) -> [f64; LANES] {
-    let mut lanes = [0.0_f32; LANES];
-    // SAFETY: the caller's; the array holds a vector.
-    unsafe {
-        let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
-        S::store(lanes.as_mut_ptr(), sum);
-    }
-    lanes.map(f64::from)
+    // SAFETY: the caller's.
+    unsafe { view::lanes::<S>(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]))).map(f64::from) }
 }

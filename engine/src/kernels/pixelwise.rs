@@ -1,7 +1,7 @@
 //! What is computed over the channels of each pixel by itself: softmax and layer norm.
 
 use super::math::exp;
-use super::view::{View, get, put};
+use super::view::{View, get, lanes, put};
 use crate::simd::{LANES, Path, Simd, on_path};
 
 /// Calls `$body` for each pixel with where it begins in the operand and in the result.
@@ -29,14 +29,6 @@ unsafe fn real<S: Simd>(view: &View, block: usize) -> (usize, S::M) {
     let count = (view.channels - block * LANES).min(LANES);
     // SAFETY: the caller's.
     (count, unsafe { S::mask(((1_u32 << count) - 1) as u16) })
-}
-
-#[inline(always)]
-unsafe fn lanes<S: Simd>(v: S::V) -> [f32; LANES] {
-    let mut lanes = [0.0; LANES];
-    // SAFETY: the caller's.
-    unsafe { S::store(lanes.as_mut_ptr(), v) };
-    lanes
 }
 
 /// `e^x / sum(e^x)` over the channels of each pixel.

@@ -1,6 +1,7 @@
 //! Softmax and cross-entropy in one, so that neither large nor small logits overflow.
 
 use super::math::exp;
+use super::view::lanes;
 use crate::simd::{LANES, Path, Simd, on_path};
 
 /// The mean cross-entropy, in nats, of logits `[N][classes]` against the rows' labels, and the logits' gradient
@@ -100,12 +101,4 @@ fn exponentials(path: Path, row: &[f32], to: &mut [f32]) -> (f64, f64) {
             (f64::from(most), total)
         })
     })
-}
-
-#[inline(always)]
-unsafe fn lanes<S: Simd>(v: S::V) -> [f32; LANES] {
-    let mut lanes = [0.0; LANES];
-    // SAFETY: the caller's.
-    unsafe { S::store(lanes.as_mut_ptr(), v) };
-    lanes
 }

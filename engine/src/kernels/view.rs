@@ -205,6 +205,18 @@ pub(super) unsafe fn get<S: Simd>(from: *const f32, lanes: usize) -> S::V {
     unsafe { if lanes == LANES { S::load(from) } else { S::load_first(from, lanes) } }
 }
 
+/// The numbers of a vector.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn lanes<S: Simd>(v: S::V) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the caller's; the array holds a vector.
+    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    lanes
+}
+
 /// Writes the first `lanes` floats.
 ///
 /// # Safety
