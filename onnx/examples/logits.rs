@@ -26,7 +26,6 @@ fn main() -> anyhow::Result<()> {
         let bytes = std::fs::read(input).with_context(|| input.to_string())?;
         bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
     };
-    let rayon = std::env::var_os("RAYON_NUM_THREADS").is_some();
     let mut net = Net::new(&network.graph, 1, Purpose::Infer, engine::Path::best())?;
     network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
     let mut best = f64::INFINITY;
@@ -47,12 +46,11 @@ fn main() -> anyhow::Result<()> {
         println!("{}", line.join(" "));
     }
     eprintln!(
-        "{} nodes, loaded in {:.1} ms, first {:.2} ms, best {:.2} ms{}",
+        "{} nodes, loaded in {:.1} ms, first {:.2} ms, best {:.2} ms",
         network.graph.nodes().len(),
         loaded.as_secs_f64() * 1e3,
         first * 1e3,
         best * 1e3,
-        if rayon { "" } else { " on all cores" },
     );
     if std::env::var_os("LAYERS").is_some() {
         for (name, [spent, _]) in net.times() {

@@ -47,3 +47,8 @@ macro_rules! refuse {
     ($($what:tt)*) => { return Err($crate::error::Problem(format!($($what)*))) };
 }
 pub(crate) use refuse;
+
+/// A name of the file as an error shows it: its beginning, however long it is.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(200).collect()
+}

@@ -3,7 +3,7 @@
 use crate::error::{Error, Problem, refuse};
 use crate::external::Files;
 use crate::limits;
-use crate::proto::Tensor;
+use crate::proto::{Model, Tensor};
 use crate::tensor;
 use crate::wire::{Field, Fields};
 
@@ -16,15 +16,13 @@ const LOCATION: u64 = 14;
 
 /// A model with all its tensors; none where nothing has to be done.
 pub(crate) fn gathered(model: &[u8], files: &Files) -> Result<Option<Vec<u8>>, Error> {
-    let mut changed = false;
+    if Model::read(model)?.graph.tensors.iter().all(|tensor| tensor.external.is_none()) {
+        return Ok(None);
+    }
     let whole = rewritten(model, |number, field| match number {
         GRAPH => {
             let graph = rewritten(field.bytes()?, |number, field| match number {
-                INITIALIZER => {
-                    let tensor = inside(field.bytes()?, files)?;
-                    changed |= tensor.is_some();
-                    Ok(tensor)
-                }
+                INITIALIZER => inside(field.bytes()?, files),
                 _ => Ok(None),
             })?;
             Ok(Some(graph))
@@ -38,7 +36,7 @@ pub(crate) fn gathered(model: &[u8], files: &Files) -> Result<Option<Vec<u8>>, E
             limits::FILE
         )));
     }
-    Ok(changed.then_some(whole))
+    Ok(Some(whole))
 }
 
 /// A tensor's message with its bytes in it, if they are elsewhere.

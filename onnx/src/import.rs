@@ -25,7 +25,7 @@ use std::sync::Arc;
 use engine::graph::{Graph, Op, ParameterId, Value};
 
 use crate::call::Call;
-use crate::error::{Error, Problem, refuse};
+use crate::error::{Error, Problem, refuse, shown};
 use crate::external::Files;
 use crate::proto::{self, Attribute, Node};
 use crate::tensor::Tensor;
@@ -99,7 +99,7 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
     };
     let half = graph.tensors.iter().any(|tensor| matches!(tensor.kind, 10 | 16));
     let (mut importer, view, channels_last) = start(model.opset, half, input, options)
-        .map_err(|problem| problem.at(format!("input `{}`", input.name.chars().take(200).collect::<String>())))?;
+        .map_err(|problem| problem.at(format!("input `{}`", shown(input.name))))?;
     let (needed, uses) = needed(graph, output.name);
     let mut items: HashMap<&str, Item> = HashMap::new();
     items.insert(input.name, Item::View(view));
@@ -112,7 +112,7 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
             }
         }
     }
-    let place = || format!("output `{}`", output.name.chars().take(200).collect::<String>());
+    let place = || format!("output `{}`", shown(output.name));
     let view = match items.remove(output.name) {
         Some(Item::View(view)) => view,
         _ => return Err(Problem("it does not depend on the input".into()).at(place())),

@@ -55,14 +55,19 @@ pub struct Options {
 /// # Errors
 /// The file cannot be read, is damaged, or holds what is not accepted.
 pub fn load(path: &Path, options: &Options) -> Result<Network, Error> {
+    let (bytes, folder) = read(path)?;
+    parse(&bytes, Some(folder), options)
+}
+
+/// A file's bytes, and its folder.
+fn read(path: &Path) -> Result<(Vec<u8>, &Path), Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > limits::FILE {
         return Err(Error::Damaged(format!("it has {length} bytes: at most {} are accepted", limits::FILE)));
     }
-    let bytes = std::fs::read(path).map_err(io)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&bytes, Some(folder), options)
+    Ok((std::fs::read(path).map_err(io)?, folder))
 }
 
 /// The bytes of a file with the tensors in it that it keeps in others; none where it keeps all itself.
@@ -70,8 +75,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Network, Error> {
 /// # Errors
 /// A file cannot be read, or they do not fit each other.
 pub fn gathered(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (bytes, folder) = read(path)?;
     gathered::gathered(&bytes, &external::Files::new(Some(folder)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::limits;
 use crate::wire::{Field, Fields, varints};
 
@@ -163,11 +163,7 @@ impl<'a> Node<'a> {
     /// For people: its name and operator.
     pub(crate) fn label(&self) -> String {
         let name = if self.name.is_empty() { self.outputs.first().copied().unwrap_or_default() } else { self.name };
-        format!(
-            "node `{}` ({})",
-            name.chars().take(200).collect::<String>(),
-            self.op.chars().take(100).collect::<String>()
-        )
+        format!("node `{}` ({})", shown(name), self.op.chars().take(100).collect::<String>())
     }
 }
 
