@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,4 +52,36 @@ pub fn outcome<T: DeserializeOwned>(mut process: Child) -> Result<T> {
     let status = process.wait()?;
     ensure!(status.success(), "a contender ended with {status}; it said: {text}");
     serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("read `{text}`"))
+}
+
+/// Prints what was measured, beside the `peak` of all cores in operations a second (zero where it says nothing): a document, or a table with
+/// these heads and each row's cells.
+#[expect(clippy::print_stdout, reason = "a benchmark's data")]
+pub fn print(
+    format: Format,
+    peak: f64,
+    rows: &[Value],
+    heads: &[&str],
+    cells: impl Fn(&Value) -> Vec<String>,
+) -> Result<()> {
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&json!({"peak_gflops": (peak / 1e9).round(), "rows": rows}))?);
+        return Ok(());
+    }
+    if peak > 0.0 {
+        println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
+    }
+    println!("| {} |", heads.join(" | "));
+    println!("|{}", " --- |".repeat(heads.len()));
+    rows.iter().for_each(|row| println!("| {} |", cells(row).join(" | ")));
+    Ok(())
+}
+
+/// A row's text, as it stands in a table.
+pub fn text(row: &Value, key: &str) -> String {
+    match &row[key] {
+        Value::String(text) => text.clone(),
+        Value::Null => "–".into(),
+        other => other.to_string(),
+    }
 }

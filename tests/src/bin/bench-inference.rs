@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Deserialize;
 use serde_json::json;
-use tests::bench::{Format, median, outcome, start};
+use tests::bench::{self, Format, median, outcome, start};
 
 /// Measures classification
 #[derive(Debug, Parser)]
@@ -63,10 +63,8 @@ fn main() -> Result<()> {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
         peak = engine::peak::peak_flops(engine::Path::best()).max(peak);
         for (network, _) in NETWORKS {
-            for (contender, words) in contenders(&arguments, network)? {
-                for (way, processes, threads) in [("one thread a core", cores, 1), ("one process", 1, cores)] {
-                    let mut words = words.clone();
-                    words.iter_mut().filter(|word| *word == "THREADS").for_each(|word| *word = threads.to_string());
+            for (way, processes, threads) in [("one thread a core", cores, 1), ("one process", 1, cores)] {
+                for (contender, words) in contenders(&arguments, network, threads)? {
                     let started: Vec<_> = (0..processes)
                         .map(|core| start(&words, threads, (processes > 1).then_some(core)))
                         .collect::<Result<_>>()?;
@@ -88,29 +86,25 @@ fn main() -> Result<()> {
 }
 
 /// The contenders with the words that start them.
-fn contenders(arguments: &Arguments, network: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
+fn contenders(arguments: &Arguments, network: &str, threads: usize) -> Result<Vec<(&'static str, Vec<String>)>> {
     let file = arguments.networks.join(format!("{network}.onnx"));
     ensure!(file.exists(), "{} is not there: export_networks.py writes it", file.display());
     let program = std::env::current_exe()?.with_file_name("examples").join("infer_once");
-    let seconds = arguments.seconds.to_string();
+    let numbers = [arguments.seconds.to_string(), threads.to_string()];
     let path = |path: &std::path::Path| path.display().to_string();
     let mut all = Vec::new();
     for (name, more) in OURS {
-        let mut words = vec![path(&program), path(&file), seconds.clone(), "THREADS".into()];
-        words.extend(more.iter().map(ToString::to_string));
-        let is_missing = more.last().is_some_and(|last| {
-            let paths = engine::Path::available();
-            *last == "avx2" && !paths.iter().any(|path| path.name() == "avx2")
-        });
-        if !is_missing {
-            all.push((name, words));
+        let is_there = |wanted: &&str| engine::Path::available().iter().any(|path| path.name() == *wanted);
+        if more.get(1).is_none_or(is_there) {
+            let words = [path(&program), path(&file)].into_iter().chain(numbers.clone());
+            all.push((name, words.chain(more.iter().map(ToString::to_string)).collect()));
         }
     }
     if let Some(python) = &arguments.python {
         for (name, engine) in PEERS {
             let script = arguments.scripts.join("infer_peer.py");
             let words = [path(python), path(&script), engine.into(), path(&arguments.networks), network.into()];
-            all.push((name, words.into_iter().chain([seconds.clone(), "THREADS".into()]).collect()));
+            all.push((name, words.into_iter().chain(numbers.clone()).collect()));
         }
     }
     Ok(all)
@@ -122,7 +116,6 @@ fn distance(found: &[f64], expected: &[f64]) -> f64 {
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark's data")]
 fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Result<()> {
     let mut rows = Vec::new();
     for ((network, way, contender), lines) in measured {
@@ -145,31 +138,32 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
             "distance_from_onnx_runtime": reference.map(|reference| distance(&lines[0].logits, reference)),
         }));
     }
-    if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&json!({"peak_gflops": (peak / 1e9).round(), "rows": rows}))?);
-        return Ok(());
-    }
-    println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
-    println!(
-        "| network | use of the machine | contender | images/s | spread | times the best peer | of the dense peak | MB | first, s | logits |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    for row in &rows {
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        println!(
-            "| {} | {} | {} | {} | {} to {} | {} | {} % | {} | {} | {} |",
+    let heads = [
+        "network",
+        "use of the machine",
+        "contender",
+        "images/s",
+        "spread",
+        "times the best peer",
+        "of the dense peak",
+        "MB",
+        "first, s",
+        "logits",
+    ];
+    bench::print(format, peak, &rows, &heads, |row| {
+        let text = |key: &str| bench::text(row, key);
+        let logits = row["distance_from_onnx_runtime"].as_f64();
+        vec![
             text("network"),
             text("way"),
             text("contender"),
-            row["images_per_second"],
-            row["from"],
-            row["to"],
-            row["times_the_best_peer"].as_f64().map_or_else(|| "–".into(), |ratio| ratio.to_string()),
-            row["percent_of_dense_peak"],
-            row["megabytes"],
-            row["first_seconds"],
-            row["distance_from_onnx_runtime"].as_f64().map_or_else(|| "–".into(), |distance| format!("{distance:.0e}")),
-        );
-    }
-    Ok(())
+            text("images_per_second"),
+            format!("{} to {}", text("from"), text("to")),
+            text("times_the_best_peer"),
+            format!("{} %", text("percent_of_dense_peak")),
+            text("megabytes"),
+            text("first_seconds"),
+            logits.map_or_else(|| "–".into(), |distance| format!("{distance:.0e}")),
+        ]
+    })
 }

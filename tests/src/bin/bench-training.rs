@@ -189,7 +189,6 @@ fn noise(pixels: usize, rows: usize) -> (Vec<u8>, Vec<u8>) {
     (inputs.collect(), labels)
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark's data")]
 fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Result<()> {
     let mut rows = Vec::new();
     for ((network, way, contender), lines) in measured {
@@ -208,33 +207,31 @@ fn print(measured: &BTreeMap<Key, Vec<Line>>, peak: f64, format: Format) -> Resu
             "first_step_seconds": (100.0 * middle(lines, |line| line.first_step_seconds)).round() / 100.0,
         }));
     }
-    if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&json!({"peak_gflops": (peak / 1e9).round(), "rows": rows}))?);
-        return Ok(());
-    }
-    if peak > 0.0 {
-        println!("Peak of all cores: {:.0} GFLOP/s of fp32 products.\n", peak / 1e9);
-    }
-    println!(
-        "| network | use of the machine | contender | images/s | spread | Gannet is … times as fast | of the dense peak | MB | first step, s |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    for row in &rows {
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let whole = |key: &str| row[key].as_f64().unwrap_or(f64::NAN).round();
-        println!(
-            "| {} | {} | {} | {} | {} to {} | {} | {} | {} | {} |",
+    let heads = [
+        "network",
+        "use of the machine",
+        "contender",
+        "images/s",
+        "spread",
+        "Gannet is … times as fast",
+        "of the dense peak",
+        "MB",
+        "first step, s",
+    ];
+    bench::print(format, peak, &rows, &heads, |row| {
+        let text = |key: &str| bench::text(row, key);
+        let whole = |key: &str| row[key].as_f64().unwrap_or(f64::NAN).round().to_string();
+        let share = row["percent_of_dense_peak"].as_f64();
+        vec![
             text("network"),
             text("way"),
             text("contender"),
             whole("images_per_second"),
-            whole("from"),
-            whole("to"),
-            row["gannet_is_times_as_fast"],
-            row["percent_of_dense_peak"].as_f64().map_or_else(|| "–".into(), |share| format!("{share} %")),
+            format!("{} to {}", whole("from"), whole("to")),
+            text("gannet_is_times_as_fast"),
+            share.map_or_else(|| "–".into(), |share| format!("{share} %")),
             whole("megabytes"),
-            row["first_step_seconds"],
-        );
-    }
-    Ok(())
+            text("first_step_seconds"),
+        ]
+    })
 }

@@ -6,7 +6,7 @@ use shared::contract::{Agreement, BatchOutcome, Precision};
 use crate::words::count;
 
 /// So many pictures must have been compared before a run is refused: of fewer each weighs too much.
-const ENOUGH: u64 = 20;
+const ENOUGH: usize = 20;
 
 /// What the batches so far have said.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ pub(super) struct Agreements {
     least: f64,
     /// What is said behind a refusal.
     rest: String,
-    compared: u64,
-    agreed: u64,
+    compared: usize,
+    agreed: usize,
     /// Batches, and those of them that were computed in fp32 nevertheless.
     batches: usize,
     full: usize,
@@ -40,8 +40,8 @@ impl Agreements {
     /// Too few agree.
     pub(super) fn add(&mut self, outcome: &BatchOutcome) -> anyhow::Result<()> {
         let Agreement { compared, agreed } = outcome.agreement.unwrap_or_default();
-        self.compared += u64::from(compared);
-        self.agreed += u64::from(agreed);
+        self.compared += compared as usize;
+        self.agreed += agreed as usize;
         self.batches += 1;
         self.full += usize::from(outcome.precision == Precision::Fp32);
         if self.compared >= ENOUGH && (self.agreed as f64) < self.least * self.compared as f64 {
@@ -49,7 +49,7 @@ impl Agreements {
                 "{} is too coarse for this model: of {} that were computed in fp32, too, {} have the same best label, and \
                  --min-agreement is {}; use --precision fp32{}",
                 self.asked.as_str(),
-                count(usize::try_from(self.compared).unwrap_or(usize::MAX), "picture"),
+                count(self.compared, "picture"),
                 self.agreed,
                 self.least,
                 self.rest
@@ -78,7 +78,7 @@ impl Agreements {
         let mut said = format!(
             "{name}: {} of {} that were computed in fp32, too, have the same best label",
             self.agreed,
-            count(usize::try_from(self.compared).unwrap_or(usize::MAX), "picture")
+            count(self.compared, "picture")
         );
         if self.compared > 0 {
             said += &format!(" ({:.1} %)", 100.0 * self.agreed as f64 / self.compared as f64);
