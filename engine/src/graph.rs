@@ -152,6 +152,29 @@ impl Graph {
         Ok(self.output)
     }
 
+    /// The graph up to what its last layer with weights reads, a linear one or a convolution: the features that its outputs are
+    /// made of. Of maps the mean over height and width. `None` where several values lead to the outputs, or no weights.
+    #[must_use]
+    pub fn features(&self) -> Option<Self> {
+        let one = |value: Value| {
+            let mut inputs =
+                self.node(value).inputs.iter().filter(|input| !matches!(self.node(**input).op, Op::Constant(_)));
+            inputs.next().copied().filter(|_| inputs.next().is_none())
+        };
+        let mut value = self.output;
+        while !matches!(self.node(value).op, Op::Conv { .. } | Op::Linear { .. }) {
+            value = one(value)?;
+        }
+        value = one(value)?;
+        let mut features = self.clone();
+        features.nodes.truncate(value.0 + 1);
+        features.output = value;
+        if self.shape(value).len() == 3 {
+            features.add(Op::GlobalAvgPool, &[value]).ok()?;
+        }
+        Some(features)
+    }
+
     /// The same graph without dropout, for outputs alone.
     #[must_use]
     pub fn without_dropout(&self) -> Self {

@@ -3,6 +3,7 @@
 //! Knows tensors and networks; knows no jobs, no files, no queue.
 
 mod buffer;
+mod burst;
 pub mod graph;
 pub mod kernels;
 pub mod maps;
@@ -14,7 +15,8 @@ mod team;
 mod window;
 
 pub use buffer::Buffer;
-pub use net::{Mode, Net, Precision, Purpose};
+pub use burst::burst;
+pub use net::{Mode, Net, Precision, Purpose, Setter};
 pub use simd::{LANES, Path};
 pub use team::{set_threads, threads};
 pub use window::Window;

@@ -21,6 +21,7 @@ mod wiring;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
+use crate::burst;
 use crate::graph::{Graph, Op, Unfit};
 use crate::kernels::optimizer::{Rule, Step};
 use crate::parallel::{self, Space};
@@ -108,6 +109,17 @@ struct Timed {
     name: String,
     stage: Box<dyn Stage>,
     spent: [Duration; 2],
+}
+
+/// A parameter that may be set.
+#[derive(Debug)]
+pub struct Setter<'a>(&'a mut Slot);
+
+impl Setter<'_> {
+    /// Sets it, in the order of a file.
+    pub fn set(self, values: &[f32]) {
+        self.0.set(values);
+    }
 }
 
 /// A planned network.
@@ -223,6 +235,21 @@ impl Net {
     pub fn set_parameter(&mut self, index: usize, values: &[f32]) {
         self.parameters.slots[index].set(values);
         self.stale = true;
+    }
+
+    /// All parameters, to be set each by itself, on any thread.
+    pub fn setters(&mut self) -> impl Iterator<Item = Setter<'_>> + Send {
+        self.stale = true;
+        self.parameters.slots.iter_mut().map(Setter)
+    }
+
+    /// Makes what kernels want of the parameters, on all cores. Left out, the next pass does it on one.
+    pub fn prepare(&mut self) {
+        let kept = self.stages.iter().map(|timed| timed.stage.kept()).sum();
+        let parameters = &self.parameters;
+        // The last layers tend to be the largest: what is begun last should be small.
+        burst(kept, self.stages.iter_mut().rev(), |timed| timed.stage.prepare(parameters));
+        self.stale = false;
     }
 
     /// A parameter's numbers, in the order of a file.

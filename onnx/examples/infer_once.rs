@@ -3,10 +3,10 @@
 //! `infer_once MODEL.onnx SECONDS THREADS [fp32|bf16] [SIMD PATH]`; each example alone, on pixels that the peers' script makes alike.
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use engine::{Mode, Net, Precision, Purpose};
 
 fn main() -> anyhow::Result<()> {
@@ -29,9 +29,13 @@ fn main() -> anyhow::Result<()> {
             paths.find(|path| path.name() == name).with_context(|| format!("this machine has no `{name}`"))?
         }
     };
-    let network = onnx::load(Path::new(model), &onnx::Options::default()).with_context(|| model.clone())?;
+    let file = std::fs::File::open(model).with_context(|| model.clone())?;
+    // SAFETY: as an executor's: nobody changes the file meanwhile.
+    let file = unsafe { memmap2::Mmap::map(&file) }.with_context(|| model.clone())?;
+    let network =
+        onnx::parse(Bytes::from_owner(file), None, &onnx::Options::default()).with_context(|| model.clone())?;
     let mut net = Net::with_precision(&network.graph, 1, Purpose::Infer, path, precision)?;
-    network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+    network.fill(&mut net)?;
     let len: usize = network.graph.shape(network.graph.input()).iter().product();
     let pixel = |index: u64| (index.wrapping_mul(2_654_435_761) % 1000) as f32 / 500.0 - 1.0;
     let pixels: Vec<f32> = (0..len as u64).map(pixel).collect();

@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
         bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
     };
     let mut net = Net::new(&network.graph, 1, Purpose::Infer, engine::Path::best())?;
-    network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+    network.fill(&mut net)?;
     let mut best = f64::INFINITY;
     let mut first = 0.0;
     for example in rows.chunks_exact(len) {

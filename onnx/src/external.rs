@@ -1,21 +1,34 @@
-//! Tensors in other files, beside the model's (ONNX's external data).
+//! Where the bytes of tensors are: in the model's file, or in others beside it (ONNX's external data).
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use bytes::Bytes;
+
 use crate::error::{Problem, refuse};
 use crate::proto::External;
 
-/// The folder that such files may lie in.
+/// The model's file, and the folder that others may lie in.
 #[derive(Debug)]
 pub(crate) struct Files {
+    model: Bytes,
     folder: Option<PathBuf>,
 }
 
 impl Files {
-    pub(crate) fn new(folder: Option<&Path>) -> Self {
-        Self { folder: folder.map(Path::to_owned) }
+    pub(crate) fn new(model: Bytes, folder: Option<&Path>) -> Self {
+        Self { model, folder: folder.map(Path::to_owned) }
+    }
+
+    /// The model's file.
+    pub(crate) fn model(&self) -> &[u8] {
+        &self.model
+    }
+
+    /// A part of it, to be kept.
+    pub(crate) fn part(&self, bytes: &[u8]) -> Bytes {
+        self.model.slice_ref(bytes)
     }
 
     /// Reads the `length` bytes of a tensor.

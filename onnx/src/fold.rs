@@ -8,10 +8,11 @@ pub(crate) use moves::{expand, indices, permutation, select, transpose};
 
 use crate::call::{self, Call};
 use crate::error::{Problem, refuse};
+use crate::external::Files;
 use crate::tensor::{Data, Tensor};
 
 /// The outputs of a node whose inputs are all known.
-pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>, Problem> {
+pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>], files: &Files) -> Result<Vec<Tensor>, Problem> {
     let input = |index: usize| inputs.get(index).and_then(Option::as_ref);
     let need = |index: usize| input(index).ok_or_else(|| Problem(format!("input {index} is missing")));
     let ints = |index: usize| input(index).map(|tensor| tensor.to_ints().map(|ints| ints.to_vec())).transpose();
@@ -69,9 +70,7 @@ pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>]) -> Result<Vec<Ten
             let shape = need(0)?.to_ints()?;
             let shape: Vec<usize> = shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).collect();
             let value = match call.node.attributes.get("value") {
-                Some(crate::proto::Attribute::Tensor(value)) => {
-                    Tensor::read(value, &crate::external::Files::new(None))?
-                }
+                Some(crate::proto::Attribute::Tensor(value)) => Tensor::read(value, files)?,
                 _ => Tensor::floats(&[1], vec![0.0]),
             };
             if value.len() != 1 {
@@ -131,10 +130,10 @@ pub(crate) fn squeezed(shape: &[usize], at: Option<Vec<i64>>) -> Result<Vec<usiz
 /// A tensor in another of ONNX's types.
 fn cast(x: &Tensor, to: i64) -> Tensor {
     let data = match (&x.data, to) {
-        (_, 1 | 10 | 11 | 16) => Data::Floats(x.to_floats()),
-        (Data::Floats(data), 9) => Data::Ints(data.iter().map(|x| i64::from(*x != 0.0)).collect()),
+        (_, 1 | 10 | 11 | 16) => Data::Floats(x.numbers()),
+        (Data::Floats(_), 9) => Data::Ints(x.to_floats().iter().map(|x| i64::from(*x != 0.0)).collect()),
         (Data::Ints(data), 9) => Data::Ints(data.iter().map(|x| i64::from(*x != 0)).collect()),
-        (Data::Floats(data), _) => Data::Ints(data.iter().map(|x| *x as i64).collect()),
+        (Data::Floats(_), _) => Data::Ints(x.to_floats().iter().map(|x| *x as i64).collect()),
         (Data::Ints(data), _) => Data::Ints(data.clone()),
     };
     Tensor { shape: x.shape.clone(), data }

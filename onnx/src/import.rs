@@ -20,7 +20,6 @@ mod shapes;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use engine::graph::{Graph, Op, ParameterId, Value};
 
@@ -30,7 +29,7 @@ use crate::external::Files;
 use crate::proto::{self, Attribute, Node};
 use crate::tensor::Tensor;
 use crate::view::{self, Axis, Dim};
-use crate::{Network, Options, fold, limits};
+use crate::{Network, Numbers, Options, fold, limits};
 
 use args::Args;
 use conv::Pending;
@@ -77,7 +76,7 @@ struct Importer {
     /// Whether numbers of the file are rounded to half precision.
     half: bool,
     graph: Graph,
-    parameters: Vec<Arc<[f32]>>,
+    parameters: Vec<Numbers>,
     /// Elements of all values so far, and of all constants that were computed.
     values: usize,
     folded: usize,
@@ -207,6 +206,8 @@ impl Importer {
         if !matches!(node.domain, "" | "ai.onnx") {
             refuse!("operators of `{}` are not accepted", node.domain);
         }
+        // Their numbers go into a parameter as they are; others look at them, and each time would copy them.
+        let takes_weights = matches!(node.op, "Conv" | "Gemm" | "MatMul");
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for name in &node.inputs {
             if name.is_empty() {
@@ -218,6 +219,11 @@ impl Importer {
                 let tensor =
                     Tensor::read(tensor, files).map_err(|Problem(what)| Problem(format!("tensor `{name}`: {what}")))?;
                 items.insert(name, Item::Known(tensor));
+            }
+            if let Some(Item::Known(tensor)) = items.get_mut(name)
+                && !takes_weights
+            {
+                tensor.read_out();
             }
             inputs.push(items.get(name).cloned());
         }
@@ -245,7 +251,7 @@ impl Importer {
             None => Some(None),
         };
         if let Some(known) = inputs.iter().map(known).collect::<Option<Vec<_>>>() {
-            let results = fold::fold(call, &known)?;
+            let results = fold::fold(call, &known, files)?;
             self.folded += results.iter().map(Tensor::len).sum::<usize>();
             if self.folded > limits::ALL_FOLDED {
                 refuse!("more than {} elements are computed from constants", limits::ALL_FOLDED);
@@ -317,7 +323,7 @@ impl Importer {
         Ok(value)
     }
 
-    fn parameter(&mut self, name: &str, shape: &[usize], values: impl Into<Arc<[f32]>>) -> ParameterId {
+    fn parameter(&mut self, name: &str, shape: &[usize], values: impl Into<Numbers>) -> ParameterId {
         let values = values.into();
         debug_assert_eq!(values.len(), shape.iter().product::<usize>());
         self.parameters.push(values);

@@ -2,20 +2,25 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use half::{bf16, f16};
 
 use crate::error::{Error, Problem, refuse};
 use crate::external::Files;
 use crate::limits;
+use crate::numbers::Numbers;
 use crate::proto;
 use crate::wire::varints;
 
 /// A tensor's numbers: of all floating-point types as `f32`, of all others as `i64`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Data {
-    Floats(Arc<[f32]>),
+    Floats(Numbers),
     Ints(Arc<[i64]>),
 }
+
+/// Numbers of a tensor of which a copy costs nothing.
+const FEW: usize = 1 << 12;
 
 /// A known tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,10 +54,25 @@ impl Tensor {
         }
     }
 
+    /// Its numbers as those of a parameter.
+    pub(crate) fn numbers(&self) -> Numbers {
+        match &self.data {
+            Data::Floats(data) => data.clone(),
+            Data::Ints(_) => self.to_floats().into(),
+        }
+    }
+
+    /// Takes its numbers out of the file, if they are there.
+    pub(crate) fn read_out(&mut self) {
+        if let Data::Floats(numbers) = &mut self.data {
+            numbers.read_out();
+        }
+    }
+
     /// Its numbers as floats.
     pub(crate) fn to_floats(&self) -> Arc<[f32]> {
         match &self.data {
-            Data::Floats(data) => data.clone(),
+            Data::Floats(data) => data.to_floats(),
             Data::Ints(data) => data.iter().map(|x| *x as f32).collect(),
         }
     }
@@ -68,7 +88,7 @@ impl Tensor {
     /// Its only number.
     pub(crate) fn scalar(&self) -> Option<f64> {
         match &self.data {
-            Data::Floats(data) if data.len() == 1 => Some(f64::from(data[0])),
+            Data::Floats(data) if data.len() == 1 => Some(f64::from(data.to_floats()[0])),
             Data::Ints(data) if data.len() == 1 => Some(data[0] as f64),
             _ => None,
         }
@@ -89,24 +109,25 @@ impl Tensor {
                 tensor.kind
             )
         };
-        let outside;
         let raw = match (&tensor.external, tensor.raw) {
-            (Some(place), _) => {
-                outside = files.read(place, count * bytes)?;
-                Some(outside.as_slice())
-            }
-            (None, raw) => raw,
+            (Some(place), _) => Some(Bytes::from(files.read(place, count * bytes)?)),
+            (None, raw) => raw.map(|raw| files.part(raw)),
         };
         let data = match raw {
             Some(raw) if raw.len() != count * bytes => {
                 refuse!("it has {} bytes: its shape {shape:?} needs {}", raw.len(), count * bytes)
             }
-            Some(raw) => decode(tensor.kind, raw),
+            // Most are weights, which nothing here looks at.
+            Some(raw) if tensor.kind == FLOAT && count > FEW => Data::Floats(Numbers::in_file(raw)),
+            Some(raw) => decode(tensor.kind, &raw),
             None => listed(tensor, count, &shape)?,
         };
         Ok(Self { shape, data })
     }
 }
+
+/// ONNX's number of fp32.
+const FLOAT: i64 = 1;
 
 /// Bytes of a number of one of ONNX's types, if it is accepted.
 pub(crate) fn bytes_of(kind: i64) -> Option<usize> {
@@ -127,7 +148,7 @@ fn decode(kind: i64, raw: &[u8]) -> Data {
         };
     }
     match kind {
-        1 => each!(Floats, 4, f32::from_le_bytes),
+        FLOAT => each!(Floats, 4, f32::from_le_bytes),
         10 => each!(Floats, 2, |bytes| f16::from_le_bytes(bytes).to_f32()),
         16 => each!(Floats, 2, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         11 => each!(Floats, 8, |bytes| f64::from_le_bytes(bytes) as f32),

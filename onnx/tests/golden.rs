@@ -66,7 +66,7 @@ fn logits_are_those_of_onnx_runtime() {
         for path in engine::Path::available() {
             // Several examples at once give what each gives alone.
             let mut net = Net::new(&network.graph, expected.len(), Purpose::Infer, path).expect("it can be planned");
-            network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+            network.fill(&mut net).expect("finite parameters");
             (0..expected.len()).for_each(|example| net.set_input(example, &input(&network, example)));
             for round in 0..2 {
                 net.forward(expected.len(), &Mode::Infer);
@@ -92,7 +92,7 @@ fn examples_do_not_depend_on_their_batch() {
         let run = |examples: &[usize]| {
             let mut net =
                 Net::new(&network.graph, examples.len(), Purpose::Infer, engine::Path::best()).expect("a plan");
-            network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+            network.fill(&mut net).expect("finite parameters");
             examples.iter().enumerate().for_each(|(at, example)| net.set_input(at, &input(&network, *example)));
             net.forward(examples.len(), &Mode::Infer);
             net.outputs(examples.len())
@@ -122,9 +122,9 @@ fn tensors_stay_in_the_models_folder() {
     onnx::load(&model, &Options::default()).expect("it is whole");
     // With all in one file nothing else is needed.
     let whole = onnx::gathered(&model).expect("it is whole").expect("it was in two");
-    let one = onnx::parse(&whole, None, &Options::default()).expect("it is one");
+    let one = onnx::parse(whole.into(), None, &Options::default()).expect("it is one");
     assert_eq!(one.parameters, load("resnet-18").parameters);
-    assert!(onnx::parse(&bytes, None, &Options::default()).is_err(), "the other file is missing");
+    assert!(onnx::parse(bytes.clone().into(), None, &Options::default()).is_err(), "the other file is missing");
     std::fs::remove_file(&place).expect("removed");
     let outside = inner.path().join("outside.data");
     std::fs::write(&outside, &data).expect("a file");
@@ -180,7 +180,7 @@ fn damaged_files_are_errors() {
             }
             all += 1;
             // What is accepted all the same can be planned.
-            match onnx::parse(&bytes, Some(&folder()), &Options::default()) {
+            match onnx::parse(bytes.into(), Some(&folder()), &Options::default()) {
                 Ok(network) => {
                     Net::new(&network.graph, 1, Purpose::Infer, engine::Path::best()).map(drop).unwrap_or_default();
                 }

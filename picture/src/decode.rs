@@ -38,14 +38,35 @@ pub fn load(path: &Path, channels: usize) -> Result<Pixels, ImageError> {
 /// # Errors
 /// `unsupported_format`, `decode_failed` or `too_large`.
 pub fn decode(bytes: &[u8], channels: usize) -> Result<Pixels, ImageError> {
+    decode_reduced(bytes, channels, |_| 1)
+}
+
+/// Decodes a picture, a JPEG with height and width divided by what `reduction` says for them: 1, 2, 4 or 8.
+pub(super) fn decode_reduced(
+    bytes: &[u8],
+    channels: usize,
+    reduction: impl Fn([usize; 2]) -> usize,
+) -> Result<Pixels, ImageError> {
     // Decoders read hostile files: should one panic, that is this picture's error and no other's.
     let pixels = || {
-        let picture = picture(bytes)?;
-        let (height, width) = (picture.height() as usize, picture.width() as usize);
-        let bytes = if channels == 1 { into_luma(picture) } else { picture.into_rgb8().into_raw() };
-        Ok(Pixels { height, width, channels, bytes })
+        if is_jpeg(bytes) {
+            let jpeg::Reduced { picture, size, by } = jpeg::decode(bytes, &reduction)?;
+            let extent = size.map(|edge| edge as f64 / by as f64);
+            return Ok(Pixels { size, extent, ..flat(picture, channels) });
+        }
+        Ok(flat(picture(bytes)?, channels))
     };
     catch_unwind(AssertUnwindSafe(pixels)).unwrap_or_else(|_| Err(damaged("its decoder gave up")))
+}
+
+fn flat(picture: DynamicImage, channels: usize) -> Pixels {
+    let size = [picture.height() as usize, picture.width() as usize];
+    let bytes = if channels == 1 { into_luma(picture) } else { picture.into_rgb8().into_raw() };
+    Pixels::new(size, channels, bytes)
+}
+
+fn is_jpeg(bytes: &[u8]) -> bool {
+    image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg)
 }
 
 /// Looks at a file, as long as it can be a picture's, without opening it: to open a pipe waits for who writes into it.
@@ -104,9 +125,6 @@ fn picture(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
         None if bytes.is_empty() => return Err(refuse("unsupported_format", "the file is empty")),
         None => return Err(refuse("unsupported_format", format!("the file is no picture that is known: {ACCEPTED}"))),
     };
-    if format == ImageFormat::Jpeg {
-        return jpeg::decode(bytes);
-    }
     if format == ImageFormat::Tiff
         && let Some(decoded) = palette::decode(bytes)
     {

@@ -14,11 +14,22 @@ use super::refuse;
 /// A progressive picture is decoded once a scan: a small file with thousands of them would take hours.
 const MOST_SCANS: usize = 256;
 
-/// Decodes a JPEG as luma or RGB, turned upright.
-pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
+/// A picture that may have been decoded to be smaller.
+pub(super) struct Reduced {
+    /// Luma or RGB, turned upright.
+    pub(super) picture: DynamicImage,
+    /// Height and width in the file, turned upright.
+    pub(super) size: [usize; 2],
+    /// What they were divided by, rounded up.
+    pub(super) by: usize,
+}
+
+/// Decodes a JPEG as luma or RGB, turned upright, its height and width divided by what `reduction` says for them: fewer
+/// coefficients of each block are transformed, which is the mean of the pixels but for the highest frequencies that are left.
+pub(super) fn decode(bytes: &[u8], reduction: &dyn Fn([usize; 2]) -> usize) -> Result<Reduced, ImageError> {
     let kept = check_markers(bytes)?;
     // The library reports a fault by unwinding, with its message.
-    catch_unwind(AssertUnwindSafe(|| decompress(bytes, kept))).unwrap_or_else(|fault| {
+    catch_unwind(AssertUnwindSafe(|| decompress(bytes, kept, reduction))).unwrap_or_else(|fault| {
         let said = fault.downcast_ref::<String>().map_or("its decoder gave up", String::as_str);
         if said.contains("Insufficient memory") {
             // No fault of the picture's: what Rust does when memory is full.
@@ -28,8 +39,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
     })
 }
 
-fn decompress(bytes: &[u8], kept: Kept) -> Result<DynamicImage, ImageError> {
-    let file = Decompress::builder().with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(damaged)?;
+fn decompress(bytes: &[u8], kept: Kept, reduction: &dyn Fn([usize; 2]) -> usize) -> Result<Reduced, ImageError> {
+    let mut file = Decompress::builder().with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(damaged)?;
     let (width, height) = file.size();
     let size = [width, height].map(|edge| u32::try_from(edge).unwrap_or(u32::MAX));
     let shares = file.components().iter().map(|part| (part.h_samp_factor * part.v_samp_factor) as u64);
@@ -46,6 +57,11 @@ fn decompress(bytes: &[u8], kept: Kept) -> Result<DynamicImage, ImageError> {
     // An orientation that cannot be read is none.
     let orientation =
         file.markers().find_map(|marker| Orientation::from_exif_chunk(marker.data.strip_prefix(b"Exif\0\0")?));
+    let lies = orientation.is_some_and(|orientation| orientation.to_exif() >= 5);
+    let upright = if lies { [width, height] } else { [height, width] };
+    let by = reduction(upright);
+    file.scale(u8::try_from(8 / by).unwrap_or(8));
+    let size = size.map(|edge| edge.div_ceil(by as u32));
     let mut picture = match file.components().len() {
         1 => pixels(file.grayscale(), size, DynamicImage::ImageLuma8)?,
         3 => pixels(file.rgb(), size, DynamicImage::ImageRgb8)?,
@@ -62,7 +78,7 @@ fn decompress(bytes: &[u8], kept: Kept) -> Result<DynamicImage, ImageError> {
     if let Some(orientation) = orientation {
         picture.apply_orientation(orientation);
     }
-    Ok(picture)
+    Ok(Reduced { picture, size: upright, by })
 }
 
 fn lines(started: std::io::Result<DecompressStarted<&[u8]>>) -> Result<Vec<u8>, ImageError> {
@@ -106,8 +122,8 @@ enum Kept {
 /// that it is of a kind that is decoded here, and that it has not too many scans. What lies behind the end does not matter.
 fn check_markers(bytes: &[u8]) -> Result<Kept, ImageError> {
     let (mut at, mut scans, mut components, mut kept) = (2, 0, 0, Kept::Pixels);
-    while let Some(found) = bytes.get(at..).and_then(|rest| rest.windows(2).position(is_marker)) {
-        at += found + 2;
+    while let Some(found) = next_marker(bytes, at) {
+        at = found + 2;
         // Of the segment behind its length.
         let byte = |position: usize| bytes.get(at + 2 + position).copied().unwrap_or(0);
         match bytes[at - 1] {
@@ -148,6 +164,17 @@ fn check_precision(bits: u8) -> Result<(), ImageError> {
 
 fn unsupported(how: &str) -> ImageError {
     refuse("unsupported_format", format!("this kind of JPEG is not read here ({how}): save it as a plain JPEG or PNG"))
+}
+
+/// Where the next marker begins, from `at` on.
+fn next_marker(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr(0xff, bytes.get(at..)?)?;
+        if bytes.get(at..at + 2).is_some_and(is_marker) {
+            return Some(at);
+        }
+        at += 1;
+    }
 }
 
 /// Not fill (`ff ff`), nor a byte of the picture that happens to be `ff` (`ff 00`).

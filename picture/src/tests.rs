@@ -1,13 +1,14 @@
 //! Pictures of every kind against what Pillow makes of them. `picture/tests/golden/pictures.py` made the files.
 
 mod hostile;
+mod reduced;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
-use shared::contract::{Filter, Preprocessing, Resize};
+use shared::contract::{ChannelOrder, Crop, Filter, Preprocessing, Resize};
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn expected() -> HashMap<String, Pixels> {
     let tensors = SafeTensors::deserialize(&file).expect("tensors");
     let pixels = |tensor: safetensors::tensor::TensorView<'_>| {
         let (shape, bytes) = (tensor.shape(), tensor.data().to_vec());
-        Pixels { height: shape[0], width: shape[1], channels: shape.get(2).copied().unwrap_or(1), bytes }
+        Pixels::new([shape[0], shape[1]], shape.get(2).copied().unwrap_or(1), bytes)
     };
     tensors.iter().map(|(name, tensor)| (name.to_owned(), pixels(tensor))).collect()
 }
@@ -77,6 +78,9 @@ fn every_kind_of_picture_becomes_what_pillow_makes_of_it() {
     assert!(seen > 86, "{seen}");
 }
 
+const FILTERS: [Filter; 6] =
+    [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box, Filter::Hamming];
+
 #[test]
 fn pictures_are_resized_as_pillow_does() {
     let expected = expected();
@@ -86,14 +90,14 @@ fn pictures_are_resized_as_pillow_does() {
     };
     let luma: Vec<u8> = source.bytes.as_chunks().0.iter().map(|p| rgb_to_luma(p).expect("a byte")).collect();
     let luma = Pixels { channels: 1, bytes: luma, ..source };
-    let filters = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos];
-    for (filter, name) in filters.into_iter().zip(["nearest", "bilinear", "bicubic", "lanczos"]) {
+    let names = ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"];
+    for (filter, name) in FILTERS.into_iter().zip(names) {
         for (kind, source) in [("resize", &source), ("resize-luma", &luma)] {
             for (size, wanted) in
                 expected.iter().filter_map(|(n, p)| Some((n.strip_prefix(&format!("{kind}/{name}/"))?, p)))
             {
                 let size_asked = [wanted.height, wanted.width];
-                let found = fit(source.clone(), size_asked, &how(None, filter)).expect("a picture");
+                let found = fit(source, size_asked, &how(None, filter)).expect("a picture");
                 let planes = source.channels;
                 let wanted: Vec<u8> =
                     (0..planes).flat_map(|c| wanted.bytes.iter().skip(c).step_by(planes).copied()).collect();
@@ -107,7 +111,7 @@ fn pictures_are_resized_as_pillow_does() {
 /// A picture of one channel whose bytes are its columns.
 fn columns(height: usize, width: usize) -> Pixels {
     let bytes = (0..height * width).map(|at| (at % width) as u8).collect();
-    Pixels { height, width, channels: 1, bytes }
+    Pixels::new([height, width], 1, bytes)
 }
 
 #[test]
@@ -115,14 +119,53 @@ fn the_middle_is_cut_and_half_a_pixel_is_cut_off() {
     // Widths, and the first column of the crop.
     for (width, crop, first) in [(10, 10, 0), (10, 8, 1), (13, 8, 2), (15, 8, 3), (11, 8, 1), (9, 8, 0)] {
         let size = Resize::Exact([3, width as u32]);
-        let found = fit(columns(3, width), [3, crop], &how(Some(size), Filter::Bilinear)).expect("a picture");
+        let found = fit(&columns(3, width), [3, crop], &how(Some(size), Filter::Bilinear)).expect("a picture");
         assert_eq!(usize::from(found[0]), first, "{width} to {crop}");
         assert_eq!(found.len(), 3 * crop);
     }
     // Zeros around a smaller one, the odd one behind.
     let size = Resize::Exact([1, 2]);
-    let found = fit(columns(1, 2), [2, 5], &how(Some(size), Filter::Bilinear)).expect("a picture");
+    let found = fit(&columns(1, 2), [2, 5], &how(Some(size), Filter::Bilinear)).expect("a picture");
     assert_eq!(found, [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_crop_may_begin_at_the_even_pixel() {
+    for (width, first) in [(8, 0), (9, 0), (10, 1), (11, 2), (12, 2), (13, 2), (14, 3), (15, 4)] {
+        let how = Preprocessing { crop: Crop::Even, ..how(Some(Resize::Exact([3, width])), Filter::Box) };
+        let found = fit(&columns(3, width as usize), [3, 8], &how).expect("a picture");
+        assert_eq!(found[0], first, "{width}");
+    }
+}
+
+#[test]
+fn a_picture_of_its_shape_covers_the_target_or_lies_inside() {
+    for (size, target, covering, inside) in [
+        ([41, 59], [20, 20], [20, 29], [14, 20]),
+        ([59, 41], [20, 20], [29, 20], [20, 14]),
+        ([100, 100], [20, 30], [30, 30], [20, 20]),
+        ([2, 5], [1, 1], [1, 2], [1, 1]),
+        ([1, 100], [10, 10], [10, 1000], [1, 10]),
+    ] {
+        let resized = |resize| super::fit::resized(size, Some(resize), [9, 9]);
+        assert_eq!(
+            (resized(Resize::Covering(target)), resized(Resize::Inside(target))),
+            (covering, inside),
+            "{size:?}"
+        );
+    }
+}
+
+#[test]
+fn channels_have_their_order_and_borders_their_colour() {
+    let picture = Pixels::new([1, 2], 3, vec![1, 2, 3, 4, 5, 6]);
+    let bgr = Preprocessing {
+        order: ChannelOrder::Bgr,
+        border: vec![7, 8, 9],
+        ..how(Some(Resize::Exact([1, 2])), Filter::Bilinear)
+    };
+    let found = fit(&picture, [2, 3], &bgr).expect("a picture");
+    assert_eq!(found, [3, 6, 7, 7, 7, 7, 2, 5, 8, 8, 8, 8, 1, 4, 9, 9, 9, 9]);
 }
 
 #[test]
@@ -138,7 +181,10 @@ fn the_shorter_edge_gets_its_length_and_the_longer_one_follows() {
     ] {
         assert_eq!(super::fit::resized([height, width], Some(Resize::ShortestEdge(edge)), [9, 9]), size);
     }
-    let error = fit(columns(1, 30_000), [8, 8], &how(Some(Resize::ShortestEdge(256)), Filter::Nearest));
+    for (height, width, size) in [(480, 640, [256, 341]), (900, 1352, [256, 384]), (931, 512, [465, 256])] {
+        assert_eq!(super::fit::resized([height, width], Some(Resize::ShortestEdgeCut(256)), [9, 9]), size);
+    }
+    let error = fit(&columns(1, 30_000), [8, 8], &how(Some(Resize::ShortestEdge(256)), Filter::Nearest));
     let error = error.expect_err("refused");
     assert_eq!(error.code, "too_large");
     let expected = "resized for this network it would have 7680000 x 256 pixels, 1967 million: at most 100 million";
@@ -148,11 +194,12 @@ fn the_shorter_edge_gets_its_length_and_the_longer_one_follows() {
 proptest! {
     #[test]
     fn a_crop_has_its_size_whatever_the_picture(
-        (height, width) in (1usize..40, 1usize..40), (h, w) in (1usize..40, 1usize..40), edge in 1u32..30, which in 0usize..4
+        (height, width) in (1usize..40, 1usize..40), (h, w) in (1usize..40, 1usize..40), edge in 1u32..30, which in 0usize..6
     ) {
-        let filter = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos][which];
-        for resize in [None, Some(Resize::ShortestEdge(edge)), Some(Resize::Exact([edge, 3]))] {
-            prop_assert_eq!(fit(columns(height, width), [h, w], &how(resize, filter)).expect("a picture").len(), h * w);
+        let filter = FILTERS[which];
+        let fitted = [Resize::Covering([edge, 3]), Resize::Inside([edge, 3])].map(Some);
+        for resize in [None, Some(Resize::ShortestEdge(edge)), Some(Resize::Exact([edge, 3]))].into_iter().chain(fitted) {
+            prop_assert_eq!(fit(&columns(height, width), [h, w], &how(resize, filter)).expect("a picture").len(), h * w);
         }
     }
 }

@@ -194,7 +194,7 @@ async fn look(queue: &dyn Queue) -> Result<(u64, u64), QueueError> {
 
 #[cfg(test)]
 mod tests {
-    use shared::contract::{Batch, Precision, Work};
+    use shared::contract::{Batch, Output, Precision, Work};
     use shared::names::{Key, ObjectRef};
     use shared::queue::sqlite::SqliteQueue;
     use shared::store::dir::DirStore;
@@ -203,7 +203,8 @@ mod tests {
 
     fn job(id: &str) -> Job {
         let model = ObjectRef { key: Key::new("models/m").expect("a key"), sha256: Digest::of(b"m") };
-        let batch = Batch { model, images: Vec::new(), top_k: 1, threshold: 0.0, precision: Precision::Fp32 };
+        let (scores, output, precision) = (None, Output::Labels, Precision::Fp32);
+        let batch = Batch { model, images: Vec::new(), top_k: 1, threshold: None, scores, output, precision };
         let (id, run) = (JobId::new(id).expect("an id"), Name::new("r").expect("a name"));
         Job { id, run, work: Work::Batch(Box::new(batch)) }
     }

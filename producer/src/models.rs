@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Work};
+use shared::contract::{Dataset, Job, JobResult, Model, ModelConfig, Scores, Work};
 use shared::digest::Digest;
 use shared::names::{Name, ObjectRef};
 use shared::store::{Store, StoreError, create_json, get_json, layout};
@@ -20,6 +20,7 @@ mod pointer;
 mod preprocessor;
 #[cfg(test)]
 mod tests;
+mod timm;
 mod versions;
 mod weights;
 
@@ -67,6 +68,7 @@ pub async fn promote(
         config: ModelConfig { input, network: trial.network.clone().into() },
         preprocessing,
         labels,
+        scores: Scores::default(),
         weights,
     };
     let source = Source::Trial { run: job.run.clone(), id: job.id.clone() };
@@ -86,7 +88,7 @@ pub async fn push(
     folder: Folder,
     progress: impl Fn(u64, u64) + Clone + Send + 'static,
 ) -> anyhow::Result<(ObjectRef, Model)> {
-    let Folder { config, preprocessing, labels, weights, path, .. } = folder;
+    let Folder { config, preprocessing, labels, scores, weights, path, .. } = folder;
     let told = progress.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let kind = weights.name();
@@ -98,7 +100,7 @@ pub async fn push(
     let (kind, file, size, digest) = reading.await?.context("read the weights")?;
     let weights = send(store, (name, kind), digest, &file.path, size).await?;
     progress(2 * size, 2 * size);
-    let model = Model { name: name.clone(), config, preprocessing, labels, weights };
+    let model = Model { name: name.clone(), config, preprocessing, labels, scores, weights };
     Ok((publish(store, &model, Source::of_files(&path), Change::Push).await?, model))
 }
 

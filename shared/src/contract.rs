@@ -21,13 +21,15 @@ mod trial;
 
 pub use architectures::Architecture;
 pub use batch::{
-    Agreement, Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Precision, Prediction,
+    Agreement, Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Output, Precision, Prediction,
 };
 pub use control::Control;
 pub use dataset::{Dataset, ElementType, MeanStd, Split};
 pub use image::ImageInput;
 pub use job::{Job, Kind, Work};
-pub use model::{Filter, Model, ModelConfig, ModelNetwork, OnnxNetwork, Preprocessing, Resize};
+pub use model::{
+    ChannelOrder, Crop, Filter, Model, ModelConfig, ModelNetwork, OnnxNetwork, Preprocessing, Resize, Scores,
+};
 pub use network::{Activation, Layer, Network, Op, Padding, PoolPadding, Size};
 pub use progress::{Heartbeat, Progress, Running};
 pub use result::{Cost, Durations, ErrorCode, ErrorReport, JobResult, Outcome, Status};

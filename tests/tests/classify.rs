@@ -84,6 +84,23 @@ async fn a_fleet_and_one_machine_write_the_same_lines() {
         sorted.sort();
         ensure!(names[..7] == sorted && names[17..] == ["\"one [1].bmp\"", "\"nowhere.png\""], "{names:?}");
 
+        // Embeddings likewise, to the last digit.
+        let vectors = [
+            "classify",
+            "photos/deep",
+            "photos/broken.jpg",
+            "--model",
+            "colours",
+            "--output",
+            "embedding",
+            "--ordered",
+        ];
+        let (mut fleets, mut ours) = (fleet.start(&vectors)?, embedded(&vectors)?);
+        ensure!(fleets.wait(LIMIT).await?.code() == Some(1) && ours.wait(LIMIT).await?.code() == Some(1));
+        ensure!(fleets.stdout() == ours.stdout(), "{}\n{}", fleets.stdout(), ours.stdout());
+        ensure!(ours.stderr().contains("1 of 8 pictures has no embedding: 1 decode_failed"), "{}", ours.stderr());
+        ensure!(json_lines(&ours.stdout())?[0]["embedding"].as_array().is_some_and(|numbers| numbers.len() == 3));
+
         // Names from standard input, one label each, and none that is not sure.
         let gannet = binary("gannet")?.display().to_string();
         let pipe = "find photos -name 'red*' | \"$0\" classify - --model colours --top-k 1 --threshold 0.99";

@@ -98,6 +98,65 @@ async fn lines_are_as_promised() {
     .await;
 }
 
+/// The labels and scores of a line.
+fn of(line: &Value) -> Vec<(&str, f64)> {
+    let all = line["predictions"].as_array().into_iter().flatten();
+    all.filter_map(|one| Some((one["label"].as_str()?, one["score"].as_f64()?))).collect()
+}
+
+fn scored(lines: &[Value]) -> Vec<Vec<(&str, f64)>> {
+    lines.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn scores_and_embeddings_are_what_was_asked_for() {
+    Folder::run(async |folder| {
+        push_colours(folder).await?;
+        write_some(&folder.path().join("red"), 2, RED)?;
+        let run = async |more: &[&str]| -> Result<Vec<Value>> {
+            json_lines(&gannet(folder, &[&["classify", "red", "--ordered"], more].concat()).await?)
+        };
+        // (250, 10, 10) is (0.96, -0.92, -0.92) to the network, whose outputs are red - blue and blue - red.
+        let close = |found: f64, expected: f64| (found - expected).abs() < 0.01;
+        let raw = run(&["--model", "colours", "--scores", "raw"]).await?;
+        for both in scored(&raw) {
+            ensure!(both[0].0 == "red" && close(both[0].1, 1.88) && close(both[1].1, -1.88), "{raw:?}");
+        }
+        let above = run(&["--model", "colours", "--scores", "raw", "--threshold", "-1.5"]).await?;
+        ensure!(scored(&above).iter().all(|one| one.len() == 1), "{above:?}");
+        let vectors = run(&["--model", "colours", "--output", "embedding"]).await?;
+        for line in &vectors {
+            ensure!(keys(line) == ["image", "embedding"], "{line}");
+            let numbers: Vec<f64> =
+                line["embedding"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+            ensure!(numbers.len() == 3 && close(numbers[0], 0.96) && close(numbers[2], -0.92), "{line}");
+        }
+        for (option, value) in [("--top-k", "3"), ("--threshold", "0.5"), ("--scores", "raw")] {
+            let args = ["classify", "red", "--model", "colours", "--output", "embedding", option, value];
+            let refused = refused(start(folder, &args)?).await?;
+            ensure!(refused.contains(&format!("{option} is for labels: --output embedding goes without")), "{refused}");
+        }
+
+        // A model of several labels: all that are more likely than not, or than what is asked for. Without names they are numbers.
+        let config = folder.path().join("colours/config.json");
+        let text = std::fs::read_to_string(&config)?;
+        std::fs::write(&config, text.replacen('{', r#"{"problem_type": "multi_label_classification", "#, 1))?;
+        std::fs::remove_file(folder.path().join("colours/labels.txt"))?;
+        let mut push = start(folder, &["model", "push", "colours", "tags"])?;
+        ensure!(push.wait(LIMIT).await?.success(), "{}", push.stderr());
+        ensure!(push.stderr().contains("there are no labels"), "{}", push.stderr());
+        let sure = run(&["--model", "tags"]).await?;
+        ensure!(
+            scored(&sure).iter().all(|all| all.len() == 1 && all[0].0 == "0" && close(all[0].1, 0.8676)),
+            "{sure:?}"
+        );
+        let all = run(&["--model", "tags", "--threshold", "0.1"]).await?;
+        ensure!(scored(&all).iter().all(|all| all.len() == 2 && close(all[1].1, 0.1324)), "{all:?}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_run_that_is_taken_up_answers_for_the_pictures_it_is_asked_about() {
     Folder::run(async |folder| {

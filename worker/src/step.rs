@@ -16,6 +16,7 @@ mod compute;
 
 use crate::cache::{CacheError, Cached};
 use crate::commit::CheckpointRecord;
+use crate::compute::Wanted;
 use crate::executor::{Classify, Death, Order, Report};
 use crate::supervisor::Context;
 pub use compute::Warm;
@@ -182,8 +183,8 @@ impl Step<'_> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
         let (images, missing) = self.images(batch).await?;
-        let (top_k, threshold, precision) = (batch.top_k, batch.threshold, batch.precision);
-        let order = Order::Classify(Box::new(Classify { model, weights, images, top_k, threshold, precision }));
+        let (wanted, precision) = (Wanted::of(batch, &model), batch.precision);
+        let order = Order::Classify(Box::new(Classify { model, weights, images, wanted, precision }));
         let Report::Classified { mut images, precision, agreement } = self.compute(&order, warm).await? else {
             return Err(nonsense());
         };

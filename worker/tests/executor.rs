@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::json;
-use shared::contract::{ErrorCode, ImageOutcome, ImageVerdict, Precision};
+use shared::contract::{ErrorCode, ImageOutcome, ImageVerdict, Output, Precision, Scores};
 use tokio_util::sync::CancellationToken;
+use worker::compute::Wanted;
 use worker::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
+
+/// One label a picture.
+const ONE: Wanted = Wanted { output: Output::Labels, scores: Scores::Softmax, top_k: 1, threshold: None };
 
 /// An order's limit that none of these reaches.
 const LONG: Duration = Duration::from_secs(3600);
@@ -46,14 +50,8 @@ fn order(folder: &Path, labels: [&str; 2], images: Vec<(String, PathBuf)>) -> Or
         "weights": {"key": "w", "sha256": "0".repeat(64)}
     });
     let model = serde_json::from_value(model).expect("a model");
-    Order::Classify(Box::new(Classify {
-        model,
-        weights: folder.join("weights"),
-        images,
-        top_k: 1,
-        threshold: 0.0,
-        precision: Precision::Fp32,
-    }))
+    let (weights, precision) = (folder.join("weights"), Precision::Fp32);
+    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
 }
 
 async fn run(executor: &Executor, order: &Order) -> Result<Vec<ImageOutcome>, Death> {
@@ -67,6 +65,7 @@ fn labels(outcomes: &[ImageOutcome]) -> Vec<String> {
     let label = |outcome: &ImageOutcome| match &outcome.verdict {
         ImageVerdict::Predictions(found) => format!("{} {}", outcome.image, found[0].label),
         ImageVerdict::Error(error) => format!("{} {}", outcome.image, error.code),
+        ImageVerdict::Embedding(_) => panic!("{outcome:?}"),
     };
     outcomes.iter().map(label).collect()
 }
@@ -115,7 +114,7 @@ fn large(folder: &Path, name: &str, mib: usize, image: (String, PathBuf)) -> Ord
     });
     let model = serde_json::from_value(model).expect("a model");
     let (images, precision) = (vec![image], Precision::Fp32);
-    Order::Classify(Box::new(Classify { model, weights, images, top_k: 1, threshold: 0.0, precision }))
+    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
 }
 
 #[tokio::test]

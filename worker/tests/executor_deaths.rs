@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
-use shared::contract::{ErrorCode, Precision};
+use shared::contract::{ErrorCode, Output, Precision, Scores};
 use tokio_util::sync::CancellationToken;
+use worker::compute::Wanted;
 use worker::executor::{Classify, Death, Executor, ExecutorSettings, Order, Report, Say};
+
+/// One label a picture.
+const ONE: Wanted = Wanted { output: Output::Labels, scores: Scores::Softmax, top_k: 1, threshold: None };
 
 #[path = "../../tests/src/disk.rs"]
 pub mod disk;
@@ -90,14 +94,8 @@ impl Orders {
         let images = vec![("red".to_owned(), picture); count];
         let weights = self.path("weights");
         let model = serde_json::from_value(model).expect("a model");
-        Order::Classify(Box::new(Classify {
-            model,
-            weights,
-            images,
-            top_k: 1,
-            threshold: 0.0,
-            precision: Precision::Fp32,
-        }))
+        let precision = Precision::Fp32;
+        Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
     }
 }
 

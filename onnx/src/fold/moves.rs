@@ -16,7 +16,10 @@ pub(crate) fn made(shape: &[usize]) -> Result<usize, Problem> {
 /// A tensor whose element `i` is element `from[i]` of another.
 fn picked(x: &Tensor, shape: &[usize], from: &[usize]) -> Tensor {
     let data = match &x.data {
-        Data::Floats(data) => Data::Floats(from.iter().map(|at| data[*at]).collect()),
+        Data::Floats(data) => {
+            let data = data.to_floats();
+            Data::Floats(from.iter().map(|at| data[*at]).collect())
+        }
         Data::Ints(data) => Data::Ints(from.iter().map(|at| data[*at]).collect()),
     };
     Tensor { shape: shape.to_vec(), data }
@@ -164,7 +167,7 @@ pub(crate) fn reduce(op: &str, x: &Tensor, along: &[usize], keep: bool) -> Resul
                 "ReduceMax" => part.iter().copied().fold(f32::NEG_INFINITY, f32::max),
                 _ => part.iter().copied().fold(f32::INFINITY, f32::min),
             };
-            Data::Floats(data.chunks_exact(each).map(one).collect())
+            Data::Floats(data.to_floats().chunks_exact(each).map(one).collect())
         }
         Data::Ints(data) => {
             let one = |part: &[i64]| match op {

@@ -1,15 +1,14 @@
 //! Convolutions.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use engine::Window;
 use engine::graph::{Op, Value};
 
 use super::{Args, Importer, View, What};
 use crate::error::{Problem, refuse};
-use crate::limits;
 use crate::view::{self, Dim};
+use crate::{Numbers, limits};
 
 /// A convolution or product whose weights may still change.
 #[derive(Debug, Clone)]
@@ -19,7 +18,7 @@ pub(super) struct Pending {
     /// A convolution's window and groups.
     pub(super) window: Option<(Window, usize)>,
     pub(super) shape: Vec<usize>,
-    pub(super) weight: Arc<[f32]>,
+    pub(super) weight: Numbers,
     pub(super) bias: Option<Vec<f32>>,
 }
 
@@ -29,7 +28,8 @@ impl Pending {
         let mut new = self.clone();
         let inner = self.weight.len() / self.shape[0];
         if let Some(scale) = scale {
-            let rows = self.weight.chunks_exact(inner).zip(scale);
+            let mut room = Vec::new();
+            let rows = self.weight.read(&mut room).chunks_exact(inner).zip(scale);
             new.weight = rows.flat_map(|(row, scale)| row.iter().map(move |weight| weight * scale)).collect();
             new.bias.iter_mut().flatten().zip(scale).for_each(|(bias, scale)| *bias *= scale);
         }
@@ -160,7 +160,7 @@ impl Importer {
             if linear { (None, vec![filters, of_group]) } else { (Some((window, groups)), weight.shape.clone()) };
         let input = if linear { self.row(input)? } else { input };
         let name = args.call.node.inputs[1].to_string();
-        let pending = Pending { name, input, window: window_of, shape, weight: weight.to_floats(), bias };
+        let pending = Pending { name, input, window: window_of, shape, weight: weight.numbers(), bias };
         let axes = vec![
             self.example_axis(),
             view::axis(Dim::Channel, filters, 1),

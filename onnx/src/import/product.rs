@@ -1,13 +1,13 @@
 //! Products with constant matrices.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use engine::Window;
 use engine::graph::Op;
 
 use super::conv::Pending;
 use super::{Args, Importer, Item, View, What};
+use crate::Numbers;
 use crate::error::{Problem, refuse};
 use crate::tensor::{Data, Tensor};
 use crate::view::{self, Dim};
@@ -24,9 +24,9 @@ impl Importer {
             self.settle(&mut view)?;
             view.axes.swap(0, 1);
         }
-        let scaled = |values: Arc<[f32]>, by: f32| match by {
+        let scaled = |values: Numbers, by: f32| match by {
             1.0 => values,
-            by => values.iter().map(|x| x * by).collect(),
+            by => values.read(&mut Vec::new()).iter().map(|x| x * by).collect(),
         };
         let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
         let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
@@ -34,7 +34,7 @@ impl Importer {
         match args.known(2)? {
             None => Ok(view),
             Some(bias) => {
-                let bias = Tensor { shape: bias.shape.clone(), data: Data::Floats(scaled(bias.to_floats(), beta)) };
+                let bias = Tensor { shape: bias.shape.clone(), data: Data::Floats(scaled(bias.numbers(), beta)) };
                 self.with_constant("Add", view, &bias, false)
             }
         }
@@ -131,21 +131,23 @@ struct Matrix {
     rows: usize,
     columns: usize,
     /// Row by row, or with `turned` column by column.
-    values: Arc<[f32]>,
+    values: Numbers,
     turned: bool,
 }
 
 impl Matrix {
     /// Its numbers column by column, with row `i` in place `order[i]`.
-    fn by_column(&self, order: &[usize]) -> Arc<[f32]> {
+    fn by_column(&self, order: &[usize]) -> Numbers {
         let (rows, columns) = (self.rows, self.columns);
         let in_order = order.iter().copied().eq(0..rows);
         if self.turned && in_order {
             return self.values.clone();
         }
+        let mut room = Vec::new();
+        let values = self.values.read(&mut room);
         let mut result = vec![0.0; rows * columns];
         if self.turned {
-            for (to, from) in result.chunks_exact_mut(rows).zip(self.values.chunks_exact(rows)) {
+            for (to, from) in result.chunks_exact_mut(rows).zip(values.chunks_exact(rows)) {
                 from.iter().zip(order).for_each(|(value, place)| to[*place] = *value);
             }
             return result.into();
@@ -155,7 +157,7 @@ impl Matrix {
         for first in (0..columns).step_by(SOME) {
             let count = SOME.min(columns - first);
             for (row, place) in order.iter().enumerate() {
-                for (index, value) in self.values[row * columns + first..][..count].iter().enumerate() {
+                for (index, value) in values[row * columns + first..][..count].iter().enumerate() {
                     result[(first + index) * rows + place] = *value;
                 }
             }
@@ -171,7 +173,7 @@ fn matrix(tensor: &Tensor, transposed: bool) -> Result<Matrix, Problem> {
     if outer.iter().any(|size| *size != 1) || rows == 0 || columns == 0 {
         refuse!("its matrix is {:?}: one matrix is accepted", tensor.shape);
     }
-    let values = tensor.to_floats();
+    let values = tensor.numbers();
     let [rows, columns] = if transposed { [columns, rows] } else { [rows, columns] };
     Ok(Matrix { rows, columns, values, turned: transposed })
 }

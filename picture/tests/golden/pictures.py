@@ -139,7 +139,7 @@ def resized():
     source = np.where((xx < 30)[:, :, None], noise, np.stack([xx * 4, yy * 6, 255 - xx * 4], axis=-1)).astype(np.uint8)
     expected["resize/source"] = source
     picture = Image.fromarray(source)
-    for name in ("nearest", "bilinear", "bicubic", "lanczos"):
+    for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
         for height, width in ((13, 20), (41, 17), (45, 31), (4, 90), (1, 1)):
             kind = getattr(Image.Resampling, name.upper())
             expected[f"resize/{name}/{height}x{width}"] = np.array(picture.resize((width, height), kind))

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use anyhow::bail;
 use clap::ValueEnum;
-use shared::contract::{self, Batch, Job, Kind, MAX_MESSAGE, Work};
+use shared::contract::{self, Batch, Job, Kind, MAX_MESSAGE, Model, Output, Scores, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, get_optional_json, layout};
@@ -30,7 +30,7 @@ mod take;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet classify photos/ --model squeezenet\n  gannet classify 'photos/*.jpg' one.png @list.txt --model squeezenet@3f2a91c0 --top-k 1\n  find . -name '*.webp' | gannet classify - --model squeezenet > labels.jsonl\n  gannet classify photos/ --model resnet50 --precision bf16\n\nOne JSON line a picture: {\"image\", \"model\", \"predictions\": [{\"label\", \"index\", \"score\"}]} or {\"image\", \"model\", \"error\": {\"code\", \"message\"}}; \"model\" is the digest of the version, the same in all of a run, and \"precision\" stands beside it with --precision bf16. A line of a list is a file, a folder or an s3:// prefix as it stands there, never a pattern."
+    after_help = "Examples:\n  gannet classify photos/ --model squeezenet\n  gannet classify 'photos/*.jpg' one.png @list.txt --model squeezenet@3f2a91c0 --top-k 1\n  find . -name '*.webp' | gannet classify - --model squeezenet > labels.jsonl\n  gannet classify photos/ --model resnet50 --precision bf16\n  gannet classify photos/ --model tags --threshold 0.3\n  gannet classify photos/ --model squeezenet --output embedding > vectors.jsonl\n\nOne JSON line a picture: {\"image\", \"model\", \"predictions\": [{\"label\", \"index\", \"score\"}]}, {\"image\", \"model\", \"embedding\": [numbers]} or {\"image\", \"model\", \"error\": {\"code\", \"message\"}}; \"model\" is the digest of the version, the same in all of a run, and \"precision\" stands beside it with --precision bf16. A line of a list is a file, a folder or an s3:// prefix as it stands there, never a pattern."
 )]
 pub(super) struct Arguments {
     /// Files, folders, patterns of files, `@LIST` for a file of names, `-` for names on standard input, s3:// prefixes
@@ -39,13 +39,19 @@ pub(super) struct Arguments {
     /// The model, as `gannet model list` shows it; NAME@DIGEST for one version, the first eight digits or more
     #[arg(long, add = completions::versions())]
     model: Wanted,
-    /// Labels a picture
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    top_k: u32,
-    /// Leaves out labels with a lower score, 0 to 1
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    threshold: f64,
-    /// Pictures a job; fewer with more than 100 labels each, so that its result stays readable
+    /// Labels a picture [default: 5; with sigmoid scores all, up to 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    top_k: Option<u32>,
+    /// Leaves out labels with a lower score, 0 to 1; any number with raw scores [default: 0.5 with sigmoid scores, else none]
+    #[arg(long, allow_negative_numbers = true)]
+    threshold: Option<f64>,
+    /// What the network's outputs become [default: what the model says]
+    #[arg(long, value_enum)]
+    scores: Option<Scored>,
+    /// What is told of each picture
+    #[arg(long, value_enum, default_value_t = Told::Labels)]
+    output: Told,
+    /// Pictures a job; fewer with more than 100 labels each or embeddings, so that its result stays readable
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch_size: u32,
     /// `bf16` is faster where processors have AVX-512 BF16, and fp32 elsewhere; two pictures of each job are computed both ways
@@ -81,10 +87,67 @@ impl From<Precision> for contract::Precision {
     }
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if !(0.0..=1.0).contains(&arguments.threshold) {
-        bail!("--threshold is {}: 0 to 1 is accepted", arguments.threshold);
+/// What outputs become.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Scored {
+    /// Probabilities that add up to 1
+    Softmax,
+    /// A probability for each label alone
+    Sigmoid,
+    /// The outputs as they are
+    Raw,
+}
+
+/// What is told of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Told {
+    /// Its best labels
+    Labels,
+    /// The numbers that the network's last layer with weights reads: its features
+    Embedding,
+}
+
+impl Arguments {
+    /// The batch that they ask for, without pictures.
+    fn batch(&self, model: ObjectRef, manifest: &Model) -> anyhow::Result<Batch> {
+        let scores = self.scores.map(|scores| match scores {
+            Scored::Softmax => Scores::Softmax,
+            Scored::Sigmoid => Scores::Sigmoid,
+            Scored::Raw => Scores::Raw,
+        });
+        let output = match self.output {
+            Told::Labels => Output::Labels,
+            Told::Embedding => Output::Embedding,
+        };
+        if output == Output::Embedding {
+            let given = [
+                ("top-k", self.top_k.is_some()),
+                ("threshold", self.threshold.is_some()),
+                ("scores", scores.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                bail!("--{option} is for labels: --output embedding goes without");
+            }
+        }
+        let in_effect = scores.unwrap_or(manifest.scores);
+        match self.threshold {
+            Some(threshold) if in_effect == Scores::Raw && !threshold.is_finite() => {
+                bail!("--threshold is {threshold}: a finite number is accepted with raw scores")
+            }
+            Some(threshold) if in_effect != Scores::Raw && !(0.0..=1.0).contains(&threshold) => {
+                bail!("--threshold is {threshold}: 0 to 1 is accepted")
+            }
+            _ => {}
+        }
+        let all = u32::try_from(manifest.labels.len()).unwrap_or(u32::MAX).clamp(1, 1000);
+        let usual = if in_effect == Scores::Sigmoid { all } else { 5 };
+        let top_k = self.top_k.unwrap_or(usual);
+        let (threshold, precision) = (self.threshold, self.precision.into());
+        Ok(Batch { model, images: Vec::new(), top_k, threshold, scores, output, precision })
     }
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !(0.0..=1.0).contains(&arguments.min_agreement) {
         bail!("--min-agreement is {}: 0 to 1 is accepted", arguments.min_agreement);
     }
@@ -99,6 +162,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             manifest.config.input
         );
     }
+    let wanted = arguments.batch(model.clone(), &manifest)?;
     let found = images::find(&arguments.inputs, store, &session.places.store).await?;
     if let Some(left_out) = found.left_out() {
         eprintln!("note: {left_out}");
@@ -119,8 +183,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rest = format!("; the workers go on with this run, unless `gannet cancel {run}` stops them");
     }
     let agreement = Agreements::new(arguments.precision.into(), arguments.min_agreement, rest);
-    let mut lines = Lines::new(arguments.ordered, images.len(), model.sha256, agreement);
-    let labelled = label(&session, &arguments, &run, &model, images, &mut lines).await;
+    let mut lines = Lines::new(arguments.ordered, images.len(), model.sha256, agreement, wanted.output);
+    let labelled = label(&session, &arguments, &run, &wanted, images, &mut lines).await;
     lines.finish(labelled)
 }
 
@@ -140,7 +204,7 @@ async fn label(
     session: &Session,
     arguments: &Arguments,
     run: &Name,
-    model: &ObjectRef,
+    wanted: &Batch,
     images: Vec<Image>,
     lines: &mut Lines,
 ) -> anyhow::Result<()> {
@@ -155,16 +219,14 @@ async fn label(
         let indices: Vec<usize> = pictures.iter().map(|picture| picture.index).collect();
         let stamps: Vec<_> = pictures.iter().map(|picture| picture.stamp).collect();
         let images = pictures.into_iter().map(|picture| picture.image).collect();
-        let (top_k, threshold) = (arguments.top_k, arguments.threshold);
-        let precision = arguments.precision.into();
-        let batch = Batch { model: model.clone(), images, top_k, threshold, precision };
+        let batch = Batch { images, ..wanted.clone() };
         // The same pictures are the same job. Others are not, nor is a file that was changed: a run that is taken up
         // never gives them an old answer.
         let digest = Digest::of(&serde_json::to_vec(&(&batch, stamps))?).to_string();
         let id = JobId::new(format!("b{number:06}-{}", &digest[..12]))?;
         anyhow::Ok((indices, Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))
     };
-    let most = Batch::most_images(arguments.top_k).min(arguments.batch_size as usize);
+    let most = Batch::most_images(wanted.output, wanted.top_k).min(arguments.batch_size as usize);
     let batches = cut(pending, most).into_iter().enumerate().map(job);
     let batches = batches.collect::<anyhow::Result<Vec<_>>>()?;
     classify(session, &arguments.embedded, run, &batches, lines).await

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
-use shared::contract::{Batch, ImageRef, ImageVerdict, Job, JobResult, Kind, Precision, Work};
+use shared::contract::{Batch, ImageRef, ImageVerdict, Job, JobResult, Kind, Output, Precision, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Name, ObjectRef};
 use shared::store::{Store, layout};
@@ -93,7 +93,8 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
     let asked = Asked::Classification { model: model.clone(), images: images.len() as u64 };
     RunManifest::new(run.clone(), asked).create(session.store.as_ref()).await?;
     let id = JobId::new("b0000").expect("a letter and digits");
-    let batch = Batch { model: model.clone(), images, top_k: 3, threshold: 0.0, precision: Precision::Fp32 };
+    let (scores, output, precision) = (None, Output::Labels, Precision::Fp32);
+    let batch = Batch { model: model.clone(), images, top_k: 3, threshold: None, scores, output, precision };
     let job = Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) };
     let kinds = [Kind::Batch];
     let results =
@@ -105,7 +106,7 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
     let outcome = results.values().find_map(JobResult::batch).context("the pictures were not classified")?;
     let best = |verdict: &ImageVerdict| match verdict {
         ImageVerdict::Predictions(predictions) => predictions.first().cloned(),
-        ImageVerdict::Error(_) => None,
+        ImageVerdict::Embedding(_) | ImageVerdict::Error(_) => None,
     };
     let labelled: Vec<_> = outcome
         .images

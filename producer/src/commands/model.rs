@@ -96,7 +96,9 @@ Architectures: squeezenet1_1, resnet18, resnet34, resnet50, inception_v3.
 An ONNX file holds its network; beside it config.json may name labels and the input's size, and need not be there.
 preprocessor_config.json is Hugging Face's:
   {\"size\": {\"shortest_edge\": 256}, \"crop_size\": 224, \"image_mean\": [0.485, 0.456, 0.406], \"image_std\": [0.229, 0.224, 0.225]}
-labels.txt has one label a line, in the order of the outputs.
+Without it config.json may hold timm's pretrained_cfg, which says the same.
+labels.txt has one label a line, in the order of the outputs; config.json may hold id2label or label_names instead.
+\"problem_type\": \"multi_label_classification\" in config.json: scores are sigmoids, and any number of labels is told.
 Everything is checked before anything is sent.";
 
 /// Models that are looked at at once.

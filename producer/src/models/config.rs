@@ -3,7 +3,7 @@
 //! Gannet's own form, and as much of Hugging Face's as names a network that is known here.
 
 use serde_json::{Map, Value, json};
-use shared::contract::{Architecture, Network, Shape};
+use shared::contract::{Architecture, Network, Scores, Shape};
 use shared::strict::{self, Problem};
 
 /// What a `config.json` says.
@@ -11,8 +11,12 @@ use shared::strict::{self, Problem};
 pub(super) struct Config {
     pub(super) network: Described,
     pub(super) input: Option<Shape>,
-    /// From `id2label`.
+    /// From `id2label`, or timm's `label_names`.
     pub(super) labels: Option<Vec<String>>,
+    /// From `problem_type`.
+    pub(super) scores: Scores,
+    /// timm's account of what pictures become.
+    pub(super) pretrained: Option<Value>,
     /// From `num_labels` or `num_classes`.
     pub(super) classes: Option<usize>,
     /// Keys that nothing is done with.
@@ -34,7 +38,7 @@ pub(super) const ACCEPTED: &str = "{\"architecture\": \"resnet18\"} or {\"input\
 
 /// Keys that name an architecture; the first that is there counts.
 const NAMES: [&str; 3] = ["architecture", "architectures", "model_type"];
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 13] = [
     "architecture",
     "architectures",
     "model_type",
@@ -44,6 +48,9 @@ const KNOWN: [&str; 10] = [
     "label2id",
     "num_labels",
     "num_classes",
+    "label_names",
+    "pretrained_cfg",
+    "problem_type",
     "transform_input",
 ];
 /// Keys that other libraries write and that change no number.
@@ -54,9 +61,9 @@ const HARMLESS: [&str; 12] = [
     "dtype",
     "finetuning_task",
     "label2id",
+    "label_descriptions",
     "license",
     "name",
-    "problem_type",
     "source",
     "torch_dtype",
     "transformers_version",
@@ -88,27 +95,47 @@ pub(super) fn read(text: &[u8]) -> Result<Config, Problem> {
             None => None,
             Some((key, value)) => Some(strict::from_value(value).map_err(|problem| problem.inside(key))?),
         };
-    Ok(Config {
-        network: network(&map)?,
-        input: map.get("input").map(|value| strict::from_value(value).map_err(|p| p.inside("input"))).transpose()?,
-        labels: map.get("id2label").map(labels).transpose()?,
-        classes,
-        unused,
-    })
+    Ok(Config { network: network(&map)?, classes, unused, ..common(&map)? })
 }
 
-/// Reads the document beside an ONNX file: of it only labels and the input matter.
+/// What stands beside every network.
+fn common(map: &Map<String, Value>) -> Result<Config, Problem> {
+    let pretrained = map.get("pretrained_cfg").filter(|value| !value.is_null()).cloned();
+    let named = map.get("id2label").map(labels).transpose()?;
+    let listed = |key: &str, value: Option<&Value>| {
+        let value = value.and_then(|value| value.get("label_names")).filter(|value| !value.is_null());
+        value.map(|value| strict::from_value(value).map_err(|p| p.inside("label_names").inside(key))).transpose()
+    };
+    let labels = match (named, map.get("label_names").filter(|value| !value.is_null())) {
+        (Some(named), _) => Some(named),
+        (None, Some(value)) => Some(strict::from_value(value).map_err(|p| p.inside("label_names"))?),
+        (None, None) => listed("pretrained_cfg", pretrained.as_ref())?,
+    };
+    let scores = match map.get("problem_type").filter(|value| !value.is_null()) {
+        None => Scores::Softmax,
+        Some(value) => match value.as_str() {
+            Some("single_label_classification") => Scores::Softmax,
+            Some("multi_label_classification") => Scores::Sigmoid,
+            Some("regression") => Scores::Raw,
+            _ => {
+                let accepted = "single_label_classification (softmax), multi_label_classification (sigmoid) and regression \
+                                (raw outputs) are accepted";
+                return Err(Problem::new("problem_type", value, accepted));
+            }
+        },
+    };
+    let input = map.get("input").map(|value| strict::from_value(value).map_err(|p| p.inside("input"))).transpose()?;
+    Ok(Config { input, labels, scores, pretrained, ..Config::default() })
+}
+
+/// Reads the document beside an ONNX file, which has the network itself.
 pub(super) fn beside_onnx(text: &[u8]) -> Result<Config, Problem> {
     let map: Map<String, Value> = strict::json(text)?;
     if map.contains_key("layers") {
         let what = "stands beside an ONNX file, which holds its network: take out one of them".into();
         return Err(Problem { at: "layers".into(), what });
     }
-    Ok(Config {
-        input: map.get("input").map(|value| strict::from_value(value).map_err(|p| p.inside("input"))).transpose()?,
-        labels: map.get("id2label").map(labels).transpose()?,
-        ..Config::default()
-    })
+    common(&map)
 }
 
 fn network(map: &Map<String, Value>) -> Result<Described, Problem> {

@@ -6,12 +6,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use shared::contract::{Architecture, ModelConfig, ModelNetwork, Network, OnnxNetwork, Preprocessing};
+use shared::contract::{Architecture, ModelConfig, ModelNetwork, Network, OnnxNetwork, Preprocessing, Scores};
 use shared::strict;
 
 use super::config::{self, Config, Described};
 use super::onnx_file::OnnxFile;
 use super::preprocessor::{self, Preprocessor};
+use super::timm;
 use super::weights::{Sent, Weights};
 
 const CONFIG: &str = "config.json";
@@ -31,6 +32,8 @@ pub struct Folder {
     pub preprocessing: Preprocessing,
     /// Its labels, one an output.
     pub labels: Vec<String>,
+    /// What its outputs become.
+    pub scores: Scores,
     /// What the user should know though nothing is wrong.
     pub notes: Vec<String>,
     pub(super) weights: Parameters,
@@ -87,35 +90,27 @@ impl Folder {
         let config = text(&path(CONFIG))?.with_context(|| absent(&path(CONFIG), config::ACCEPTED))?;
         let config = config::read(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
         let channels = channels(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
-        let example = format!("for a network of torchvision's, for example, {}", preprocessor::EXAMPLE);
-        let preprocessor = text(&path(PREPROCESSOR))?.with_context(|| absent(&path(PREPROCESSOR), &example))?;
-        let preprocessor =
-            preprocessor::read(&preprocessor, channels).map_err(|problem| wrong(&path(PREPROCESSOR), problem))?;
+        let preprocessor = preprocessing(&config, channels, folder)?;
         let input = input(&config, &preprocessor, folder)?;
         let mut weights = open_weights(folder)?;
-        let (labels, labels_file) = labels(&config, folder)?;
-        let network =
-            network(&config, &input, &weights, labels.len()).map_err(|problem| wrong(&path(CONFIG), problem))?;
+        let labels = labels(&config, folder)?;
+        let classes = labels.as_ref().map(|(labels, _)| labels.len()).or(config.classes);
+        let network = network(&config, &input, &weights, classes).map_err(|problem| wrong(&path(CONFIG), problem))?;
         let parameters = network.parameters(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
         let ignores = |name: &str| matches!(config.network, Described::ByName(known) if known.ignores(name));
         weights.check(&parameters, ignores).map_err(|problem| wrong(&path(WEIGHTS), problem))?;
         weights.check_finite().map_err(|problem| wrong(&path(WEIGHTS), problem))?;
         let outputs = network.output_shape(&input).map_err(|problem| wrong(&path(CONFIG), problem))?;
-        if outputs != [labels.len()] {
-            bail!(
-                "`{}` has {} labels: the network has {outputs:?} outputs, one label for each is accepted",
-                labels_file.display(),
-                labels.len()
-            );
-        }
+        let mut notes = notes(&config, &preprocessor.preprocessing, &weights);
+        let labels = checked(labels, &outputs, &path(CONFIG), &mut notes)?;
         if let Some(classes) = config.classes.filter(|classes| *classes != labels.len()) {
             bail!("`{}` says {classes} classes: the network has {}", path(CONFIG).display(), labels.len());
         }
-        let notes = notes(&config, &preprocessor.preprocessing, &weights);
+        let scores = config.scores;
         let config = ModelConfig { input, network: network.into() };
         let weights = Parameters::Safetensors(weights);
         let path = folder.to_owned();
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes, weights, path })
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, scores, notes, weights, path })
     }
 
     fn read_onnx(folder: &Path, file: &Path) -> anyhow::Result<Self> {
@@ -125,10 +120,7 @@ impl Folder {
             None => Config::default(),
         };
         let channels = channels(&config).map_err(|problem| wrong(&path(CONFIG), problem))?;
-        let preprocessor = text(&path(PREPROCESSOR))?
-            .with_context(|| absent(&path(PREPROCESSOR), &format!("for example, {}", preprocessor::EXAMPLE)))?;
-        let preprocessor =
-            preprocessor::read(&preprocessor, channels).map_err(|problem| wrong(&path(PREPROCESSOR), problem))?;
+        let preprocessor = preprocessing(&config, channels, folder)?;
         let wanted = match (&config.input, preprocessor.output) {
             (Some(input), _) => Some([input[1], input[2]]),
             (None, size) => size.map(|(size, _)| size.map(|side| side as usize)),
@@ -144,19 +136,18 @@ impl Folder {
         }
         let config_input = Config { input: Some(onnx.input.clone()), ..Config::default() };
         let input = input(&config_input, &preprocessor, folder)?;
-        let (labels, labels_file) = labels(&config, folder)?;
-        if onnx.output != [labels.len()] {
-            bail!(
-                "`{}` has {} labels: the network has {:?} outputs, one label for each is accepted",
-                labels_file.display(),
-                labels.len(),
-                onnx.output
-            );
-        }
+        let mut notes = Vec::new();
+        let labels = checked(labels(&config, folder)?, &onnx.output, file, &mut notes)?;
+        let scores = if onnx.gives_scores {
+            notes.push("its outputs are scores already: they are told as they are".into());
+            Scores::Raw
+        } else {
+            config.scores
+        };
         let network = ModelNetwork::Onnx(OnnxNetwork { parameters: onnx.parameters });
         let (config, weights) = (ModelConfig { input, network }, Parameters::Onnx(onnx));
         let path = file.to_owned();
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, notes: Vec::new(), weights, path })
+        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, scores, notes, weights, path })
     }
 }
 
@@ -196,6 +187,21 @@ fn open_weights(folder: &Path) -> anyhow::Result<Weights> {
     Weights::open(&path).map_err(|error| anyhow!("`{}`: {error:#}", path.display()))
 }
 
+/// What pictures become: `preprocessor_config.json`, or what timm says in `config.json`.
+fn preprocessing(config: &Config, channels: usize, folder: &Path) -> anyhow::Result<Preprocessor> {
+    let path = folder.join(PREPROCESSOR);
+    match (text(&path)?, &config.pretrained) {
+        (Some(text), _) => preprocessor::read(&text, channels).map_err(|problem| wrong(&path, problem)),
+        (None, Some(pretrained)) => {
+            timm::read(pretrained, channels).map_err(|problem| wrong(&folder.join(CONFIG), problem))
+        }
+        (None, None) => {
+            let example = format!("for a network of torchvision's, for example, {}", preprocessor::EXAMPLE);
+            bail!(absent(&path, &example))
+        }
+    }
+}
+
 /// Channels of the input, which `config.json` may leave to us.
 fn channels(config: &Config) -> anyhow::Result<usize> {
     let Some(input) = &config.input else { return Ok(3) };
@@ -230,30 +236,24 @@ fn input(config: &Config, preprocessor: &Preprocessor, folder: &Path) -> anyhow:
 }
 
 /// The network; one that goes by name has the outputs that the weights have.
-fn network(config: &Config, input: &[usize], weights: &Weights, labels: usize) -> anyhow::Result<Network> {
+fn network(config: &Config, input: &[usize], weights: &Weights, classes: Option<usize>) -> anyhow::Result<Network> {
     let network = match &config.network {
         Described::ByLayers(network) => network.clone(),
         Described::Elsewhere => unreachable!("an ONNX file holds its network"),
         // A head of another network: the check that follows names all tensors.
         Described::ByName(known) => {
-            known.network(weights.rows(known.head()).filter(|rows| *rows > 0).unwrap_or(labels))
+            known.network(weights.rows(known.head()).filter(|rows| *rows > 0).or(classes).unwrap_or(1000))
         }
     };
     network.output_shape(input)?;
     Ok(network)
 }
 
-/// The labels and the file that they come from.
-fn labels(config: &Config, folder: &Path) -> anyhow::Result<(Vec<String>, PathBuf)> {
+/// The labels and the file that they come from, where there are some.
+fn labels(config: &Config, folder: &Path) -> anyhow::Result<Option<(Vec<String>, PathBuf)>> {
     let path = folder.join(LABELS);
     let Some(bytes) = text(&path)? else {
-        let missing = || {
-            format!(
-                "there is no `{}` and no `id2label` in {CONFIG}: write one label a line, in the order of the outputs",
-                path.display()
-            )
-        };
-        return Ok((config.labels.clone().with_context(missing)?, folder.join(CONFIG)));
+        return Ok(config.labels.clone().map(|labels| (labels, folder.join(CONFIG))));
     };
     let text = String::from_utf8(bytes).map_err(|error| wrong(&path, format!("is not UTF-8: {error}")))?;
     let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
@@ -263,7 +263,32 @@ fn labels(config: &Config, folder: &Path) -> anyhow::Result<(Vec<String>, PathBu
     if let Some(line) = labels.iter().position(String::is_empty) {
         bail!("`{}`: line {} is empty: one label a line is accepted", path.display(), line + 1);
     }
-    Ok((labels, path))
+    Ok(Some((labels, path)))
+}
+
+/// One label an output of the network in `file`; numbers where there are none.
+fn checked(
+    labels: Option<(Vec<String>, PathBuf)>,
+    outputs: &[usize],
+    file: &Path,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<String>> {
+    match (labels, outputs) {
+        (Some((labels, _)), [count]) if labels.len() == *count => Ok(labels),
+        (Some((labels, from)), _) => bail!(
+            "`{}` has {} labels: the network has {outputs:?} outputs, one label for each is accepted",
+            from.display(),
+            labels.len()
+        ),
+        (None, [count]) => {
+            notes.push(format!(
+                "there are no labels ({LABELS}, or `id2label` or `label_names` in {CONFIG}): they are the numbers 0 to {}",
+                count.saturating_sub(1)
+            ));
+            Ok((0..*count).map(|number| number.to_string()).collect())
+        }
+        (None, _) => bail!("`{}`: the network's outputs are {outputs:?}: a row of them is accepted", file.display()),
+    }
 }
 
 fn notes(config: &Config, preprocessing: &Preprocessing, weights: &Weights) -> Vec<String> {

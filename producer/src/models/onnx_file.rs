@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use engine::graph::{Activation, Op};
 use onnx::Options;
 
 use super::weights::Sent;
@@ -18,21 +19,21 @@ pub(super) struct OnnxFile {
     pub(super) input: Vec<usize>,
     pub(super) output: Vec<usize>,
     pub(super) parameters: u64,
+    /// Whether its last operation makes scores of its outputs.
+    pub(super) gives_scores: bool,
 }
 
 impl OnnxFile {
     /// Reads and imports a file; `size` is the input's, where the file leaves it open.
     pub(super) fn read(path: &Path, size: Option<[usize; 2]>) -> anyhow::Result<Self> {
         let network = onnx::load(path, &Options { size })?;
-        if network.parameters.iter().any(|values| values.iter().any(|value| !value.is_finite())) {
-            bail!(
-                "holds numbers that are not finite (NaN or infinite): no picture gets a score with them; export the network \
-                 before its training diverged"
-            );
-        }
-        engine::Net::new(&network.graph, 1, engine::Purpose::Infer, engine::Path::best())?;
+        let mut net = engine::Net::new(&network.graph, 1, engine::Purpose::Infer, engine::Path::best())?;
+        network.fill(&mut net)?;
         let whole = onnx::gathered(path)?;
+        let last = &network.graph.node(network.graph.output()).op;
+        let gives_scores = matches!(last, Op::Softmax | Op::Activation(Activation::Sigmoid));
         Ok(Self {
+            gives_scores,
             path: path.to_owned(),
             whole,
             input: network.graph.shape(network.graph.input()).to_vec(),

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use shared::contract::{Filter, Preprocessing, Resize};
+use shared::contract::{ChannelOrder, Filter, Preprocessing, Resize};
 use shared::strict::{self, Problem};
 
 /// What a `preprocessor_config.json` says.
@@ -44,6 +44,8 @@ struct Raw {
     resample: Option<u32>,
     do_center_crop: Option<bool>,
     crop_size: Option<Crop>,
+    crop_pct: Option<f64>,
+    do_flip_channel_order: Option<bool>,
     do_rescale: Option<bool>,
     rescale_factor: Option<f64>,
     do_normalize: Option<bool>,
@@ -69,11 +71,26 @@ enum Crop {
 /// Reads the document, for pictures of `channels` channels.
 pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem> {
     let mut map: Map<String, Value> = strict::json(text)?;
+    // What Hugging Face's own library wrote names its processor, which cuts parts of pixels off.
+    let cuts =
+        ["image_processor_type", "feature_extractor_type", "processor_class"].iter().any(|key| map.contains_key(*key));
+    // These enlarge the shorter edge without a word.
+    let enlarges = ["image_processor_type", "feature_extractor_type"].iter().any(|key| {
+        let name = map.get(*key).and_then(Value::as_str).unwrap_or_default();
+        ["ConvNext", "Levit"].iter().any(|kind| name.starts_with(kind))
+    });
     map.retain(|key, value| !value.is_null() && !HARMLESS.contains(&key.as_str()));
     // Whatever it is, it is not done.
     map.retain(|key, value| !(key.starts_with("do_") && *value == Value::Bool(false)) || is_known(key));
-    let raw: Raw = strict::from_value(&Value::Object(map))?;
+    let mut raw: Raw = strict::from_value(&Value::Object(map))?;
+    if enlarges && raw.crop_pct.is_none() {
+        raw.crop_pct = Some(224.0 / 256.0);
+    }
     let (resize, output) = geometry(&raw)?;
+    let resize = resize.map(|resize| match resize {
+        Resize::ShortestEdge(edge) if cuts => Resize::ShortestEdgeCut(edge),
+        other => other,
+    });
     let (mean, std) = normalisation(&raw, channels)?;
     let rescale = match (raw.do_rescale, raw.rescale_factor) {
         (Some(false), _) => 1.0,
@@ -86,16 +103,23 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
         Some(1) => Filter::Lanczos,
         None | Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
+        Some(4) => Filter::Box,
+        Some(5) => Filter::Hamming,
         Some(other) => {
-            let accepted = "0 (nearest), 1 (Lanczos), 2 (bilinear) and 3 (bicubic) are accepted";
+            let accepted = "0 (nearest), 1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box) and 5 (Hamming) are accepted";
             return Err(Problem::new("resample", other, accepted));
         }
     };
-    Ok(Preprocessor { preprocessing: Preprocessing { resize, filter, rescale, mean, std }, output })
+    let order = match raw.do_flip_channel_order {
+        Some(true) => ChannelOrder::Bgr,
+        _ => ChannelOrder::Rgb,
+    };
+    let standard = Preprocessing::standard(mean, std);
+    Ok(Preprocessor { preprocessing: Preprocessing { resize, filter, order, rescale, ..standard }, output })
 }
 
 fn is_known(key: &str) -> bool {
-    ["do_resize", "do_center_crop", "do_rescale", "do_normalize"].contains(&key)
+    ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order"].contains(&key)
 }
 
 type Geometry = (Option<Resize>, Option<([u32; 2], &'static str)>);
@@ -112,6 +136,9 @@ fn geometry(raw: &Raw) -> Result<Geometry, Problem> {
             return Err(Problem { at: "crop_size".into(), what: "is missing, and `do_center_crop` is true".into() });
         }
     };
+    if let Some(share) = raw.crop_pct {
+        return by_share(raw.size, share, crop);
+    }
     // A lone number was the shorter edge for processors that crop, and a square for those that do not.
     let square = raw.default_to_square.unwrap_or(crop.is_none());
     let resize = raw.size.map(|size| match size {
@@ -120,8 +147,8 @@ fn geometry(raw: &Raw) -> Result<Geometry, Problem> {
         Size::Exact { height, width } => Resize::Exact([height, width]),
     });
     let (least, key) = match resize {
-        Some(Resize::ShortestEdge(edge)) => ([edge, edge], "size.shortest_edge"),
-        Some(Resize::Exact(size)) => (size, "size"),
+        Some(Resize::ShortestEdge(edge) | Resize::ShortestEdgeCut(edge)) => ([edge, edge], "size.shortest_edge"),
+        Some(Resize::Exact(size) | Resize::Covering(size) | Resize::Inside(size)) => (size, "size"),
         None => ([u32::MAX; 2], "size"),
     };
     let accepted = |edges: [u32; 2], key| {
@@ -148,9 +175,34 @@ fn geometry(raw: &Raw) -> Result<Geometry, Problem> {
             Err(Problem::new("crop_size", format!("{crop:?}"), format!("at most `{key}`, {least:?}, is accepted")))
         }
         (_, Some(crop)) => accepted(crop, "crop_size").map(|()| (resize, Some((crop, "crop_size")))),
-        (Some(Resize::Exact(size)), None) => Ok((resize, Some((size, "size")))),
+        (Some(_), None) => Ok((resize, Some((least, "size")))),
         (None, None) => Ok((None, None)),
     }
+}
+
+/// As ConvNeXt's and PoolFormer's processors crop: a shorter edge that is larger by a share, except that large pictures are
+/// squeezed whole by the first.
+fn by_share(size: Option<Size>, share: f64, crop: Option<[u32; 2]>) -> Result<Geometry, Problem> {
+    let edge = match size {
+        None => 224,
+        Some(Size::Number(edge) | Size::Shortest { shortest_edge: edge }) => edge,
+        Some(Size::Exact { height, width }) => {
+            let accepted = "{shortest_edge} is accepted beside `crop_pct`";
+            return Err(Problem::new("size", format!("[{height}, {width}]"), accepted));
+        }
+    };
+    if crop.is_none() && edge >= 384 {
+        return Ok((Some(Resize::Exact([edge, edge])), Some(([edge, edge], "size.shortest_edge"))));
+    }
+    let (output, scaled) = (crop.unwrap_or([edge, edge]), (f64::from(edge) / share).floor());
+    let least = f64::from(output[0].max(output[1]).max(1));
+    if !(least..=f64::from(MOST_EDGE)).contains(&scaled) {
+        let accepted =
+            format!("above 0 to 1 is accepted, so that {output:?} can be cut out of at most {MOST_EDGE} pixels");
+        return Err(Problem::new("crop_pct", share, accepted));
+    }
+    let key = if crop.is_some() { "crop_size" } else { "size.shortest_edge" };
+    Ok((Some(Resize::ShortestEdge(scaled as u32)), Some((output, key))))
 }
 
 /// Longer edges are refused: the worker refuses them, too.

@@ -1,5 +1,7 @@
 //! Folders of every kind, good and bad; a model that goes into a store and comes out of it.
 
+mod processors;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,7 +203,9 @@ fn an_architecture_has_the_outputs_of_its_weights() {
     made.write("labels.txt", "cat\n");
     assert!(made.refused("labels.txt").contains("has 1 labels: the network has [2] outputs"));
     std::fs::remove_file(made.path("labels.txt")).expect("removed");
-    assert!(made.refused("labels.txt").contains("`id2label`"));
+    let folder = made.read().expect("a folder");
+    assert_eq!(folder.labels, ["0", "1"]);
+    assert!(folder.notes[1].contains("they are the numbers 0 to 1"), "{:?}", folder.notes);
     made.write("config.json", r#"{"architecture": "resnet18", "id2label": {"1": "dog", "0": "cat"}, "num_labels": 2}"#);
     assert_eq!(made.read().expect("a folder").labels, ["cat", "dog"]);
 }
@@ -381,7 +385,8 @@ fn preprocessing_is_hugging_faces() {
     assert_eq!(with(r#""size": 256, "crop_size": 224"#).preprocessing.resize, Some(Resize::ShortestEdge(256)));
     assert_eq!(with(r#""size": 224"#).preprocessing.resize, Some(Resize::Exact([224, 224])));
     assert_eq!(with(r#""size": {"height": 8, "width": 9}"#).output, Some(([8, 9], "size")));
-    for (number, filter) in [(0, Filter::Nearest), (1, Filter::Lanczos), (2, Filter::Bilinear), (3, Filter::Bicubic)] {
+    let filters = [Filter::Nearest, Filter::Lanczos, Filter::Bilinear, Filter::Bicubic, Filter::Box, Filter::Hamming];
+    for (number, filter) in filters.into_iter().enumerate() {
         assert_eq!(with(&format!(r#""resample": {number}"#)).preprocessing.filter, filter);
     }
     assert_eq!(with(r#""do_rescale": false, "rescale_factor": 0.1"#).preprocessing.rescale, 1.0);
@@ -394,12 +399,12 @@ fn preprocessing_is_hugging_faces() {
 fn preprocessing_that_is_not_understood_is_refused_by_name() {
     let made = Made::new();
     let cases = [
-        (r#""crop_pct": 0.875"#, "unknown field `crop_pct`"),
+        (r#""size": 4, "crop_pct": 1.5"#, "`crop_pct` is 1.5: above 0 to 1 is accepted"),
+        (r#""size": {"height": 4, "width": 4}, "crop_pct": 0.9"#, "{shortest_edge} is accepted beside `crop_pct`"),
         (r#""do_pad": true"#, "unknown field `do_pad`"),
-        (r#""do_flip_channel_order": true"#, "unknown field `do_flip_channel_order`"),
         (r#""image_maen": [0, 0, 0]"#, "did you mean `image_mean`?"),
         (r#""do_resize": false"#, "`do_resize` is false"),
-        (r#""resample": 4"#, "`resample` is 4: 0 (nearest)"),
+        (r#""resample": 6"#, "`resample` is 6: 0 (nearest)"),
         (r#""size": {"longest_edge": 4}"#, "`size` is wrong: a number, {shortest_edge} or {height, width}"),
         (r#""size": {"shortest_edge": 4}"#, "without `crop_size` every picture"),
         (r#""crop_size": 4"#, "give the `size` before the crop"),
@@ -464,7 +469,7 @@ async fn an_onnx_file_becomes_a_model_with_all_its_tensors() {
     assert!(matches!(&model.config.network, ModelNetwork::Onnx(network) if network.parameters > 10_000));
     assert!(model.weights.key.as_str().ends_with("/model.onnx"), "{:?}", model.weights);
     let sent = fetch_checked(store.as_ref(), &model.weights).await.expect("the file");
-    let network = ::onnx::parse(&sent, None, &::onnx::Options::default()).expect("it needs no other file");
+    let network = ::onnx::parse(sent, None, &::onnx::Options::default()).expect("it needs no other file");
     assert_eq!(network.output_shape, [10]);
     // The file itself may be named as well.
     let file = Folder::read(&made.path("model.onnx")).expect("a file");

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Scores;
 use crate::digest::Digest;
 use crate::names::ObjectRef;
 use crate::strict::Problem;
@@ -18,9 +19,15 @@ pub struct Batch {
     /// How many labels a picture.
     #[serde(default = "five")]
     pub top_k: u32,
-    /// Labels with a lower score are left out.
-    #[serde(default)]
-    pub threshold: f64,
+    /// Labels with a lower score are left out; 0.5 by default for sigmoid scores, none otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// What the outputs become; what the model says by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Scores>,
+    /// What is told of each picture.
+    #[serde(default, skip_serializing_if = "Output::is_labels")]
+    pub output: Output,
     /// How the network is computed, where the worker's machine is faster with it.
     #[serde(default, skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
@@ -48,6 +55,24 @@ impl Precision {
 
     fn is_full(&self) -> bool {
         *self == Self::Fp32
+    }
+}
+
+/// What is told of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// Its best labels.
+    #[default]
+    Labels,
+    /// What the network's last layer with weights (linear, or a convolution) reads; the mean over height and width where that
+    /// is a map.
+    Embedding,
+}
+
+impl Output {
+    fn is_labels(&self) -> bool {
+        *self == Self::Labels
     }
 }
 
@@ -104,22 +129,24 @@ pub struct Agreement {
     pub agreed: u32,
 }
 
-/// One picture's labels, or why it has none.
+/// One picture's labels or embedding, or why it has none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageOutcome {
     /// The picture, as the job called it.
     pub image: String,
-    /// Its labels or its error.
+    /// Its labels, its embedding or its error.
     #[serde(flatten)]
     pub verdict: ImageVerdict,
 }
 
-/// Labels or an error, never both.
+/// Labels, an embedding or an error: one of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageVerdict {
     /// The best labels, best first.
     Predictions(Vec<Prediction>),
+    /// The numbers that [`Output::Embedding`] asks for.
+    Embedding(Vec<f32>),
     /// Why there are none.
     Error(ImageError),
 }
@@ -132,7 +159,7 @@ pub struct Prediction {
     pub label: String,
     /// Its position among the model's outputs, from 0.
     pub index: u32,
-    /// Softmax probability, 0 to 1.
+    /// A probability from 0 to 1, or with raw scores any number.
     pub score: f64,
 }
 
@@ -153,11 +180,16 @@ pub struct ImageError {
 const MOST_IMAGES: usize = 1_000;
 /// Labels that a batch may ask for in all: its result is one object, read whole.
 const MOST_LABELS: usize = 100_000;
+/// Embeddings that a batch may ask for, likewise: of several thousand numbers each.
+const MOST_EMBEDDINGS: usize = 250;
 
 impl Batch {
-    /// The most pictures of a batch that asks for so many labels each.
-    pub fn most_images(top_k: u32) -> usize {
-        (MOST_LABELS / top_k.max(1) as usize).clamp(1, MOST_IMAGES)
+    /// The most pictures of a batch that asks for so many labels each, or for embeddings.
+    pub fn most_images(output: Output, top_k: u32) -> usize {
+        match output {
+            Output::Labels => (MOST_LABELS / top_k.max(1) as usize).clamp(1, MOST_IMAGES),
+            Output::Embedding => MOST_EMBEDDINGS,
+        }
     }
 
     /// Checks every value.
@@ -185,16 +217,30 @@ impl Batch {
         if !(1..=1_000).contains(&self.top_k) {
             return Err(Problem::new("batch.top_k", self.top_k, "1 to 1000 is accepted"));
         }
-        let most = Self::most_images(self.top_k);
+        let most = Self::most_images(self.output, self.top_k);
         if self.images.len() > most {
-            let (at, found) =
-                ("batch.images", format!("{} pictures with {} labels each", self.images.len(), self.top_k));
-            return Err(Problem::new(at, found, format!("at most {most} are accepted with so many labels")));
+            let (pictures, labels) = (self.images.len(), self.top_k);
+            let (found, with) = match self.output {
+                Output::Labels => (format!("{pictures} pictures with {labels} labels each"), "so many labels"),
+                Output::Embedding => (format!("{pictures} pictures with embeddings"), "embeddings"),
+            };
+            return Err(Problem::new("batch.images", found, format!("at most {most} are accepted with {with}")));
         }
-        if !(0.0..=1.0).contains(&self.threshold) {
-            return Err(Problem::new("batch.threshold", self.threshold, "0 to 1 is accepted"));
+        if self.output == Output::Embedding && (self.scores.is_some() || self.threshold.is_some()) {
+            let at = if self.scores.is_some() { "batch.scores" } else { "batch.threshold" };
+            return Err(Problem { at: at.into(), what: "stands beside embeddings, which have no scores".into() });
         }
-        Ok(())
+        // Where the model says what the outputs become, it is not known here.
+        let accepted = match self.scores {
+            Some(Scores::Softmax | Scores::Sigmoid) => (0.0..=1.0, "0 to 1 is accepted"),
+            None | Some(Scores::Raw) => (f64::MIN..=f64::MAX, "a finite number is accepted"),
+        };
+        match self.threshold {
+            Some(threshold) if !accepted.0.contains(&threshold) => {
+                Err(Problem::new("batch.threshold", threshold, accepted.1))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

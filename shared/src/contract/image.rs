@@ -51,8 +51,12 @@ impl ImageInput {
         let Some(resize) = self.resize else { return Ok(()) };
         resize.check()?;
         let [rows, columns] = match resize {
-            Resize::ShortestEdge(edge) => [edge; 2],
-            Resize::Exact(size) => size,
+            Resize::ShortestEdge(edge) | Resize::ShortestEdgeCut(edge) => [edge; 2],
+            Resize::Exact(size) | Resize::Covering(size) => size,
+            Resize::Inside(size) => {
+                let accepted = "`shortest_edge`, `shortest_edge_cut`, `exact` and `covering` are accepted";
+                return Err(Problem::new("resize", format!("inside {size:?}"), accepted));
+            }
         };
         if (rows as usize) < height || (columns as usize) < width {
             let accepted = format!("at least `size`, [{height}, {width}], is accepted: the rest is cut off");

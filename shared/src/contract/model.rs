@@ -20,6 +20,9 @@ pub struct Model {
     pub preprocessing: Preprocessing,
     /// The labels of its outputs, in order.
     pub labels: Vec<String>,
+    /// What its outputs become.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scores: Scores,
     /// Its parameters, as safetensors whose names and shapes are those of [`Network::parameters`]; or the ONNX file.
     pub weights: ObjectRef,
 }
@@ -68,6 +71,30 @@ impl From<Network> for ModelNetwork {
     }
 }
 
+/// What a network's outputs (logits) become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scores {
+    /// Probabilities that add up to 1: one label is right.
+    #[default]
+    Softmax,
+    /// A probability for each label alone, `1 / (1 + exp(-x))`: any number of labels may be right.
+    Sigmoid,
+    /// The outputs as they are.
+    Raw,
+}
+
+impl Scores {
+    /// Labels with a lower score are left out where nobody says another limit.
+    pub fn threshold(self) -> Option<f64> {
+        (self == Self::Sigmoid).then_some(0.5)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// How a picture becomes `[C, H, W]`: resized, cropped in the middle to the input's height and width,
 /// multiplied by `rescale`, then `(value - mean) / std` a channel. An input of one channel is luma.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,6 +106,15 @@ pub struct Preprocessing {
     /// How new pixels are made of old ones.
     #[serde(default)]
     pub filter: Filter,
+    /// Where the crop begins when an odd number of rows or columns is cut off.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub crop: Crop,
+    /// A byte a channel of what lies around a picture that is smaller than the input; zeros by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub border: Vec<u8>,
+    /// The order of the channels; `mean`, `std` and `border` have it, too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub order: ChannelOrder,
     /// What a byte is multiplied by.
     #[serde(default = "one_255th")]
     pub rescale: f64,
@@ -93,10 +129,38 @@ pub struct Preprocessing {
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
     /// The shorter edge gets so many pixels, the longer one keeps the shape: rounded to the nearest pixel, a half to the
-    /// even one. (torchvision and Hugging Face cut the rest off.)
+    /// even one.
     ShortestEdge(u32),
+    /// The same, but a part of a pixel is cut off, as torchvision and Hugging Face's processors do it.
+    ShortestEdgeCut(u32),
     /// Height and width, whatever the shape was.
     Exact([u32; 2]),
+    /// The smallest picture of its shape that covers this height and width, rounded as `shortest_edge` is.
+    Covering([u32; 2]),
+    /// The largest picture of its shape that lies inside this height and width, rounded likewise.
+    Inside([u32; 2]),
+}
+
+/// Where a crop in the middle begins when it leaves an odd number of rows or columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Crop {
+    /// The half is cut off, as Hugging Face does it.
+    #[default]
+    Down,
+    /// At the even one of the two rows or columns, as torchvision and timm do it.
+    Even,
+}
+
+/// The order of a picture's channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
 }
 
 /// Resampling filters, by their names in PIL; all of them widen when they shrink a picture (antialias).
@@ -112,6 +176,10 @@ pub enum Filter {
     Bicubic,
     /// A windowed sinc of six pixels.
     Lanczos,
+    /// The mean of the old pixels under a new one.
+    Box,
+    /// A windowed sinc of two pixels.
+    Hamming,
 }
 
 /// The longest edge that a picture is resized to.
@@ -124,8 +192,8 @@ impl Resize {
     /// An edge of 0, or a very long one.
     pub fn check(self) -> Result<(), Problem> {
         let edges = match self {
-            Self::ShortestEdge(edge) => [edge; 2],
-            Self::Exact(size) => size,
+            Self::ShortestEdge(edge) | Self::ShortestEdgeCut(edge) => [edge; 2],
+            Self::Exact(size) | Self::Covering(size) | Self::Inside(size) => size,
         };
         match edges.iter().find(|edge| !(1..=LONGEST_EDGE).contains(edge)) {
             Some(edge) => {
@@ -139,7 +207,8 @@ impl Resize {
 impl Preprocessing {
     /// Straight to the input's size, bytes to 0..1, standardised.
     pub fn standard(mean: Vec<f64>, std: Vec<f64>) -> Self {
-        Self { resize: None, filter: Filter::default(), rescale: one_255th(), mean, std }
+        let (crop, order, border) = (Crop::default(), ChannelOrder::default(), Vec::new());
+        Self { resize: None, filter: Filter::default(), crop, border, order, rescale: one_255th(), mean, std }
     }
 
     /// Checks every value, for an input of so many channels.
@@ -153,6 +222,10 @@ impl Preprocessing {
         }
         if self.std.len() != channels || self.std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
             return Err(Problem::new("std", format!("{:?}", self.std), format!("{accepted}, above 0")));
+        }
+        if !self.border.is_empty() && self.border.len() != channels {
+            let accepted = format!("{channels} bytes are accepted, one a channel");
+            return Err(Problem::new("border", format!("{:?}", self.border), accepted));
         }
         if !self.rescale.is_finite() || self.rescale <= 0.0 {
             return Err(Problem::new("rescale", self.rescale, "a number above 0 is accepted"));

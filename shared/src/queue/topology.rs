@@ -4,6 +4,7 @@
 //! Names carry the contract's major version, so an old and a new fleet share a broker. Everything is
 //! durable; every queue is a quorum queue. Whoever starts first declares.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -11,6 +12,10 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
 
 use crate::contract::{Kind, VERSION};
+
+/// [`VERSION`], unless a test lets this program play a fleet of another contract (`GANNET_TEST_CONTRACT=v2`).
+static SPOKEN: LazyLock<String> =
+    LazyLock::new(|| std::env::var("GANNET_TEST_CONTRACT").unwrap_or_else(|_| VERSION.into()));
 
 /// The waiting times of the retry queues, shortest first, with the ends of their names.
 pub const RETRIES: [(Duration, &str); 4] = [
@@ -35,7 +40,7 @@ const UNREACHED: i32 = 1_000_000_000;
 
 /// The full name of `object`, as in `gannet.v1.jobs`.
 pub fn name(object: &str) -> String {
-    format!("gannet.{VERSION}.{object}")
+    format!("gannet.{}.{object}", *SPOKEN)
 }
 
 /// The queue of a kind of jobs; also its routing key.

@@ -21,7 +21,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
-use shared::contract::{Batch, ImageRef, Job, Precision, Work};
+use shared::contract::{Batch, ImageRef, Job, Output, Precision, Work};
 use shared::digest::Digest;
 use shared::names::{JobId, Key, Name, ObjectRef};
 use shared::queue::rabbit::RabbitQueue;
@@ -142,7 +142,9 @@ impl Ours {
                 model: self.model.clone(),
                 images: vec![ImageRef::object("red.bmp", self.picture.clone())],
                 top_k: 1,
-                threshold: 0.0,
+                threshold: None,
+                scores: None,
+                output: Output::Labels,
                 precision: Precision::Fp32,
             };
             let id = JobId::new(format!("{number}"))?;

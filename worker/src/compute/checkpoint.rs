@@ -15,7 +15,7 @@ use shared::digest::Digest;
 use shared::strict;
 
 use super::ComputeError;
-use super::weights::{bad_file, read_bytes, take, write};
+use super::weights::{bad_file, mapped, take, write};
 
 const ENTRY: &str = "gannet.checkpoint";
 const FORMAT: u32 = 1;
@@ -112,7 +112,7 @@ pub(super) fn load(
     trial: &Trial,
     expected: &[Vec<(String, Vec<usize>)>; 2],
 ) -> Result<Contents, ComputeError> {
-    let bytes = read_bytes(path)?;
+    let bytes = mapped(path)?;
     let bad = |problem: String| bad_file(WHAT, path, problem);
     let damaged = |error| bad(format!("it is no safetensors file: {error}"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;

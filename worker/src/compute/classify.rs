@@ -3,14 +3,37 @@
 use std::path::Path;
 
 use engine::Purpose;
+use serde::{Deserialize, Serialize};
 use shared::contract::{
-    Agreement, ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Precision, Prediction,
-    Preprocessing,
+    Agreement, Batch, ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Output, Precision,
+    Prediction, Preprocessing, Scores,
 };
 
 use super::model::Model as Computed;
 use super::rows::Standard;
 use super::{Backend, ComputeError, simd, weights};
+
+/// What is wanted of each picture.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Labels or the embedding.
+    pub output: Output,
+    /// What the outputs become.
+    pub scores: Scores,
+    /// Labels a picture.
+    pub top_k: u32,
+    /// Labels with lower scores are left out.
+    pub threshold: Option<f64>,
+}
+
+impl Wanted {
+    /// What a batch asks for; what it leaves open is the model's.
+    pub fn of(batch: &Batch, model: &Model) -> Self {
+        let scores = batch.scores.unwrap_or(model.scores);
+        let threshold = batch.threshold.or(scores.threshold());
+        Self { output: batch.output, scores, top_k: batch.top_k, threshold }
+    }
+}
 
 /// Reads pictures for a model.
 #[derive(Debug, Clone)]
@@ -52,6 +75,7 @@ fn invalid(model: &Model, problem: impl std::fmt::Display) -> ComputeError {
 pub struct Classifier {
     model: Computed,
     rounded: Rounded,
+    output: Output,
     /// Of the present order.
     precision: Precision,
     agreement: Agreement,
@@ -80,7 +104,7 @@ impl Classifier {
     ///
     /// # Errors
     /// The model's parts do not fit each other, or the weights are not the model's.
-    pub fn load(model: &Model, weights: &Path, backend: &Backend) -> Result<Self, ComputeError> {
+    pub fn load(model: &Model, weights: &Path, output: Output, backend: &Backend) -> Result<Self, ComputeError> {
         let PictureReader { input, preprocessing } = PictureReader::of(model)?;
         let shape = model.config.input.as_slice();
         let batch = rayon::current_num_threads();
@@ -88,11 +112,13 @@ impl Classifier {
             let network = Network { layers: layers.clone() };
             network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
         }
-        let computed = computed(model, weights, batch, backend, engine::Precision::Fp32)?;
+        let computed = computed(model, weights, output, batch, backend, engine::Precision::Fp32)?;
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
         Ok(Self {
             model: computed,
-            rounded: Rounded::Unknown,
+            // Embeddings are in fp32 always.
+            rounded: if output == Output::Embedding { Rounded::Useless } else { Rounded::Unknown },
+            output,
             precision: Precision::Fp32,
             agreement: Agreement::default(),
             batch,
@@ -116,7 +142,8 @@ impl Classifier {
         if precision == Precision::Bf16 && matches!(self.rounded, Rounded::Unknown) {
             let has = matches!(backend, Backend::Engine) && simd().has_bf16();
             let rounded =
-                has.then(|| computed(model, weights, self.batch, backend, engine::Precision::Bf16)).transpose()?;
+                has.then(|| computed(model, weights, self.output, self.batch, backend, engine::Precision::Bf16));
+            let rounded = rounded.transpose()?;
             self.rounded = match rounded {
                 Some(rounded) if rounded.precision() == engine::Precision::Bf16 => Rounded::Ready(Box::new(rounded)),
                 _ => Rounded::Useless,
@@ -139,7 +166,7 @@ impl Classifier {
         self.model.bytes() + rounded
     }
 
-    /// The `top_k` best labels of each picture with a probability of at least `threshold`, best first.
+    /// The best labels of each picture, best first, or its embedding: what [`Classifier::load`] was told.
     /// One entry a picture, in order: `pictures` are names, repeated in the outcome, and what [`PictureReader::read`]
     /// gave for each.
     ///
@@ -150,29 +177,34 @@ impl Classifier {
     pub fn classify(
         &mut self,
         pictures: Vec<(String, Result<Vec<u8>, ImageError>)>,
-        top_k: u32,
-        threshold: f64,
+        wanted: &Wanted,
     ) -> Result<Vec<ImageOutcome>, ComputeError> {
         let mut outcomes = Vec::with_capacity(pictures.len());
         let mut rest = pictures.into_iter().peekable();
         while rest.peek().is_some() {
             let some: Vec<_> = rest.by_ref().take(self.batch).collect();
             let readable: Vec<&[u8]> = some.iter().filter_map(|(_, pixels)| pixels.as_deref().ok()).collect();
-            let mut scores = self.scores(&readable)?.into_iter();
+            let outputs = self.outputs(&readable)?;
+            let mut outputs = outputs.chunks_exact(self.model.outputs());
             for (image, pixels) in some {
-                let scores = pixels.and_then(|_| scores.next().expect("one for each that could be read"));
-                let verdict = match scores {
-                    Ok(scores) => ImageVerdict::Predictions(self.best(&scores, top_k as usize, threshold)),
-                    Err(error) => ImageVerdict::Error(error),
-                };
+                let verdict =
+                    pixels.and_then(|_| self.verdict(outputs.next().expect("one for each that could be read"), wanted));
+                let verdict = verdict.unwrap_or_else(ImageVerdict::Error);
                 outcomes.push(ImageOutcome { image, verdict });
             }
         }
         Ok(outcomes)
     }
 
-    /// The softmax of the logits of each picture, bytes `[channels, height, width]`.
-    fn scores(&mut self, pictures: &[&[u8]]) -> Result<Vec<Result<Vec<f64>, ImageError>>, ComputeError> {
+    fn verdict(&self, outputs: &[f32], wanted: &Wanted) -> Result<ImageVerdict, ImageError> {
+        match wanted.output {
+            Output::Labels => Ok(ImageVerdict::Predictions(self.best(&scores(outputs, wanted.scores)?, wanted))),
+            Output::Embedding => finite(outputs).map(|()| ImageVerdict::Embedding(outputs.to_vec())),
+        }
+    }
+
+    /// The network's outputs for pictures, bytes `[channels, height, width]`, one behind the other.
+    fn outputs(&mut self, pictures: &[&[u8]]) -> Result<Vec<f32>, ComputeError> {
         if pictures.is_empty() {
             return Ok(Vec::new());
         }
@@ -180,7 +212,7 @@ impl Classifier {
         for pixels in pictures {
             self.standard.extend(&mut input, pixels, |pixel| f32::from(*pixel));
         }
-        Ok(self.logits(&input)?.chunks_exact(self.labels.len()).map(softmax).collect())
+        self.logits(&input)
     }
 
     /// The logits of pictures as the network reads them. In bf16 the first of an order are computed in fp32, too.
@@ -203,11 +235,12 @@ impl Classifier {
         Ok(logits)
     }
 
-    fn best(&self, scores: &[f64], top_k: usize, threshold: f64) -> Vec<Prediction> {
-        let mut order: Vec<usize> = (0..scores.len()).filter(|index| scores[*index] >= threshold).collect();
+    fn best(&self, scores: &[f64], wanted: &Wanted) -> Vec<Prediction> {
+        let suffices = |index: &usize| wanted.threshold.is_none_or(|threshold| scores[*index] >= threshold);
+        let mut order: Vec<usize> = (0..scores.len()).filter(suffices).collect();
         // Stable: of equal scores the first label.
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-        order.truncate(top_k);
+        order.truncate(wanted.top_k as usize);
         let prediction = |index: usize| Prediction {
             label: self.labels[index].clone(),
             index: u32::try_from(index).unwrap_or(u32::MAX),
@@ -221,6 +254,7 @@ impl Classifier {
 fn computed(
     model: &Model,
     weights: &Path,
+    output: Output,
     batch: usize,
     backend: &Backend,
     precision: engine::Precision,
@@ -229,13 +263,16 @@ fn computed(
     match &model.config.network {
         ModelNetwork::Layers(layers) => {
             let network = Network { layers: layers.clone() };
-            let mut computed = Computed::with_precision(&network, shape, batch, Purpose::Infer, backend, precision)?;
+            let mut computed = match output {
+                Output::Labels => Computed::with_precision(&network, shape, batch, Purpose::Infer, backend, precision)?,
+                Output::Embedding => Computed::features(&network, shape, batch, backend)?,
+            };
             computed.set(&weights::read(weights, computed.parameters())?)?;
             Ok(computed)
         }
         ModelNetwork::Onnx(_) => {
-            let bytes = weights::read_bytes(weights)?;
-            Computed::of_onnx(&bytes, shape, model.labels.len(), batch, backend, precision)
+            let file = weights::mapped(weights)?;
+            Computed::of_onnx(file, shape, model.labels.len(), output, batch, backend, precision)
                 .map_err(|problem| invalid(model, problem))
         }
     }
@@ -246,6 +283,23 @@ fn first_largest(logits: &[f32]) -> Option<usize> {
     let finite = logits.iter().all(|logit| logit.is_finite());
     let larger = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
     (0..logits.len()).filter(|_| finite).reduce(larger)
+}
+
+fn finite(outputs: &[f32]) -> Result<(), ImageError> {
+    if outputs.iter().all(|output| output.is_finite()) {
+        return Ok(());
+    }
+    Err(ImageError { code: "failed".into(), message: "the network's outputs are not finite numbers".into() })
+}
+
+/// What one picture's outputs become.
+fn scores(outputs: &[f32], scores: Scores) -> Result<Vec<f64>, ImageError> {
+    let sigmoid = |output: &f32| 1.0 / (1.0 + libm::exp(-f64::from(*output)));
+    match scores {
+        Scores::Softmax => softmax(outputs),
+        Scores::Sigmoid => finite(outputs).map(|()| outputs.iter().map(sigmoid).collect()),
+        Scores::Raw => finite(outputs).map(|()| outputs.iter().map(|output| f64::from(*output)).collect()),
+    }
 }
 
 /// The softmax of one picture's logits.

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use candle_core::{DType, Device, Result as Computed, Tensor};
+use engine::graph::Graph;
 use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax;
 use engine::{Mode, Precision, Purpose};
 use rand_chacha::rand_core::Rng as _;
-use shared::contract::{Init, Network, Optimizer, Parameter, Training};
+use shared::contract::{Init, Network, Optimizer, Output, Parameter, Training};
 use shared::random;
 
 use super::graph::graph;
@@ -16,6 +18,9 @@ use super::{Backend, ComputeError, generic, simd};
 /// What the sums of an optimiser are called in a checkpoint.
 const SUMS: [&str; 2] = ["first", "second"];
 
+const NO_FEATURES: &str =
+    "the network has no embedding: its outputs come of no single layer with weights, linear or a convolution";
+
 /// A network with its parameters.
 pub(super) struct Model {
     net: Net,
@@ -23,6 +28,8 @@ pub(super) struct Model {
     dropouts: HashMap<u64, f64>,
     /// Numbers of an example.
     input: usize,
+    /// Numbers of its output.
+    outputs: usize,
 }
 
 /// What computes it.
@@ -60,7 +67,35 @@ impl Model {
     ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
         let parameters = network.parameters(input).map_err(|error| invalid(&error))?;
-        let graph = graph(network, input, &parameters)?;
+        Self::of_graph(graph(network, input, &parameters)?, parameters, batch, (purpose, precision), backend)
+    }
+
+    /// The part of a network that [`Graph::features`] computes, likewise. It has all the network's parameters.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`], and that the network has no such part.
+    pub(super) fn features(
+        network: &Network,
+        input: &[usize],
+        batch: usize,
+        backend: &Backend,
+    ) -> Result<Self, ComputeError> {
+        let parameters = network.parameters(input).map_err(|error| ComputeError::InvalidJob(error.to_string()))?;
+        let features = graph(network, input, &parameters)?.features();
+        let graph = features.ok_or_else(|| ComputeError::InvalidJob(NO_FEATURES.into()))?;
+        Self::of_graph(graph, parameters, batch, (Purpose::Infer, Precision::Fp32), backend)
+    }
+
+    fn of_graph(
+        graph: Graph,
+        parameters: Vec<Parameter>,
+        batch: usize,
+        (purpose, precision): (Purpose, Precision),
+        backend: &Backend,
+    ) -> Result<Self, ComputeError> {
+        let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
+        let count = |value| graph.shape(value).iter().product();
+        let (input, outputs) = (count(graph.input()), count(graph.output()));
         let dropouts = graph.nodes().iter().filter_map(|node| match node.op {
             engine::graph::Op::Dropout { rate, number } => Some((number, rate)),
             _ => None,
@@ -73,17 +108,23 @@ impl Model {
             }
             Backend::Candle(device) => Net::Generic(generic::Net::new(graph, device, DType::F32)?),
         };
-        Ok(Self { net, parameters, dropouts, input: input.iter().product() })
+        Ok(Self { net, parameters, dropouts, input, outputs })
     }
 
-    /// The network of an ONNX file with its parameters, for outputs alone.
+    /// Numbers of an example's output.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The network of an ONNX file with its parameters, for outputs alone, or for its features.
     ///
     /// # Errors
     /// What is wrong with the file, or with the network for this input and so many outputs.
     pub(super) fn of_onnx(
-        file: &[u8],
+        file: Bytes,
         input: &[usize],
         outputs: usize,
+        wanted: Output,
         batch: usize,
         backend: &Backend,
         precision: Precision,
@@ -100,14 +141,16 @@ impl Model {
             let shapes = format!("from {found:?} to {:?}", network.output_shape);
             return Err(format!("the ONNX file goes {shapes}: from {input:?} to [{outputs}] is needed"));
         }
-        if network.parameters.iter().any(|values| values.iter().any(|value| !value.is_finite())) {
-            return Err("the ONNX file holds numbers that are not finite (NaN or infinite)".into());
-        }
-        let net = engine::Net::with_precision(&network.graph, batch.max(1), Purpose::Infer, simd(), precision);
+        let graph = match wanted {
+            Output::Labels => network.graph.clone(),
+            Output::Embedding => network.graph.features().ok_or(NO_FEATURES)?,
+        };
+        let net = engine::Net::with_precision(&graph, batch.max(1), Purpose::Infer, simd(), precision);
         let mut net = net.map_err(|error| error.to_string())?;
-        network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
-        let net = Net::Engine(Box::new(net));
-        Ok(Self { net, parameters: Vec::new(), dropouts: HashMap::new(), input: input.iter().product() })
+        network.fill(&mut net).map_err(|error| error.to_string())?;
+        let (net, outputs) = (Net::Engine(Box::new(net)), graph.shape(graph.output()).iter().product());
+        let input = input.iter().product();
+        Ok(Self { net, parameters: Vec::new(), dropouts: HashMap::new(), input, outputs })
     }
 
     /// How its products are computed.
@@ -204,7 +247,7 @@ impl Model {
         Ok(())
     }
 
-    /// The logits `[N, classes]` of rows `[N, shape…]`.
+    /// The logits `[N, classes]`, or features, of rows `[N, shape…]`.
     pub(super) fn logits(&mut self, rows: &[f32]) -> Computed<Vec<f32>> {
         match &mut self.net {
             Net::Engine(net) => {

@@ -1,11 +1,13 @@
 //! Parameters in safetensors files.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::File;
 use std::path::Path;
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
+use memmap2::Mmap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use shared::contract::Parameter;
@@ -18,7 +20,7 @@ use super::ComputeError;
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub(super) fn read(path: &Path, parameters: &[Parameter]) -> Result<HashMap<String, Tensor>, ComputeError> {
-    let bytes = read_bytes(path)?;
+    let bytes = mapped(path)?;
     let bad = |problem: String| bad_file("the parameters", path, problem);
     let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("it is no safetensors file: {error}")))?;
     let expected: Vec<(String, &[usize])> = parameters.iter().map(|p| (p.name.clone(), p.shape.as_slice())).collect();
@@ -97,9 +99,19 @@ pub(super) fn write(
     })
 }
 
-/// A file's content.
-pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ComputeError> {
-    fs::read(path).map_err(|source| ComputeError::Disk { what: format!("read {}", path.display()), source })
+/// A file's content, where the system keeps it.
+pub(super) fn mapped(path: &Path) -> Result<Bytes, ComputeError> {
+    let mapped = || {
+        let file = File::open(path)?;
+        // Nothing can be mapped of a file that holds nothing.
+        if file.metadata()?.len() == 0 {
+            return Ok(Bytes::new());
+        }
+        // SAFETY: files of the cache get their names when they are whole, and are never written again. Who does so all the same
+        // ends an executor, which its worker survives.
+        unsafe { Mmap::map(&file) }.map(Bytes::from_owner)
+    };
+    mapped().map_err(|source| ComputeError::Disk { what: format!("read {}", path.display()), source })
 }
 
 /// An error about the file at `path`.

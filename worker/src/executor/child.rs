@@ -165,10 +165,11 @@ fn classify(
     held: &mut Held,
     teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
-    let classifier = held.models.get(&order.model, &order.weights, order.precision, &held.backend)?;
+    let (output, precision) = (order.wanted.output, order.precision);
+    let classifier = held.models.get(&order.model, &order.weights, output, precision, &held.backend)?;
     let mut outcomes = Vec::new();
     for chunk in pictures {
-        outcomes.extend(classifier.classify(chunk, order.top_k, order.threshold)?);
+        outcomes.extend(classifier.classify(chunk, &order.wanted)?);
         let fraction = outcomes.len() as f64 / order.images.len() as f64;
         if outcomes.len() < order.images.len() && teller.step(&Step { fraction, epoch: None }) == Flow::Pause {
             return Ok(teller.ended());

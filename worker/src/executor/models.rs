@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use shared::contract::{Model, Precision};
+use shared::contract::{Model, Output, Precision};
 
 use crate::compute::{Backend, Classifier, ComputeError};
 
@@ -21,6 +21,8 @@ pub(super) struct Models {
 struct Loaded {
     model: Model,
     weights: PathBuf,
+    /// What it computes: labels need another network than embeddings.
+    output: Output,
     classifier: Classifier,
 }
 
@@ -50,17 +52,20 @@ impl Models {
         &mut self,
         model: &Model,
         weights: &PathBuf,
+        output: Output,
         precision: Precision,
         backend: &Backend,
     ) -> Result<&mut Classifier, ComputeError> {
         // The manifest too: two models may share their weights and differ in their labels.
-        let known = self.loaded.iter().position(|loaded| loaded.weights == *weights && loaded.model == *model);
+        let is_wanted =
+            |loaded: &Loaded| loaded.weights == *weights && loaded.output == output && loaded.model == *model;
+        let known = self.loaded.iter().position(is_wanted);
         let mut loaded = match known {
             Some(at) => self.loaded.remove(at),
             None => {
                 self.make_room(self.expected(weights));
-                let classifier = Classifier::load(model, weights, backend)?;
-                Loaded { model: model.clone(), weights: weights.clone(), classifier }
+                let classifier = Classifier::load(model, weights, output, backend)?;
+                Loaded { model: model.clone(), weights: weights.clone(), output, classifier }
             }
         };
         let before = loaded.bytes();
@@ -132,14 +137,15 @@ mod tests {
         let each = {
             let mut models = Models::with_room(u64::MAX);
             let (model, weights) = &all[0];
-            models.get(model, weights, Precision::Fp32, &Backend::Engine).expect("loaded").bytes() as u64
+            models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded").bytes()
+                as u64
         };
         let file = (INPUTS * UNITS * size_of::<f32>()) as u64;
         assert!(each >= file, "{each} bytes are held of {file} of weights");
         let mut models = Models::with_room(2 * each + each / 2);
         let mut use_one = |name: &str| {
             let (model, weights) = &all[usize::from(name.as_bytes()[0] - b'a')];
-            models.get(model, weights, Precision::Fp32, &Backend::Engine).expect("loaded");
+            models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded");
             let held: u64 = models.loaded.iter().map(Loaded::bytes).sum();
             assert!(held <= models.room, "{held} bytes where {} have room", models.room);
             models.loaded.iter().map(|loaded| loaded.model.name.to_string()).collect::<Vec<_>>().concat()
@@ -153,7 +159,7 @@ mod tests {
         // One that has no room at all is held alone.
         models.room = each / 2;
         let (model, weights) = &all[2];
-        models.get(model, weights, Precision::Fp32, &Backend::Engine).expect("loaded");
+        models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded");
         assert_eq!(models.loaded.len(), 1);
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Agreement, Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Precision, Trial};
 
+use crate::compute::Wanted;
+
 /// To the executor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -50,10 +52,8 @@ pub struct Classify {
     pub weights: PathBuf,
     /// What the producer calls each picture, and its file.
     pub images: Vec<(String, PathBuf)>,
-    /// Labels a picture.
-    pub top_k: u32,
-    /// Lower scores are left out.
-    pub threshold: f64,
+    /// What is wanted of each.
+    pub wanted: Wanted,
     /// How to compute, where this machine is faster with it.
     pub precision: Precision,
 }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
-use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Precision, Work};
+use shared::contract::{ImageError, ImageOutcome, ImageVerdict, Job, JobResult, Output, Precision, Work};
 use shared::digest::Digest;
 
 use super::agreement::Agreements;
@@ -15,6 +15,8 @@ use crate::words::count;
 pub(super) struct Lines {
     ordered: bool,
     total: usize,
+    /// What pictures get, and what they then are.
+    words: [&'static str; 2],
     /// Lines that are out. In order, the next one is that of the picture with this number.
     written: usize,
     waiting: BTreeMap<usize, String>,
@@ -40,9 +42,13 @@ struct Line<'a> {
 
 impl Lines {
     /// None of `total` pictures has one yet.
-    pub(super) fn new(ordered: bool, total: usize, model: Digest, agreements: Agreements) -> Self {
+    pub(super) fn new(ordered: bool, total: usize, model: Digest, agreements: Agreements, output: Output) -> Self {
+        let words = match output {
+            Output::Labels => ["labels", "labelled"],
+            Output::Embedding => ["embedding", "embedded"],
+        };
         let (waiting, failed) = (BTreeMap::new(), BTreeMap::new());
-        Self { ordered, total, written: 0, waiting, labelled: 0, unsure: 0, failed, model, agreements }
+        Self { ordered, total, words, written: 0, waiting, labelled: 0, unsure: 0, failed, model, agreements }
     }
 
     /// Takes what a batch came to; `indices` are the numbers of its pictures.
@@ -84,6 +90,7 @@ impl Lines {
                 self.labelled += 1;
                 self.unsure += usize::from(labels.is_empty());
             }
+            ImageVerdict::Embedding(_) => self.labelled += 1,
             ImageVerdict::Error(error) => *self.failed.entry(error.code.clone()).or_default() += 1,
         }
         let precision = precision.filter(|_| self.agreements.is_asked());
@@ -125,16 +132,18 @@ impl Lines {
         }
         if self.unsure > 0 {
             let (unsure, labelled) = (self.unsure, count(self.labelled, "picture"));
-            eprintln!("note: {unsure} of {labelled} without an error got no label: none scores as high as --threshold");
+            eprintln!(
+                "note: {unsure} of {labelled} without an error got no label: none scores as high as the threshold"
+            );
         }
         let failed: usize = self.failed.values().sum();
         if failed == 0 {
-            eprintln!("{} labelled", count(self.labelled - self.unsure, "picture"));
+            eprintln!("{} {}", count(self.labelled - self.unsure, "picture"), self.words[1]);
             return Ok(());
         }
         let codes: Vec<String> = self.failed.iter().map(|(code, count)| format!("{count} {code}")).collect();
         let has = if failed == 1 { "has" } else { "have" };
-        bail!("{failed} of {} {has} no labels: {}", count(self.total, "picture"), codes.join(", "))
+        bail!("{failed} of {} {has} no {}: {}", count(self.total, "picture"), self.words[0], codes.join(", "))
     }
 }
 

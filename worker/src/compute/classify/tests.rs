@@ -1,6 +1,7 @@
 //! Pictures of every kind, good and bad.
 
 mod onnx;
+mod outputs;
 mod squeezenet;
 
 use std::path::PathBuf;
@@ -32,12 +33,22 @@ struct Whole {
 
 impl Whole {
     fn load(model: &Model, weights: &Path) -> Result<Self, ComputeError> {
-        Ok(Self { reader: PictureReader::of(model)?, classifier: Classifier::load(model, weights, &Backend::Engine)? })
+        Self::of(model, weights, Output::Labels)
+    }
+
+    fn of(model: &Model, weights: &Path, output: Output) -> Result<Self, ComputeError> {
+        let classifier = Classifier::load(model, weights, output, &Backend::Engine)?;
+        Ok(Self { reader: PictureReader::of(model)?, classifier })
     }
 
     fn classify(&mut self, images: &[(String, PathBuf)], top_k: u32, threshold: f64) -> Vec<ImageOutcome> {
+        let (output, scores, threshold) = (Output::Labels, Scores::Softmax, Some(threshold));
+        self.answer(images, &Wanted { output, scores, top_k, threshold })
+    }
+
+    fn answer(&mut self, images: &[(String, PathBuf)], wanted: &Wanted) -> Vec<ImageOutcome> {
         let read = |(name, path): &(String, PathBuf)| (name.clone(), self.reader.read(path));
-        self.classifier.classify(images.iter().map(read).collect(), top_k, threshold).expect("it computes")
+        self.classifier.classify(images.iter().map(read).collect(), wanted).expect("it computes")
     }
 }
 
@@ -66,7 +77,7 @@ fn picture(fixture: &Fixture, name: &str, scale: u32) -> (String, PathBuf) {
 fn predictions(outcome: &ImageOutcome) -> &[Prediction] {
     match &outcome.verdict {
         ImageVerdict::Predictions(predictions) => predictions,
-        ImageVerdict::Error(error) => panic!("{error:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -119,7 +130,7 @@ fn a_bad_picture_is_one_entry_and_changes_no_other() {
         .iter()
         .map(|outcome| match &outcome.verdict {
             ImageVerdict::Error(error) => error.code.as_str(),
-            ImageVerdict::Predictions(_) => "",
+            _ => "",
         })
         .collect();
     let expected = [
@@ -179,7 +190,7 @@ fn where_nothing_is_multiplied_in_bf16_it_is_fp32() {
     let weights = folder.path().join("weights");
     let zeros = Tensor::zeros((3, 64), DType::F32, &Device::Cpu).expect("a tensor");
     weights::write(&weights, &[("1.weight".into(), zeros)], None).expect("a file");
-    let mut classifier = Classifier::load(&linear, &weights, &Backend::Engine).expect("a classifier");
+    let mut classifier = Classifier::load(&linear, &weights, Output::Labels, &Backend::Engine).expect("a classifier");
     let alone = classifier.bytes();
     classifier.begin(Precision::Bf16, (&linear, &weights), &Backend::Engine).expect("ready");
     assert_eq!((classifier.precision(), classifier.bytes()), ((Precision::Fp32, None), alone));
@@ -220,7 +231,7 @@ fn weights_in_half_precision_are_accepted_and_a_counter_is_passed_over() {
         let mut classifier = Whole::load(&model(&[1, 8, 8], &layers, 3), &path)?;
         let (_, path) = picture(&fixture, "p", 1);
         let pixels = classifier.reader.read(&path).expect("a picture");
-        Ok::<_, ComputeError>(classifier.classifier.scores(&[&pixels])?.remove(0).expect("scores"))
+        Ok::<_, ComputeError>(softmax(&classifier.classifier.outputs(&[&pixels])?).expect("scores"))
     };
     let full = scores(DType::F32).expect("a classifier");
     let path = fixture.path("infinite");

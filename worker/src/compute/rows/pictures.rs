@@ -121,8 +121,8 @@ impl<'a> Pictures<'a> {
     fn decode(&self, row: usize, inputs: &[u8]) -> Result<Box<[u8]>, ComputeError> {
         // Both fit: `check` has seen that the last is the file's length.
         let file = &inputs[self.offsets[row] as usize..self.offsets[row + 1] as usize];
-        picture::decode(file, self.channels)
-            .and_then(|pixels| picture::fit(pixels, self.size, &self.preprocessing))
+        let [height, width] = self.size;
+        picture::prepare(file, [self.channels, height, width], &self.preprocessing)
             .map(Vec::into_boxed_slice)
             .map_err(|error| bad_file(&self.what, &self.path, format!("the picture of row {row}: {}", error.message)))
     }

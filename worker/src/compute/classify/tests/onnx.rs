@@ -30,7 +30,7 @@ fn its_scores_are_its_networks() {
     let outcomes = whole.classify(&[("picture".into(), picture)], 10, 0.0);
     let network = ::onnx::load(&path, &::onnx::Options::default()).expect("a network");
     let mut net = Net::new(&network.graph, 1, Purpose::Infer, Simd::best()).expect("a plan");
-    network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+    network.fill(&mut net).expect("finite parameters");
     let channel = |channel: usize| image.pixels().map(move |pixel| (f32::from(pixel.0[channel]) / 255.0 - 0.5) / 0.25);
     net.set_input(0, &(0..3).flat_map(channel).collect::<Vec<f32>>());
     net.forward(1, &Mode::Infer);
@@ -81,6 +81,41 @@ fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
     begin(&mut whole, Precision::Fp32);
     assert_eq!(whole.classify(&images, 10, 0.0), before.0);
     assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+}
+
+#[test]
+fn its_head_makes_its_outputs_of_its_embedding() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("picture");
+    let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * 4) as u8, (x * y % 256) as u8]);
+    RgbImage::from_fn(64, 64, pixel).save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
+    let picture = [("picture".to_owned(), picture)];
+    for name in ["mobilenet_v3-13.onnx", "resnet-11.onnx"] {
+        let answer = |output: Output| {
+            let wanted = Wanted { output, scores: Scores::Raw, top_k: 10, threshold: None };
+            Whole::of(&model(10), &file(name), output).expect("a model").answer(&picture, &wanted).remove(0)
+        };
+        let ImageVerdict::Embedding(embedding) = answer(Output::Embedding).verdict else { panic!("no embedding") };
+        let network = ::onnx::load(&file(name), &::onnx::Options::default()).expect("a network");
+        let head = network.graph.nodes().iter().rev().find_map(|node| match node.op {
+            engine::graph::Op::Linear { weight, bias } | engine::graph::Op::Conv { weight, bias, .. } => {
+                Some((weight, bias))
+            }
+            _ => None,
+        });
+        let (weight, bias) = head.expect("a head");
+        let parameter = |id: engine::graph::ParameterId| network.parameters[id.index()].read(&mut Vec::new()).to_vec();
+        let weight = parameter(weight);
+        let bias = bias.map(parameter);
+        let weights = weight.chunks_exact(embedding.len());
+        let products: Vec<f64> =
+            weights.map(|row| row.iter().zip(&embedding).map(|(a, b)| f64::from(a * b)).sum()).collect();
+        for prediction in predictions(&answer(Output::Labels)) {
+            let at = prediction.index as usize;
+            let expected = products[at] + bias.as_ref().map_or(0.0, |bias| f64::from(bias[at]));
+            assert!((prediction.score - expected).abs() < 1e-3, "{name}: {prediction:?} instead of {expected}");
+        }
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::json;
-use shared::contract::{Dataset, ImageVerdict, Model, ModelConfig, Trial};
+use shared::contract::{Dataset, ImageVerdict, Model, ModelConfig, Output, Scores, Trial};
 
 use super::*;
+use crate::compute::Wanted;
 use crate::compute::rows::Rows;
 use crate::compute::tests::noise;
 use crate::compute::{Backend, Classifier, Ended, Flow, PictureReader, Step, TrainingJob, evaluate, train};
@@ -105,6 +106,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             config: ModelConfig { input: image.shape(), network: trial.network.clone().into() },
             preprocessing: made.dataset.preprocessing(Some(&image)),
             labels: vec!["above".into(), "left".into()],
+            scores: Scores::default(),
             weights: trial.data.dataset.clone(),
         };
         let reader = PictureReader::of(&model).expect("a reader");
@@ -114,8 +116,9 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             (row.to_string(), reader.read(&path))
         };
         let pictures = made.files.iter().enumerate().map(read).collect();
-        let classified = Classifier::load(&model, &out, &Backend::Engine)
-            .and_then(|mut classifier| classifier.classify(pictures, 2, 0.0))
+        let wanted = Wanted { output: Output::Labels, scores: Scores::Softmax, top_k: 2, threshold: None };
+        let classified = Classifier::load(&model, &out, Output::Labels, &Backend::Engine)
+            .and_then(|mut classifier| classifier.classify(pictures, &wanted))
             .expect("a model");
         // Both losses from what each of the two saw: equal only if every pixel is.
         let (mut loss, mut wrong) = (0.0, 0u32);
