@@ -18,6 +18,7 @@ mod folder;
 mod onnx_file;
 mod pointer;
 mod preprocessor;
+mod processor;
 #[cfg(test)]
 mod tests;
 mod timm;
@@ -69,6 +70,7 @@ pub async fn promote(
         preprocessing,
         labels,
         scores: Scores::default(),
+        threshold: None,
         weights,
     };
     let source = Source::Trial { run: job.run.clone(), id: job.id.clone() };
@@ -88,7 +90,7 @@ pub async fn push(
     folder: Folder,
     progress: impl Fn(u64, u64) + Clone + Send + 'static,
 ) -> anyhow::Result<(ObjectRef, Model)> {
-    let Folder { config, preprocessing, labels, scores, weights, path, .. } = folder;
+    let Folder { config, preprocessing, labels, scores, threshold, weights, path, .. } = folder;
     let told = progress.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let kind = weights.name();
@@ -100,7 +102,7 @@ pub async fn push(
     let (kind, file, size, digest) = reading.await?.context("read the weights")?;
     let weights = send(store, (name, kind), digest, &file.path, size).await?;
     progress(2 * size, 2 * size);
-    let model = Model { name: name.clone(), config, preprocessing, labels, scores, weights };
+    let model = Model { name: name.clone(), config, preprocessing, labels, scores, threshold, weights };
     Ok((publish(store, &model, Source::of_files(&path), Change::Push).await?, model))
 }
 

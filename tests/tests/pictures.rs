@@ -126,7 +126,7 @@ async fn scores_and_embeddings_are_what_was_asked_for() {
         ensure!(scored(&above).iter().all(|one| one.len() == 1), "{above:?}");
         let vectors = run(&["--model", "colours", "--output", "embedding"]).await?;
         for line in &vectors {
-            ensure!(keys(line) == ["image", "embedding"], "{line}");
+            ensure!(keys(line) == ["image", "model", "embedding"], "{line}");
             let numbers: Vec<f64> =
                 line["embedding"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
             ensure!(numbers.len() == 3 && close(numbers[0], 0.96) && close(numbers[2], -0.92), "{line}");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::{Fleet, LIMIT, Process, eventually, studies};
+use tests::{Fleet, LIMIT, Process, eventually, json_lines, studies};
 
 /// What lets a program play one of the next contract.
 const NEXT: (&str, &str) = ("GANNET_TEST_CONTRACT", "v2");
@@ -52,15 +52,16 @@ async fn fleets_of_two_contracts_share_a_broker_and_a_store() {
             ensure!(workers == [worker.to_owned()].into(), "the jobs of {run} were computed by {workers:?}");
         }
         // Each sees its own workers, and both all runs: these lie in the store.
-        let status = |text: String| -> Result<Value> { Ok(serde_json::from_str(&text)?) };
         for (own, status) in [
-            ("old", status(fleet.gannet(&["status", "--format", "json"]).await?)?),
-            ("new", status(next(fleet, &["status", "--format", "json"])?.succeed(LIMIT).await?)?),
+            ("old", fleet.gannet(&["status", "--format", "json"]).await?),
+            ("new", next(fleet, &["status", "--format", "json"])?.succeed(LIMIT).await?),
         ] {
-            let workers = status["workers"].as_array().context("workers")?;
-            ensure!(workers.len() == 1 && workers[0]["worker"] == own, "{workers:?}");
-            let runs = status["runs"].as_array().context("runs")?;
-            ensure!(runs.len() == 2, "{runs:?}");
+            let rows = json_lines(&status)?;
+            let named = |kind: &str| -> BTreeSet<&str> {
+                rows.iter().filter(|row| row["what"] == kind).filter_map(|row| row["name"].as_str()).collect()
+            };
+            ensure!(named("worker") == [own].into(), "{status}");
+            ensure!(named("run") == ["after", "before"].into(), "{status}");
         }
         for worker in [&mut old, &mut new] {
             worker.terminate()?;
@@ -77,8 +78,8 @@ async fn a_rolling_restart_loses_no_slice() {
         const ROUNDS: usize = 3;
         fleet.push_pictures().await?;
         fleet.write("study.toml", &studies::long())?;
-        let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "rolling.progress", LIMIT).await?;
         let mut fleet_of_two = [fleet.worker("first-0")?, fleet.worker("second-0")?];
+        let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "rolling.progress", LIMIT).await?;
         let tune = fleet.start(&["tune", "study.toml", "--run", "rolling"])?;
         // For each trial how far it has come; and what went back.
         let (far, back) = (RefCell::new(BTreeMap::<String, f64>::new()), RefCell::new(Vec::new()));

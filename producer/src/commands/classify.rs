@@ -57,7 +57,7 @@ pub(super) struct Arguments {
     /// `bf16` is faster where processors have AVX-512 BF16, and fp32 elsewhere; two pictures of each job are computed both ways
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
-    /// With bf16: ends the run when, of at least 20 pictures, a smaller share has the same best label both ways, 0 to 1
+    /// With bf16: ends the run when, of at least 20 pictures, a smaller share has the same best label both ways, 0 to 1; of fewer, one more may differ
     #[arg(long, value_name = "SHARE", default_value_t = 0.98, allow_negative_numbers = true)]
     min_agreement: f64,
     /// Lines in the order of the input, not as they come
@@ -71,7 +71,7 @@ pub(super) struct Arguments {
 }
 
 /// [`contract::Precision`] on a command line.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Precision {
     #[default]
     Fp32,
@@ -128,6 +128,9 @@ impl Arguments {
             if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
                 bail!("--{option} is for labels: --output embedding goes without");
             }
+            if self.precision != Precision::Fp32 {
+                bail!("embeddings are computed in fp32: --output embedding goes without --precision");
+            }
         }
         let in_effect = scores.unwrap_or(manifest.scores);
         match self.threshold {
@@ -140,7 +143,8 @@ impl Arguments {
             _ => {}
         }
         let all = u32::try_from(manifest.labels.len()).unwrap_or(u32::MAX).clamp(1, 1000);
-        let usual = if in_effect == Scores::Sigmoid { all } else { 5 };
+        // Where a limit decides, it alone does.
+        let usual = if manifest.limit(scores).is_some() { all } else { 5 };
         let top_k = self.top_k.unwrap_or(usual);
         let (threshold, precision) = (self.threshold, self.precision.into());
         Ok(Batch { model, images: Vec::new(), top_k, threshold, scores, output, precision })

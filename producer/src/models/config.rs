@@ -14,7 +14,7 @@ pub(super) struct Config {
     /// From `id2label`, or timm's `label_names`.
     pub(super) labels: Option<Vec<String>>,
     /// From `problem_type`.
-    pub(super) scores: Scores,
+    pub(super) scores: Option<Scores>,
     /// timm's account of what pictures become.
     pub(super) pretrained: Option<Value>,
     /// From `num_labels` or `num_classes`.
@@ -112,11 +112,11 @@ fn common(map: &Map<String, Value>) -> Result<Config, Problem> {
         (None, None) => listed("pretrained_cfg", pretrained.as_ref())?,
     };
     let scores = match map.get("problem_type").filter(|value| !value.is_null()) {
-        None => Scores::Softmax,
+        None => None,
         Some(value) => match value.as_str() {
-            Some("single_label_classification") => Scores::Softmax,
-            Some("multi_label_classification") => Scores::Sigmoid,
-            Some("regression") => Scores::Raw,
+            Some("single_label_classification") => Some(Scores::Softmax),
+            Some("multi_label_classification") => Some(Scores::Sigmoid),
+            Some("regression") => Some(Scores::Raw),
             _ => {
                 let accepted = "single_label_classification (softmax), multi_label_classification (sigmoid) and regression \
                                 (raw outputs) are accepted";

@@ -34,6 +34,8 @@ pub struct Folder {
     pub labels: Vec<String>,
     /// What its outputs become.
     pub scores: Scores,
+    /// See [`shared::contract::Model::threshold`].
+    pub threshold: Option<f64>,
     /// What the user should know though nothing is wrong.
     pub notes: Vec<String>,
     pub(super) weights: Parameters,
@@ -106,11 +108,12 @@ impl Folder {
         if let Some(classes) = config.classes.filter(|classes| *classes != labels.len()) {
             bail!("`{}` says {classes} classes: the network has {}", path(CONFIG).display(), labels.len());
         }
-        let scores = config.scores;
+        let scores = scores(config.scores, labels.len());
         let config = ModelConfig { input, network: network.into() };
         let weights = Parameters::Safetensors(weights);
         let path = folder.to_owned();
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, scores, notes, weights, path })
+        let (preprocessing, threshold) = (preprocessor.preprocessing, None);
+        Ok(Self { config, preprocessing, labels, scores, threshold, notes, weights, path })
     }
 
     fn read_onnx(folder: &Path, file: &Path) -> anyhow::Result<Self> {
@@ -142,13 +145,22 @@ impl Folder {
             notes.push("its outputs are scores already: they are told as they are".into());
             Scores::Raw
         } else {
-            config.scores
+            scores(config.scores, labels.len())
         };
+        let several = onnx.gives_scores && config.scores == Some(Scores::Sigmoid);
+        let threshold = if several { Scores::Sigmoid.threshold() } else { None };
         let network = ModelNetwork::Onnx(OnnxNetwork { parameters: onnx.parameters });
         let (config, weights) = (ModelConfig { input, network }, Parameters::Onnx(onnx));
         let path = file.to_owned();
-        Ok(Self { config, preprocessing: preprocessor.preprocessing, labels, scores, notes, weights, path })
+        let preprocessing = preprocessor.preprocessing;
+        Ok(Self { config, preprocessing, labels, scores, threshold, notes, weights, path })
     }
+}
+
+/// What outputs become: what the file says; else of a single one a probability of its own, since a softmax of it would be 1 for every
+/// picture.
+fn scores(said: Option<Scores>, outputs: usize) -> Scores {
+    said.unwrap_or(if outputs == 1 { Scores::Sigmoid } else { Scores::Softmax })
 }
 
 fn wrong(file: &Path, problem: impl std::fmt::Display) -> anyhow::Error {

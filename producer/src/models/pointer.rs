@@ -160,7 +160,13 @@ async fn last(store: &dyn Store, name: &Name) -> Result<Option<(u32, Move)>, Sto
 /// The numbers of the moves that are kept, in order.
 async fn numbers(store: &dyn Store, name: &Name) -> Result<Vec<u32>, StoreError> {
     let files = store.children(&layout::model_pointer(name)).await?;
-    let mut numbers: Vec<u32> = files.iter().filter_map(|file| file.strip_suffix(".json")?.parse().ok()).collect();
+    // Other spellings of a number are no moves: `0999.json` would be looked for at `999.json` for ever. Nor is the last number there is:
+    // nothing could go behind it.
+    let number = |file: &String| -> Option<u32> {
+        let number = file.strip_suffix(".json")?.parse().ok().filter(|number| *number < u32::MAX)?;
+        layout::model_move(name, number).as_str().ends_with(&format!("/{file}")).then_some(number)
+    };
+    let mut numbers: Vec<u32> = files.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use shared::contract::{ChannelOrder, Filter, Preprocessing, Resize};
 use shared::strict::{self, Problem};
 
+use super::processor::{self, Cropping, Processor};
+
 /// What a `preprocessor_config.json` says.
 #[derive(Debug)]
 pub(super) struct Preprocessor {
@@ -79,10 +81,23 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
         let name = map.get(*key).and_then(Value::as_str).unwrap_or_default();
         ["ConvNext", "Levit"].iter().any(|kind| name.starts_with(kind))
     });
+    let name = processor::named(&map).map(str::to_owned);
+    if let Some(name) = name.as_deref().filter(|name| name.starts_with("Perceiver")) {
+        let accepted = "it crops before it resizes: processors that resize first are accepted";
+        return Err(Problem::new("image_processor_type", name, accepted));
+    }
+    let class = name.as_deref().and_then(Processor::find);
     map.retain(|key, value| !value.is_null() && !HARMLESS.contains(&key.as_str()));
     // Whatever it is, it is not done.
     map.retain(|key, value| !(key.starts_with("do_") && *value == Value::Bool(false)) || is_known(key));
+    map.retain(|key, value| key != "rescale_offset" || *value != Value::Bool(false));
+    // EfficientNet divides by the deviations once more, unless it is told not to.
+    let twice = class.is_some_and(|class| class.is("EfficientNet"))
+        && map.remove("include_top").is_none_or(|value| value != Value::Bool(false));
     let mut raw: Raw = strict::from_value(&Value::Object(map))?;
+    if let Some(class) = class {
+        complete(&mut raw, class);
+    }
     if enlarges && raw.crop_pct.is_none() {
         raw.crop_pct = Some(224.0 / 256.0);
     }
@@ -91,7 +106,10 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
         Resize::ShortestEdge(edge) if cuts => Resize::ShortestEdgeCut(edge),
         other => other,
     });
-    let (mean, std) = normalisation(&raw, channels)?;
+    let (mean, mut std) = normalisation(&raw, channels)?;
+    if twice {
+        std.iter_mut().for_each(|std| *std *= *std);
+    }
     let rescale = match (raw.do_rescale, raw.rescale_factor) {
         (Some(false), _) => 1.0,
         (_, None) => 1.0 / 255.0,
@@ -101,7 +119,8 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
     let filter = match raw.resample {
         Some(0) => Filter::Nearest,
         Some(1) => Filter::Lanczos,
-        None | Some(2) => Filter::Bilinear,
+        None => class.map_or(Filter::Bilinear, |class| class.filter),
+        Some(2) => Filter::Bilinear,
         Some(3) => Filter::Bicubic,
         Some(4) => Filter::Box,
         Some(5) => Filter::Hamming,
@@ -116,6 +135,22 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
     };
     let standard = Preprocessing::standard(mean, std);
     Ok(Preprocessor { preprocessing: Preprocessing { resize, filter, order, rescale, ..standard }, output })
+}
+
+/// Fills in what a class of processors does where nothing is said.
+fn complete(raw: &mut Raw, class: &Processor) {
+    raw.default_to_square.get_or_insert(class.square);
+    match class.crop {
+        Cropping::Off => _ = raw.do_center_crop.get_or_insert(false),
+        Cropping::Square(edge) if raw.do_center_crop != Some(false) => {
+            _ = raw.crop_size.get_or_insert(Crop::Number(edge))
+        }
+        Cropping::Square(_) | Cropping::Share => {}
+    }
+    if class.is("MobileViT") {
+        raw.do_normalize.get_or_insert(false);
+        raw.do_flip_channel_order.get_or_insert(true);
+    }
 }
 
 fn is_known(key: &str) -> bool {
@@ -139,7 +174,7 @@ fn geometry(raw: &Raw) -> Result<Geometry, Problem> {
     if let Some(share) = raw.crop_pct {
         return by_share(raw.size, share, crop);
     }
-    // A lone number was the shorter edge for processors that crop, and a square for those that do not.
+    // Where no class is named: a lone number was the shorter edge for most that crop, and a square for those that do not.
     let square = raw.default_to_square.unwrap_or(crop.is_none());
     let resize = raw.size.map(|size| match size {
         Size::Number(side) if square => Resize::Exact([side, side]),

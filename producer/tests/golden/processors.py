@@ -34,7 +34,15 @@ HUGGING_FACE = {
     "convnext": ("ConvNextImageProcessor", {"size": {"shortest_edge": 16}, "crop_pct": 0.8, "resample": 3, **MEAN}),
     "convnext-default": ("ConvNextImageProcessor", {"size": {"shortest_edge": 16}, "resample": 3, **MEAN}),
     "levit": ("LevitImageProcessor", {"size": {"shortest_edge": 16}, "crop_size": SQUARE, "resample": 3, **MEAN}),
-    "mobilevit": ("MobileViTImageProcessor", {"size": {"shortest_edge": 20}, "crop_size": SQUARE, "resample": 2, "do_flip_channel_order": True}),
+    "mobilevit": ("MobileViTImageProcessor", {"size": {"shortest_edge": 20}, "crop_size": SQUARE, "resample": 2}),
+    # What is not said is the class's.
+    "deit-lone": ("DeiTImageProcessor", {"size": 20, "crop_size": 16, "do_center_crop": True, **HALVES}),
+    "beit-lone": ("BeitImageProcessor", {"size": 18, "crop_size": 16, "do_center_crop": True, **HALVES}),
+    "beit-whole": ("BeitImageProcessor", {"size": 16, "crop_size": 12, **HALVES}),
+    "clip-lone": ("CLIPImageProcessor", {"size": 20, "crop_size": 16, **MEAN}),
+    "mobilenet-lone": ("MobileNetV2ImageProcessor", {"size": 20, "crop_size": 16, **HALVES}),
+    "efficientnet": ("EfficientNetImageProcessor", {"size": SQUARE, **MEAN}),
+    "efficientnet-once": ("EfficientNetImageProcessor", {"size": SQUARE, "include_top": False, **MEAN}),
 }
 TIMM = {
     "timm-center": {"input_size": [3, 16, 16], "interpolation": "bicubic", "crop_pct": 0.84, "crop_mode": "center"},
@@ -48,8 +56,6 @@ cases, tensors = {}, {"source": SOURCE}
 for name, (kind, config) in HUGGING_FACE.items():
     made = getattr(transformers, kind)(**config)(PICTURE, return_tensors="np")["pixel_values"][0]
     tensors[name] = np.ascontiguousarray(made, dtype=np.float32)
-    if kind == "MobileViTImageProcessor":
-        config = {**config, "do_normalize": False}
     cases[name] = {"image_processor_type": kind, **config}
 for name, config in TIMM.items():
     transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config), is_training=False)

@@ -23,11 +23,23 @@ pub struct Model {
     /// What its outputs become.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scores: Scores,
+    /// Labels with a lower score are left out where a batch says neither a limit nor other scores: of a model whose outputs are
+    /// probabilities already, and of which several labels may be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
     /// Its parameters, as safetensors whose names and shapes are those of [`Network::parameters`]; or the ONNX file.
     pub weights: ObjectRef,
 }
 
 impl Model {
+    /// The limit below which labels are left out where nobody says another; `scores` are a batch's own.
+    pub fn limit(&self, scores: Option<Scores>) -> Option<f64> {
+        match scores {
+            Some(scores) => scores.threshold(),
+            None => self.threshold.or(self.scores.threshold()),
+        }
+    }
+
     /// `[channels, height, width]`, where its input is a picture: grey or RGB.
     pub fn picture(&self) -> Option<[usize; 3]> {
         match *self.config.input.as_slice() {

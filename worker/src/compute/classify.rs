@@ -30,7 +30,7 @@ impl Wanted {
     /// What a batch asks for; what it leaves open is the model's.
     pub fn of(batch: &Batch, model: &Model) -> Self {
         let scores = batch.scores.unwrap_or(model.scores);
-        let threshold = batch.threshold.or(scores.threshold());
+        let threshold = batch.threshold.or(model.limit(batch.scores));
         Self { output: batch.output, scores, top_k: batch.top_k, threshold }
     }
 }

@@ -137,7 +137,8 @@ impl Model {
         let size = input.get(1..3).and_then(|size| <[usize; 2]>::try_from(size).ok());
         let network = onnx::parse(file, None, &onnx::Options { size }).map_err(|error| error.to_string())?;
         let found = network.graph.shape(network.graph.input());
-        if found != input || network.output_shape != [outputs] {
+        let numbers: usize = network.graph.shape(network.graph.output()).iter().product();
+        if found != input || network.output_shape != [outputs] || numbers != outputs {
             let shapes = format!("from {found:?} to {:?}", network.output_shape);
             return Err(format!("the ONNX file goes {shapes}: from {input:?} to [{outputs}] is needed"));
         }

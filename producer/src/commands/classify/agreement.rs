@@ -5,7 +5,8 @@ use shared::contract::{Agreement, BatchOutcome, Precision};
 
 use crate::words::count;
 
-/// So many pictures must have been compared before a run is refused: of fewer each weighs too much.
+/// So many pictures must have been compared before a run is refused while it runs: of fewer each weighs too much. At its end one more may
+/// differ.
 const ENOUGH: usize = 20;
 
 /// What the batches so far have said.
@@ -44,7 +45,20 @@ impl Agreements {
         self.agreed += agreed as usize;
         self.batches += 1;
         self.full += usize::from(outcome.precision == Precision::Fp32);
-        if self.compared >= ENOUGH && (self.agreed as f64) < self.least * self.compared as f64 {
+        if self.compared >= ENOUGH { self.check(0) } else { Ok(()) }
+    }
+
+    /// Says what was found, where it was asked for; after the last batch.
+    ///
+    /// # Errors
+    /// Too few agree, also where few were compared.
+    pub(super) fn finish(&self) -> anyhow::Result<()> {
+        self.tell();
+        self.check(usize::from(self.compared < ENOUGH))
+    }
+
+    fn check(&self, spared: usize) -> anyhow::Result<()> {
+        if ((self.agreed + spared) as f64) < self.least * self.compared as f64 {
             bail!(
                 "{} is too coarse for this model: of {} that were computed in fp32, too, {} have the same best label, and \
                  --min-agreement is {}; use --precision fp32{}",
@@ -58,7 +72,7 @@ impl Agreements {
         Ok(())
     }
 
-    /// Says it, where it was asked for.
+    /// Says what was found so far.
     pub(super) fn tell(&self) {
         if let Some(said) = self.said() {
             eprintln!("{said}");
@@ -110,6 +124,14 @@ mod tests {
         let refused = agreements.add(&outcome(Precision::Bf16, 2, 2)).expect_err("too few agree").to_string();
         assert!(
             refused.contains("of 20 pictures") && refused.contains("11 have") && refused.contains("--precision fp32")
+        );
+        let finished = |compared, agreed| {
+            let mut agreements = Agreements::new(Precision::Bf16, 0.98, String::new());
+            agreements.add(&outcome(Precision::Bf16, compared, agreed)).and_then(|()| agreements.finish()).is_ok()
+        };
+        assert_eq!(
+            [(2, 1), (2, 0), (18, 17), (18, 16), (18, 0), (1, 0), (0, 0)].map(|(of, n)| finished(of, n)),
+            [true, false, true, false, false, true, true]
         );
         let mut agreements = Agreements::new(Precision::Bf16, 0.98, String::new());
         for agreed in [1].into_iter().chain(std::iter::repeat_n(2, 24)) {

@@ -128,7 +128,7 @@ impl Lines {
                 self.agreements.tell();
                 return Err(error.context(so_far));
             }
-            Ok(()) => self.agreements.tell(),
+            Ok(()) => self.agreements.finish()?,
         }
         if self.unsure > 0 {
             let (unsure, labelled) = (self.unsure, count(self.labelled, "picture"));

@@ -107,6 +107,7 @@ fn a_model_of_the_trial_labels_pictures_as_training_saw_them() {
             preprocessing: made.dataset.preprocessing(Some(&image)),
             labels: vec!["above".into(), "left".into()],
             scores: Scores::default(),
+            threshold: None,
             weights: trial.data.dataset.clone(),
         };
         let reader = PictureReader::of(&model).expect("a reader");
