@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -11,6 +12,7 @@ use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
 use shared::names::Name;
 use shared::store::StoreError;
+use shared::traces;
 
 use crate::report::{self, Format, Listing, StudySummary};
 
@@ -105,6 +107,9 @@ struct Listed {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotKnown(String);
+
+/// For the last spans to reach a collector. One that is down is not waited for.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// "Temporary failure, indicating something that is not really an error" (`sysexits.h`).
 const EX_TEMPFAIL: u8 = 75;
@@ -219,8 +224,9 @@ impl Cli {
     /// It could not be done; the error says what to do.
     pub fn run(self) -> anyhow::Result<()> {
         logs::start(&self.log, self.log_format).map_err(anyhow::Error::msg)?;
+        traces::start("gannet", &std::process::id().to_string()).map_err(anyhow::Error::msg)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async {
+        let done = runtime.block_on(async {
             match self.command {
                 Command::Demo(arguments) => demo::run(arguments).await,
                 Command::Tune(arguments) => tune::run(arguments).await,
@@ -238,7 +244,9 @@ impl Cli {
                 Command::Data(command) => data::run(command).await,
                 Command::Model(command) => model::run(command).await,
             }
-        })
+        });
+        traces::finish(LAST_SPANS);
+        done
     }
 }
 

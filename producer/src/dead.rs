@@ -146,7 +146,14 @@ pub async fn revive(store: &dyn Store, dead: &DeadLetter, job: &Job) -> anyhow::
     store.delete(&result).await?;
     // Should it be put back twice after all, whoever takes it second finds the result.
     store.put(&layout::look(run), Bytes::from_static(b"{}")).await?;
-    let headers = Headers { message_id: fresh_message_id(), slice, reply: dead.reply.clone(), ..Headers::default() };
+    let headers = Headers {
+        message_id: fresh_message_id(),
+        slice,
+        reply: dead.reply.clone(),
+        traceparent: dead.traceparent.clone(),
+        previous: dead.previous.clone(),
+        ..Headers::default()
+    };
     let body = dead.job.clone().unwrap_or_default().into_bytes();
     Ok(Revived { letter: Letter { kind: job.kind(), body, headers }, damaged })
 }

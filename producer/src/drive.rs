@@ -14,6 +14,7 @@ use shared::names::{JobId, Name};
 use shared::queue::{Event, Events, Queue, QueueError, topology};
 use shared::store::{Store, StoreError, fetch_checked, layout};
 use shared::strict;
+use shared::traces;
 use tokio::time::{Instant, timeout_at};
 
 use crate::enqueue::{self, Enqueue, Lost, PART, Published};
@@ -72,7 +73,8 @@ impl Drive<'_> {
         let Some(first) = jobs.first() else { return Ok(BTreeMap::new()) };
         let mut state = State {
             kind: first.kind(),
-            wanted: jobs.iter().map(|job| job.id.clone()).collect(),
+            wanted: jobs.iter().map(|job| (job.id.clone(), job)).collect(),
+            collects: false,
             results: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             moved: Instant::now(),
@@ -81,6 +83,7 @@ impl Drive<'_> {
         // Before the first publish, so that no result is missed.
         let mut events = self.queue.watch(self.run).await?;
         self.reconcile(&mut state).await?;
+        state.collects = true;
         let mut waiting: Vec<&Job> = jobs.iter().rev().filter(|job| !state.results.contains_key(&job.id)).collect();
         let noted = enqueue::noted(self.store, self.run).await?;
         state.doubtful = waiting.iter().map(|job| job.id.clone()).filter(|id| noted.contains_key(id)).collect();
@@ -280,7 +283,9 @@ impl Due {
 struct State<'a> {
     /// A run's jobs are of one kind.
     kind: Kind,
-    wanted: BTreeSet<JobId>,
+    wanted: BTreeMap<JobId, &'a Job>,
+    /// Whether what comes is heard of for the first time, and not what stood in the store before.
+    collects: bool,
     results: BTreeMap<JobId, JobResult>,
     /// Jobs that may or may not be on the queue.
     doubtful: BTreeSet<JobId>,
@@ -292,8 +297,11 @@ struct State<'a> {
 impl State<'_> {
     /// Keeps a result once, however often it is published; others of the run are not ours.
     fn take(&mut self, result: JobResult) -> bool {
-        if !self.wanted.contains(&result.id) || self.results.contains_key(&result.id) {
+        let Some(job) = self.wanted.get(&result.id).filter(|_| !self.results.contains_key(&result.id)) else {
             return false;
+        };
+        if self.collects {
+            drop(traces::letters::collect(job, &result));
         }
         (self.tell)(News::Result(&result));
         self.doubtful.remove(&result.id);

@@ -16,6 +16,7 @@ use shared::digest::Digest;
 use shared::names::{JobId, Name};
 use shared::queue::{Letter, Queue, QueueError, topology};
 use shared::store::{Created, Store, StoreError, get_json, layout, settle_json};
+use shared::traces::letters::{Time, enqueue};
 use tokio::time::Instant;
 
 use crate::patience::{ask_store, patiently};
@@ -98,8 +99,7 @@ impl Enqueue<'_> {
         if self.note(jobs).await? == Created::Exists {
             return Ok(Published::BySomebodyElse);
         }
-        let letters: Vec<Letter> = jobs.iter().map(|job| Letter::new(job)).collect();
-        match self.queue.publish(&letters).await {
+        match self.publish(jobs, Time::First).await {
             Ok(()) => Ok(Published::Surely),
             Err(error) if error.is_passing() => Ok(Published::Perhaps(error)),
             Err(error) => Err(error.into()),
@@ -115,8 +115,18 @@ impl Enqueue<'_> {
             return Ok(());
         }
         self.store.put(&layout::look(self.run), Bytes::from_static(b"{}")).await?;
-        let letters: Vec<Letter> = jobs.iter().map(|job| Letter::new(job)).collect();
-        Ok(self.queue.publish(&letters).await?)
+        Ok(self.publish(jobs, Time::Again).await?)
+    }
+
+    /// Publishes the first letters of jobs, each with a span of a trace.
+    async fn publish(&self, jobs: &[&Job], time: Time) -> Result<(), QueueError> {
+        let mut letters: Vec<Letter> = jobs.iter().map(|job| Letter::new(job)).collect();
+        let mut spans = enqueue(&mut letters, jobs.iter().copied(), time);
+        let published = self.queue.publish(&letters).await;
+        if let Err(error) = &published {
+            spans.iter_mut().for_each(|span| span.fail(error));
+        }
+        published
     }
 
     /// Those of `doubtful` that nobody has, where that can be told now. One may have got its result meanwhile.

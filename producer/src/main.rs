@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use producer::commands::{Cli, complete_if_asked, status_of};
-use shared::arguments;
+use shared::{arguments, logs};
 
 fn main() -> ExitCode {
     // The executors of the workers inside this command are this very program.
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match arguments::parse::<Cli>().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gannet: {error:#}");
+            logs::last_word("gannet", &error);
             ExitCode::from(status_of(&error))
         }
     }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,11 @@ pub async fn open(places: &Places) -> Result<Arc<dyn Queue>, QueueError> {
 pub trait Queue: Send + Sync + fmt::Debug {
     /// Where it is, without credentials, for messages to people.
     fn place(&self) -> String;
+
+    /// Whether the last connection lives, as far as is known without asking. Calls connect again by themselves.
+    fn is_connected(&self) -> bool {
+        true
+    }
 
     /// Publishes jobs, all confirmed when this returns. After an error some may have been published:
     /// publishing them again ([`Letter::again`]) is harmless, since a job's id makes its result one.
@@ -190,8 +195,11 @@ pub struct Headers {
     pub message_id: String,
     /// Where a client wants its results too.
     pub reply: Option<Reply>,
-    /// W3C trace context.
+    /// W3C trace context: whose children the spans of its deliveries are (header `traceparent`).
     pub traceparent: Option<String>,
+    /// The span of the delivery that published this letter, where one did: a slice before, an attempt before (header
+    /// `gannet-previous`, 16 hexadecimal digits).
+    pub previous: Option<String>,
     /// Which slice of the job this delivery is to compute, from 0 (header `gannet-slice`).
     pub slice: u32,
     /// Attempts that were spent so far (header `gannet-attempts`, as JSON).
@@ -237,6 +245,9 @@ pub struct Delivery {
     pub letter: Letter,
     /// Whether an earlier delivery of it was not settled.
     pub redelivered: bool,
+    /// When it was put where it was taken from, or was due to be: by the clock of whoever did. Unknown where a client does
+    /// not say.
+    pub enqueued: Option<SystemTime>,
     /// Cancelled when it can no longer be settled (the connection or the lease is lost): drop the
     /// work, it has gone to somebody else.
     pub lost: CancellationToken,
@@ -278,6 +289,12 @@ pub struct DeadLetter {
     /// Where a client wants the result, too: for when the job is put back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Reply>,
+    /// W3C trace context of its letter: for when the job is put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The span of the delivery that gave up, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     /// When, RFC 3339.
     pub at: jiff::Timestamp,
 }
@@ -376,6 +393,8 @@ impl DeadLetter {
             job,
             job_hex,
             reply: letter.headers.reply.clone(),
+            traceparent: letter.headers.traceparent.clone(),
+            previous: letter.headers.previous.clone(),
             at: jiff::Timestamp::now(),
         }
     }

@@ -9,16 +9,18 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 21] = [
+pub const VARIABLES: [&str; 23] = [
     "GANNET_AMQP_URL",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
     "GANNET_DEVICE",
     "GANNET_EXECUTOR_MIB",
+    "GANNET_EXIT_WHEN_IDLE",
     "GANNET_HOME",
     "GANNET_KINDS",
     "GANNET_LOG",
     "GANNET_LOG_FORMAT",
+    "GANNET_METRICS",
     "GANNET_RECYCLE_JOBS",
     "GANNET_RECYCLE_MIB",
     "GANNET_S3_ENDPOINT",

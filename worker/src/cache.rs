@@ -22,12 +22,14 @@ use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::store::{Store, StoreError};
 
+mod counts;
 mod files;
 mod index;
 mod room;
 
 use crate::compute::is_full;
 use crate::failpoint;
+pub use counts::Counts;
 use files::{Files, Incoming, Pin, Stripe, lacks_descriptors};
 
 /// How long to wait before looking again for a file that somebody else downloads. Looking costs some
@@ -113,8 +115,16 @@ impl Cache {
     /// # Errors
     /// The folder cannot be made or read.
     pub fn open(folder: impl Into<PathBuf>, limit: u64) -> Result<Self, CacheError> {
-        let inner =
-            Inner { files: Files::open(folder.into())?, limit, told: AtomicBool::new(false), state: Mutex::default() };
+        Self::open_counted(folder, limit, Counts::default())
+    }
+
+    /// As [`Cache::open`], and counts what it does there.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn open_counted(folder: impl Into<PathBuf>, limit: u64, counts: Counts) -> Result<Self, CacheError> {
+        let files = Files::open(folder.into())?;
+        let inner = Inner { files, limit, counts, told: AtomicBool::new(false), state: Mutex::default() };
         inner.make_room()?;
         Ok(Self(Arc::new(inner)))
     }
@@ -127,16 +137,22 @@ impl Cache {
         let digest = object.sha256;
         // A few system calls, less than the way to another thread and back.
         if let Some(pin) = self.0.known(digest) {
+            self.0.counts.hits.inc();
             return Ok(self.cached(digest, 0, pin));
         }
         let stripe = loop {
             match self.blocking(move |inner| inner.look(digest)).await? {
-                Look::Here(pin) => return Ok(self.cached(digest, 0, pin)),
+                Look::Here(pin) => {
+                    self.0.counts.hits.inc();
+                    return Ok(self.cached(digest, 0, pin));
+                }
                 Look::Absent(stripe) => break stripe,
                 Look::Busy => tokio::time::sleep(PAUSE).await,
             }
         };
+        self.0.counts.misses.inc();
         let (incoming, size) = self.download(store, object).await?;
+        self.0.counts.fetched.inc_by(size);
         let (place, key) = (store.place(), object.key.clone());
         let accept = move |inner: &Inner| match inner.accept(digest, &incoming)? {
             Ok(pin) => {
@@ -207,6 +223,7 @@ enum Look {
 struct Inner {
     files: Files,
     limit: u64,
+    counts: Counts,
     /// Whether it was told that an object is larger than the limit.
     told: AtomicBool,
     /// Held for moments, never across file work.

@@ -74,6 +74,9 @@ pub trait Watch {
     /// A step is done: one of training, or a part of an evaluation.
     fn step(&mut self, step: &Step) -> Flow;
 
+    /// What is needed has been loaded: the first step begins.
+    fn loaded(&mut self) {}
+
     /// Something is done that is no step, like a part of a validation.
     fn alive(&mut self) {}
 

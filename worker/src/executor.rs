@@ -13,6 +13,7 @@ mod listener;
 mod models;
 mod nursery;
 mod sandbox;
+mod tally;
 mod wire;
 
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ pub use child::run_if_asked;
 pub use death::Death;
 use lines::Lines;
 use listener::{Heard, Listener, Waiting};
+pub use tally::{Cause, Tally, Usage};
 pub use wire::{Classify, Order, Report, Say};
 
 /// The first argument that makes a binary an executor instead of itself.
@@ -62,6 +64,8 @@ pub struct ExecutorSettings {
     pub recycle_jobs: u64,
     /// Memory that it may hold between two orders, in bytes, before another takes its place.
     pub recycle_memory: Option<u64>,
+    /// Counts what they do: one for all of a worker.
+    pub tally: Arc<Tally>,
 }
 
 impl ExecutorSettings {
@@ -77,6 +81,7 @@ impl ExecutorSettings {
             wait: Self::WAIT,
             recycle_jobs: Self::RECYCLE_JOBS,
             recycle_memory: None,
+            tally: Arc::default(),
         }
     }
 
@@ -97,6 +102,8 @@ impl ExecutorSettings {
 
 /// Time for a new executor to take orders: generous, since a loaded machine may swap.
 const START: Duration = Duration::from_secs(60);
+/// For a process to be gone when it is killed.
+const KILL: Duration = Duration::from_secs(60);
 /// Lines of its standard error that are kept for the report of its death.
 const KEPT_LINES: usize = 20;
 /// Bytes of each.
@@ -114,6 +121,7 @@ pub struct Executor {
     waiting: Arc<Mutex<Waiting>>,
     stall: Duration,
     wait: Duration,
+    tally: Arc<Tally>,
     /// Given a death to kill it for, and closed, which also kills it, when this is dropped.
     kill: watch::Sender<Option<Death>>,
 }
@@ -139,11 +147,16 @@ impl Executor {
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let starved_before = memory::kills();
-        let failed = |source| Death::Start { program: settings.program.clone(), source: Arc::new(source) };
+        let failed = |source| {
+            let death = Death::Start { program: settings.program.clone(), source: Arc::new(source) };
+            settings.tally.failed(&death);
+            death
+        };
         let mut child = nursery::spawn(command).await.map_err(failed)?;
         let id = child.id().expect("not waited for yet");
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(orders), Some(stdout), Some(stderr)) = pipes else { unreachable!("all three were piped") };
+        settings.tally.started(id);
         let (ready, mut hear) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(Waiting::for_the_first_word(ready)));
         let (kill, killed) = watch::channel(None);
@@ -157,10 +170,13 @@ impl Executor {
             stall: settings.stall,
             memory: settings.memory,
             starved_before,
+            id,
+            tally: Arc::clone(&settings.tally),
         };
         tokio::spawn(listener.run(killed));
         let orders = tokio::sync::Mutex::new(orders);
-        let executor = Self { id, orders, waiting, stall: settings.stall, wait: settings.wait, kill };
+        let (stall, wait, tally) = (settings.stall, settings.wait, Arc::clone(&settings.tally));
+        let executor = Self { id, orders, waiting, stall, wait, tally, kill };
         match timeout(START, hear.recv()).await {
             Ok(Some(Heard::Said(Say::Ready))) => Ok(executor),
             Ok(_) => Err(executor.death()),
@@ -189,7 +205,7 @@ impl Executor {
     ///
     /// After `limit`, counted from when its turn comes, it is asked to end: training leaves a checkpoint, anything else
     /// [`Report::Ended`]. One that does not within [`ExecutorSettings::stall`] is killed. An order whose turn has not come
-    /// after [`ExecutorSettings::wait`] is taken back: [`Report::NotBegun`]. `each` hears how it moves on.
+    /// after [`ExecutorSettings::wait`] is taken back: [`Report::NotBegun`]. `each` hears when its turn comes and how it moves on.
     /// `pause` asks training alone to end; `give_up` kills.
     ///
     /// # Errors
@@ -204,6 +220,9 @@ impl Executor {
         give_up: &CancellationToken,
     ) -> Result<(u64, Report), Death> {
         let (tell, mut hear) = mpsc::unbounded_channel();
+        // Whoever is not done by then cannot be ended.
+        let most = self.wait + limit + 2 * self.stall + KILL;
+        let mut watched = self.tally.watch(most);
         let number = tokio::select! {
             sent = self.send(order, tell) => sent?,
             () = give_up.cancelled() => return Err(self.kill(Death::GivenUp, &mut hear).await),
@@ -217,15 +236,21 @@ impl Executor {
                 heard = hear.recv() => match heard {
                     Some(Heard::Begun) => {
                         begun = true;
+                        watched.begins();
+                        each(Say::Begun);
                         if !asked {
                             time.as_mut().reset(Instant::now() + limit);
                         }
                     }
-                    Some(Heard::Said(Say::Report { cpu_ms, report, .. })) => return Ok((cpu_ms, report)),
+                    Some(Heard::Said(Say::Report { cpu_ms, report, load_us, .. })) => {
+                        each(Say::Loaded(Duration::from_micros(load_us)));
+                        return Ok((cpu_ms, report));
+                    }
                     Some(Heard::Said(said)) => {
                         // What waits for room on the disk is not slow.
                         if asked && matches!(said, Say::DiskFull(_)) {
                             time.as_mut().reset(Instant::now() + self.stall);
+                            watched.extend(most);
                         }
                         each(said);
                     }

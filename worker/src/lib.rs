@@ -11,6 +11,7 @@ mod counting;
 pub mod executor;
 mod failpoint;
 mod memory;
+pub mod metrics;
 pub mod protocol;
 pub mod receive;
 pub mod scratch;
@@ -20,4 +21,4 @@ pub mod step;
 pub mod supervisor;
 
 pub use settings::WorkerSettings;
-pub use supervisor::{Patience, work};
+pub use supervisor::work;

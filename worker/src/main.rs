@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
 use shared::contract::Kind;
 use shared::logs::{self, LogFormat};
+use shared::metrics::{self, MetricsArguments};
 use shared::settings::{Places, QueuePlace};
-use shared::{arguments, queue, store};
+use shared::{arguments, queue, store, traces};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::compute::{Device, Simd, find_device, find_simd, set_simd};
 use worker::executor::{self, ExecutorSettings};
+use worker::metrics::{Metrics, Stage};
 use worker::settings::{CACHE_LIMIT, LEAST_MEMORY, SLICE, TIME_LIMIT, WorkerSettings};
-use worker::{Patience, work};
+use worker::supervisor::On;
+use worker::work;
 
 /// Takes jobs from the queue, computes them in executor processes, commits their results to the store.
 ///
@@ -25,6 +29,8 @@ use worker::{Patience, work};
 ///
 /// SIGTERM or Ctrl-C: takes no more jobs, lets running trials make a checkpoint, ends within ten seconds.
 /// A second one ends at once; nothing is lost either way.
+///
+/// Traces go to an OpenTelemetry collector where `OTEL_EXPORTER_OTLP_ENDPOINT` is set, like http://localhost:4318.
 #[derive(Debug, Parser)]
 #[command(
     name = "gannet-worker",
@@ -77,6 +83,15 @@ struct Arguments {
     /// This worker's name, unique in the fleet [default: HOST-PID]
     #[arg(long, env = "GANNET_WORKER_NAME")]
     name: Option<String>,
+    /// End, with status 0, when no slot has had a job for so long, like 30s [default: never]
+    #[arg(long, env = "GANNET_EXIT_WHEN_IDLE", value_name = "TIME")]
+    exit_when_idle: Option<humantime::Duration>,
+    #[command(flatten)]
+    metrics: MetricsArguments,
+    /// Work nothing, but ask the worker of this machine that answers at --metrics-address whether it lives: the status is 0, or 1
+    /// with the reason
+    #[arg(long)]
+    health: bool,
     /// Run executors also where the system cannot shut them off from the network
     #[arg(long, env = "GANNET_UNSANDBOXED")]
     unsandboxed: bool,
@@ -95,6 +110,15 @@ fn kind(text: &str) -> Result<Kind, String> {
 fn main() -> ExitCode {
     executor::run_if_asked();
     let arguments: Arguments = arguments::parse();
+    if arguments.health {
+        return match metrics::ask(arguments.metrics.metrics_address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("gannet-worker: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Err(error) = logs::start(&arguments.log, arguments.log_format) {
         eprintln!("gannet-worker: {error}");
         return ExitCode::from(2);
@@ -112,7 +136,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gannet-worker: {error:#}");
+            logs::last_word("gannet-worker", &error);
             ExitCode::FAILURE
         }
     }
@@ -124,24 +148,45 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let places = Places::read(&|name| std::env::var(name).ok())?;
     let settings = settings(&arguments, &places)?;
+    traces::start("gannet-worker", &settings.name).map_err(anyhow::Error::msg)?;
     let drain = CancellationToken::new();
     stop_on_signals(drain.clone())?;
-    tokio::select! {
-        ended = connect_and_work(&places, settings, drain.clone()) => ended,
-        () = overdue(&drain) => anyhow::bail!("did not end within {END:?}: the broker gives what it held to others"),
+    let metrics = Metrics::new(&settings);
+    if let Some(address) = arguments.metrics.metrics_address {
+        metrics::serve(address, metrics.clone()).await?;
     }
+    let began = OnceLock::new();
+    let ended = tokio::select! {
+        ended = connect_and_work(&places, settings, drain.clone(), metrics) => ended,
+        () = overdue(&drain, &began) => {
+            Err(anyhow::anyhow!("did not end within {END:?}: the broker gives what it held to others"))
+        }
+    };
+    // A drain has ten seconds, the last spans included.
+    let left = began.get().map_or(LAST_SPANS, |began: &Instant| END.saturating_sub(began.elapsed()).min(LAST_SPANS));
+    traces::finish(left.max(END / 100));
+    ended
 }
 
 /// How long a drain may last, whatever hangs.
 const END: Duration = Duration::from_millis(9_800);
+/// For the last spans to reach a collector.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
-async fn overdue(drain: &CancellationToken) {
+/// `began` tells when the drain did.
+async fn overdue(drain: &CancellationToken, began: &OnceLock<Instant>) {
     drain.cancelled().await;
+    drop(began.set(Instant::now()));
     tokio::time::sleep(END).await;
 }
 
-async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: CancellationToken) -> anyhow::Result<()> {
-    let patience = Patience::default();
+async fn connect_and_work(
+    places: &Places,
+    settings: WorkerSettings,
+    drain: CancellationToken,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
+    let patience = &metrics.patience;
     let queue = loop {
         let opened = tokio::select! {
             opened = queue::open(places) => opened,
@@ -150,13 +195,14 @@ async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: Canc
         match opened {
             Err(error) if error.is_passing() && matches!(places.queue, QueuePlace::Amqp(_)) => {
                 tokio::select! {
-                    () = patience.wait(&error) => {}
+                    () = patience.wait(On::Queue, &error) => {}
                     () = drain.cancelled() => return Ok(()),
                 }
             }
             opened => break opened?,
         }
     };
+    metrics.reaches(Stage::Store);
     let store = loop {
         let opened = async {
             let store = store::open(places).await?;
@@ -170,7 +216,7 @@ async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: Canc
         match opened {
             Err(error) if error.is_passing() => {
                 tokio::select! {
-                    () = patience.wait(&error) => {}
+                    () = patience.wait(On::Store, &error) => {}
                     () = drain.cancelled() => return Ok(()),
                 }
             }
@@ -179,7 +225,7 @@ async fn connect_and_work(places: &Places, settings: WorkerSettings, drain: Canc
     };
     let device = settings.executor.device;
     tracing::info!(queue = %queue.place(), store = %store.place(), %device, "connected");
-    work(settings, queue, store, drain).await
+    work(settings, queue, store, drain, metrics).await
 }
 
 fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSettings> {
@@ -201,6 +247,10 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
         settings.executor.recycle_memory = Some(mib << 20);
     }
     settings.executor.recycle_jobs = arguments.recycle_jobs;
+    settings.exit_when_idle = match arguments.exit_when_idle {
+        Some(time) => Some(at_least(time, Duration::from_secs(1), "--exit-when-idle")?),
+        None => None,
+    };
     settings.local_files = places.is_embedded();
     if let Some(name) = &arguments.name {
         settings.name = shared::names::Name::new(name.as_str()).context("read --name")?.to_string();

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settle::{Fault, Settled, settle};
 use crate::step::Warm;
-use crate::supervisor::Context;
+use crate::supervisor::{Context, On};
 
 /// A slot changes over to another kind when its queue has been empty for so long.
 const IDLE: Duration = Duration::from_secs(2);
@@ -122,7 +122,7 @@ pub async fn slot(context: &Context, drain: &CancellationToken) -> Result<(), Fa
             }
             Err(Fault::Queue(error)) if error.is_passing() => {
                 tokio::select! {
-                    () = context.patience.wait(&error) => {}
+                    () = context.patience.wait(On::Queue, &error) => {}
                     () = drain.cancelled() => return Ok(()),
                 }
             }
@@ -240,7 +240,7 @@ async fn consume(
         match context.queue.consume(kind, in_hand).await {
             Err(error @ QueueError::Unreachable { .. }) if !drain.is_cancelled() => {
                 tokio::select! {
-                    () = context.patience.wait(&error) => {}
+                    () = context.patience.wait(On::Queue, &error) => {}
                     () = drain.cancelled() => {}
                 }
             }

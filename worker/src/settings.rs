@@ -28,6 +28,8 @@ pub struct WorkerSettings {
     pub time_limit: Duration,
     /// How many attempts a job has.
     pub budgets: Budgets,
+    /// After how long without a job it ends by itself; never without.
+    pub exit_when_idle: Option<Duration>,
     /// Whether jobs may name files of this machine: where the queue is a file of its owner's, too.
     pub local_files: bool,
     /// How executors are started.
@@ -68,6 +70,7 @@ impl WorkerSettings {
             slice: SLICE,
             time_limit: TIME_LIMIT,
             budgets: Budgets::default(),
+            exit_when_idle: None,
             local_files: false,
             executor,
         })

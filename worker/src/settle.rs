@@ -2,12 +2,15 @@
 //! only after the result is committed and its publication confirmed.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
-use shared::contract::{ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE};
+use shared::contract::{ErrorCode, ErrorReport, Job, JobResult, MAX_MESSAGE, Status};
 use shared::digest::Digest;
 use shared::queue::{DeadLetter, Delivery, Letter, QueueError, Receipt};
 use shared::store::StoreError;
+use shared::traces::{self, Span};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 mod compute;
 mod outcome;
@@ -15,10 +18,11 @@ mod outcome;
 use crate::cancel::Standing;
 use crate::commit;
 use crate::failpoint::{self, When};
-use crate::protocol::{Answer, Ask, Found, Protocol};
+use crate::metrics::Outcome;
+use crate::protocol::{Answer, Ask, Computed, Found, Protocol};
 use crate::scratch::Scratch;
 use crate::step::{self, Ended, Stops, Warm};
-use crate::supervisor::Context;
+use crate::supervisor::{Context, On};
 
 /// Why a delivery was left where it is.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +80,7 @@ pub async fn settle(
     drain: &CancellationToken,
     shed: &CancellationToken,
 ) -> Result<Settled, Fault> {
-    let Delivery { letter, redelivered, lost, receipt } = delivery;
+    let Delivery { letter, redelivered, enqueued, lost, receipt } = delivery;
     let job = match read(&letter) {
         Ok(job) => job,
         Err(problem) => {
@@ -84,9 +88,12 @@ pub async fn settle(
             let dead = DeadLetter::of(&letter, "unreadable", vec![problem], &context.settings.name);
             context.queue.bury(&dead).await?;
             receipt.ack().await?;
+            context.metrics.dropped(letter.kind, Outcome::Unreadable);
             return Ok(Settled::Dropped);
         }
     };
+    context.metrics.received(letter.kind, enqueued);
+    let mut span = traces::letters::receive(&letter, &job, &identity(&letter), redelivered);
     let running = context.running(&job);
     let protocol =
         Protocol::new(job.kind(), letter.headers.slice, redelivered, letter.headers.attempts, context.settings.budgets);
@@ -99,15 +106,26 @@ pub async fn settle(
         stops,
         preemptions: 0,
         settled: Settled::Dropped,
+        outcome: Outcome::default(),
         ended: None,
         failure: None,
         simd: String::new(),
         result: None,
         scratch: None,
     };
-    let settled = hands.carry(protocol, receipt).await;
+    // Of the level of an error, so that what is logged of a job says of which, whatever else is not logged.
+    let about = tracing::error_span!("job", run = %job.run, job.id = %job.id, trace = span.trace());
+    let settled = hands.carry(protocol, receipt, &span).instrument(about).await;
     tracing::trace!(job.id = %job.id, run = %job.run, settled = settled.is_ok());
     drop(running);
+    let outcome = if settled.is_ok() || hands.outcome == Outcome::PassedOn { hands.outcome } else { Outcome::Lost };
+    context.metrics.settled(letter.kind, outcome);
+    span.set("gannet.outcome", outcome.as_str());
+    if let Err(fault) = &settled {
+        span.fail(fault);
+    } else if let (Some(report), Outcome::Failed | Outcome::Retried) = (&hands.failure, outcome) {
+        span.fail(report);
+    }
     settled.map(|()| hands.settled)
 }
 
@@ -154,6 +172,7 @@ struct Hands<'a> {
     stops: Stops,
     preemptions: u32,
     settled: Settled,
+    outcome: Outcome,
     ended: Option<(Ended, step::Spent)>,
     failure: Option<ErrorReport>,
     /// What computed it, all slices together: [`joined_paths`].
@@ -166,7 +185,7 @@ struct Hands<'a> {
 }
 
 impl Hands<'_> {
-    async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>) -> Result<(), Fault> {
+    async fn carry(&mut self, mut protocol: Protocol, receipt: Box<dyn Receipt>, delivery: &Span) -> Result<(), Fault> {
         let stops = [&self.stops.drain, &self.stops.shed].into_iter().any(CancellationToken::is_cancelled);
         let mut ask = if stops { protocol.give_up() } else { protocol.start() };
         let (mut given_up, mut passed_on) = (None, false);
@@ -174,9 +193,11 @@ impl Hands<'_> {
             tracing::trace!(job.id = %self.job.id, run = %self.job.run, ?ask);
             failpoint::reach(When::Before, ask);
             passed_on |= ask == Ask::PublishAgain;
+            let (begun, mut span) = (Instant::now(), delivery.child(Ask::LABELS[ask.number()]));
             let answer = match ask {
                 Ask::Ack => {
                     receipt.ack().await?;
+                    self.context.metrics.stepped(ask, begun.elapsed());
                     failpoint::reach(When::After, ask);
                     if !passed_on {
                         self.context.settled();
@@ -185,26 +206,35 @@ impl Hands<'_> {
                 }
                 Ask::Release => {
                     receipt.release().await?;
+                    self.context.metrics.stepped(ask, begun.elapsed());
+                    self.outcome = Outcome::PassedOn;
                     failpoint::reach(When::After, ask);
                     return given_up.map_or(Ok(()), Err);
                 }
-                ask => self.answer_in_time(ask, &protocol).await,
+                // The letter that goes out says whose it is: the delivery's, not a step's.
+                ask => self.answer_in_time(ask, &protocol, if ask == Ask::Compute { &span } else { delivery }).await,
             };
-            if answer.is_ok() {
-                failpoint::reach(When::After, ask);
+            self.context.metrics.stepped(ask, begun.elapsed());
+            match &answer {
+                Ok(answer) => {
+                    failpoint::reach(When::After, ask);
+                    self.note(ask, answer);
+                }
+                Err(fault) => span.fail(fault),
             }
+            drop(span);
             ask = match answer {
                 Ok(answer) => protocol.next(answer),
                 Err(Fault::Lost) => return Err(Fault::Lost),
                 Err(Fault::Job(error)) => {
-                    tracing::warn!(job.id = %self.job.id, run = %self.job.run, %error, "what the store holds of a job cannot be used");
+                    tracing::warn!(%error, "what the store holds of a job cannot be used");
                     self.failure = Some(ErrorReport::of(ErrorCode::AlteredObject, &error));
                     self.ended = None;
                     protocol.next(Answer::Unusable)
                 }
                 // This worker's fault, not the job's. Giving the delivery back would charge it an attempt.
                 Err(fault @ (Fault::Stopped | Fault::Store(_) | Fault::Machine(_))) if given_up.is_none() => {
-                    tracing::info!(job.id = %self.job.id, run = %self.job.run, %fault, "a job is passed on");
+                    tracing::info!(%fault, "a job is passed on");
                     // Before this delivery is acknowledged, or the broker would send another.
                     self.stops.drain.cancel();
                     given_up = Some(fault);
@@ -221,20 +251,42 @@ impl Hands<'_> {
         }
     }
 
+    /// What a step that was answered means for the delivery.
+    fn note(&mut self, ask: Ask, answer: &Answer) {
+        let (metrics, kind) = (&self.context.metrics, self.job.kind());
+        let status = self.result.as_ref().map(|result| result.status);
+        self.outcome = match (ask, answer) {
+            (Ask::PublishAgain, _) => Outcome::PassedOn,
+            (Ask::PublishNextSlice, _) => Outcome::Paused,
+            (Ask::PublishRetry(_), _) => Outcome::Retried,
+            (Ask::CommitResult, Answer::Committed) if status == Some(Status::Done) => Outcome::Done,
+            (Ask::CommitResult, Answer::Committed) => Outcome::Failed,
+            (_, Answer::Cancelled | Answer::Computed(Computed::Cancelled)) => Outcome::Cancelled,
+            (_, Answer::Result(_)) if status == Some(Status::Cancelled) => Outcome::Cancelled,
+            _ => self.outcome,
+        };
+        match (ask, answer) {
+            (Ask::PublishRetry(spent), _) => metrics.retried(kind, Some(spent)),
+            (Ask::RecordAttempt, _) => metrics.retried(kind, None),
+            (Ask::CommitResult, Answer::Committed) => self.result.iter().for_each(|result| metrics.committed(result)),
+            _ => {}
+        }
+    }
+
     /// A drain does not wait for a store that hangs. Only what the broker is to confirm is waited for until the last
     /// call: without the broker nothing can be passed on either.
-    async fn answer_in_time(&mut self, ask: Ask, protocol: &Protocol) -> Result<Answer, Fault> {
+    async fn answer_in_time(&mut self, ask: Ask, protocol: &Protocol, span: &Span) -> Result<Answer, Fault> {
         let late = &self.context.late;
         let is_publish =
             matches!(ask, Ask::PublishResult | Ask::PublishNextSlice | Ask::PublishRetry(_) | Ask::PublishAgain);
         tokio::select! {
             biased;
-            answer = self.answer(ask, protocol) => answer,
+            answer = self.answer(ask, protocol, span) => answer,
             () = late.cancelled(), if !is_publish => Err(Fault::Stopped),
         }
     }
 
-    async fn answer(&mut self, ask: Ask, protocol: &Protocol) -> Result<Answer, Fault> {
+    async fn answer(&mut self, ask: Ask, protocol: &Protocol, span: &Span) -> Result<Answer, Fault> {
         let (context, job) = (self.context, self.job);
         let store = context.store.as_ref();
         match ask {
@@ -257,20 +309,23 @@ impl Hands<'_> {
                 }))
             }
             Ask::RecordAttempt => self.record_attempt(protocol.slice()).await,
-            Ask::Compute => self.compute(protocol).await,
+            Ask::Compute => self.compute(protocol, span).await,
             Ask::CommitResult => self.commit_result(protocol).await,
             Ask::CommitCheckpoint => self.commit_checkpoint(protocol.slice()).await,
             Ask::PublishResult => self.publish_result().await,
             Ask::PublishNextSlice => {
                 let mut next = self.letter.again();
                 next.headers.slice = protocol.slice() + 1;
+                traces::letters::hand_on(&mut next, span);
                 context.queue.publish(&[next]).await?;
                 Ok(Answer::Done)
             }
-            Ask::PublishRetry(spent) => self.publish_retry(spent).await,
-            Ask::Bury(last) => self.bury(last).await,
+            Ask::PublishRetry(spent) => self.publish_retry(spent, span).await,
+            Ask::Bury(last) => self.bury(last, span).await,
             Ask::PublishAgain => {
-                context.queue.publish(&[passed_on(self.letter)]).await?;
+                let mut same = passed_on(self.letter);
+                traces::letters::hand_on(&mut same, span);
+                context.queue.publish(&[same]).await?;
                 Ok(Answer::Done)
             }
             Ask::Ack | Ask::Release => unreachable!("settled by the caller"),
@@ -297,7 +352,7 @@ impl Hands<'_> {
                 Err(error) => return Err(Fault::Job(error)),
             };
             tokio::select! {
-                () = self.context.patience.wait(&error) => {}
+                () = self.context.patience.wait(On::Store, &error) => {}
                 () = self.stops.lost.cancelled() => return Err(Fault::Lost),
                 // Passed on: whoever comes next may reach the store.
                 () = self.stops.drain.cancelled() => return Err(Fault::Store(error)),

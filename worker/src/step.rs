@@ -10,6 +10,7 @@ use shared::contract::{
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError, get_optional, layout};
 use shared::strict;
+use shared::traces::Span;
 use tokio_util::sync::CancellationToken;
 
 mod compute;
@@ -18,7 +19,7 @@ use crate::cache::{CacheError, Cached};
 use crate::commit::CheckpointRecord;
 use crate::compute::Wanted;
 use crate::executor::{Classify, Death, Order, Report};
-use crate::supervisor::Context;
+use crate::supervisor::{Context, On};
 pub use compute::Warm;
 
 /// What stops a step.
@@ -82,7 +83,7 @@ pub struct Spent {
     pub costs: Cost,
 }
 
-/// Runs one step. A trial needs `scratch`, an empty folder of its own.
+/// Runs one step, told as parts of `span`. A trial needs `scratch`, an empty folder of its own.
 pub async fn run(
     context: &Context,
     job: &Job,
@@ -90,9 +91,11 @@ pub async fn run(
     warm: &Warm,
     scratch: Option<&Path>,
     stops: &Stops,
+    span: &Span,
 ) -> (Ended, Spent) {
     let over = CancellationToken::new();
-    let mut step = Step { context, job, stops, over: &over, scratch, spent: Spent::default(), pins: Vec::new() };
+    let (spent, pins) = (Spent::default(), Vec::new());
+    let mut step = Step { context, job, stops, over: &over, scratch, spent, pins, span };
     let mut result = None;
     let ended = {
         let (run, watch) = (step.run(resume, warm), context.cancels.ended(&job.run, &job.id));
@@ -124,6 +127,7 @@ struct Step<'a> {
     spent: Spent,
     /// Keeps the files in the cache while they are used.
     pins: Vec<Cached>,
+    span: &'a Span,
 }
 
 /// `Err` is an early end, so that `?` leaves.
@@ -251,19 +255,19 @@ impl Step<'_> {
             loop {
                 match self.context.cache.fetch(self.context.store.as_ref(), object).await {
                     Err(CacheError::Store(error @ StoreError::Altered { .. })) if !again => {
-                        tracing::warn!(job.id = %self.job.id, %error, "fetches an object once more");
+                        tracing::warn!(%error, "fetches an object once more");
                         again = true;
                     }
                     // Whose fault is it: does it refuse us, or this object?
                     Err(CacheError::Store(error @ StoreError::Refused { .. })) => {
                         match get_optional(self.context.store.as_ref(), &layout::cancelled(&self.job.run)).await {
                             Ok(_) => return Err(Ended::Failed(ErrorReport::of(ErrorCode::MissingObject, &error))),
-                            Err(other) if other.is_passing() => self.context.patience.wait(&other).await,
+                            Err(other) if other.is_passing() => self.context.patience.wait(On::Store, &other).await,
                             Err(_) => return Err(Ended::Refused(error)),
                         }
                     }
                     // An outage, or a full disk: no fault of the job either.
-                    Err(error) if error.is_passing() => self.context.patience.wait(&error).await,
+                    Err(error) if error.is_passing() => self.context.patience.wait(On::Store, &error).await,
                     Ok(cached) => return Ok(cached),
                     Err(error @ CacheError::Disk { .. }) => {
                         return Err(Ended::Disk(ErrorReport::of(error.code(), &error)));
@@ -280,6 +284,11 @@ impl Step<'_> {
         if cached.bytes_fetched > 0 {
             self.spent.durations.fetch_ms += millis(begun.elapsed());
             self.spent.costs.bytes_fetched += cached.bytes_fetched;
+            let mut fetched = self.span.child_since("fetch", begun);
+            if fetched.is_seen() {
+                fetched.set("gannet.key", object.key.to_string());
+                fetched.set("gannet.bytes", i64::try_from(cached.bytes_fetched).unwrap_or(i64::MAX));
+            }
         }
         let path = cached.path.clone();
         self.pins.push(cached);

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rand::RngExt as _;
 use shared::contract::{Control, EpochMetrics, Heartbeat, Job, Progress, Running};
+use shared::metrics::{Counter, Registry, Seconds};
 use shared::queue::Queue;
 use shared::store::Store;
 use tokio::sync::{Notify, mpsc};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::cancel::Cancels;
 use crate::executor::Executor;
+use crate::metrics::{Metrics, Stage, register_waits};
 use crate::receive::slot;
 use crate::scratch::ScratchHome;
 use crate::settings::{WorkerSettings, hostname};
@@ -38,19 +40,29 @@ pub struct Context {
     /// Cancel markers.
     pub cancels: Cancels,
     /// How to wait for what cannot be reached.
-    pub patience: Patience,
+    pub patience: Arc<Patience>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Cancelled when a drain has lasted for [`LATE`].
     pub late: CancellationToken,
     /// Where deliveries have their scratch folders.
     pub scratch: ScratchHome,
-    /// What is computed now, by a number of our own. Held for look-ups only.
-    running: Mutex<HashMap<u64, (Running, Instant)>>,
+    /// What is computed now. Held for look-ups only.
+    running: Mutex<Now>,
     next_running: AtomicU64,
     settled: AtomicU64,
     /// Woken when `running` changes: the next heartbeat goes out.
     changed: Notify,
     /// Drained by the progress task; full means that news are lost, by intent.
     news: mpsc::Sender<Progress>,
+}
+
+/// What is computed now, by a number of our own.
+#[derive(Debug)]
+struct Now {
+    jobs: HashMap<u64, (Running, Instant)>,
+    /// Since when there has been nothing, if there is nothing.
+    idle: Option<Instant>,
 }
 
 /// Time between heartbeats.
@@ -74,9 +86,12 @@ pub async fn work(
     queue: Arc<dyn Queue>,
     store: Arc<dyn Store>,
     drain: CancellationToken,
+    metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
+    metrics.takes_from(&queue);
+    metrics.reaches(Stage::Executors);
     allow_open_files();
-    let cache = Cache::open(&settings.cache, settings.cache_limit)?;
+    let cache = Cache::open_counted(&settings.cache, settings.cache_limit, metrics.cache.clone())?;
     let scratch = ScratchHome::new(&settings.cache.join("scratch")).context("prepare the scratch folder")?;
     // Found out now, not by the first jobs: whether this machine can run executors at all.
     tokio::select! {
@@ -90,10 +105,11 @@ pub async fn work(
         queue,
         store,
         cache,
-        patience: Patience::default(),
+        patience: Arc::clone(&metrics.patience),
+        metrics,
         late: CancellationToken::new(),
         scratch,
-        running: Mutex::default(),
+        running: Mutex::new(Now { jobs: HashMap::new(), idle: Some(Instant::now()) }),
         next_running: AtomicU64::new(0),
         settled: AtomicU64::new(0),
         changed: Notify::new(),
@@ -107,16 +123,21 @@ pub async fn work(
         let (context, drain) = (Arc::clone(&context), drain.clone());
         async move {
             drain.cancelled().await;
+            context.metrics.reaches(Stage::Draining);
             sleep(LATE).await;
             context.late.cancel();
         }
     });
+    if let Some(after) = context.settings.exit_when_idle {
+        side.spawn(leave_when_idle(Arc::clone(&context), after, drain.clone()));
+    }
 
     let mut slots = JoinSet::new();
     for _ in 0..context.settings.slots {
         let (context, drain) = (Arc::clone(&context), drain.clone());
         slots.spawn(async move { slot(&context, &drain).await });
     }
+    context.metrics.reaches(Stage::Working);
     tracing::info!(worker = %context.settings.name, slots = context.settings.slots, "takes jobs");
     let fault = end_of(&mut slots, &drain).await;
     side.shutdown().await;
@@ -179,7 +200,13 @@ pub struct RunningGuard<'a> {
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.context.running.lock().expect("no panic holds it").remove(&self.number);
+        {
+            let mut now = self.context.running.lock().expect("no panic holds it");
+            now.jobs.remove(&self.number);
+            if now.jobs.is_empty() {
+                now.idle = Some(Instant::now());
+            }
+        }
         self.context.changed.notify_one();
     }
 }
@@ -189,9 +216,18 @@ impl Context {
     pub fn running(&self, job: &Job) -> RunningGuard<'_> {
         let number = self.next_running.fetch_add(1, Ordering::Relaxed);
         let running = Running { id: job.id.clone(), run: job.run.clone(), kind: job.kind(), for_ms: 0 };
-        self.running.lock().expect("no panic holds it").insert(number, (running, Instant::now()));
+        {
+            let mut now = self.running.lock().expect("no panic holds it");
+            now.jobs.insert(number, (running, Instant::now()));
+            now.idle = None;
+        }
         self.changed.notify_one();
         RunningGuard { context: self, number }
+    }
+
+    /// For how long no slot has had a job; `None` while one has.
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.running.lock().expect("no panic holds it").idle.map(|since| since.elapsed())
     }
 
     /// Counts a settled job.
@@ -207,7 +243,7 @@ impl Context {
 
     fn heartbeat(&self, slots: u32) -> Heartbeat {
         let running = self.running.lock().expect("no panic holds it");
-        let running = running.values().map(|(running, since)| Running {
+        let running = running.jobs.values().map(|(running, since)| Running {
             for_ms: since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
             ..running.clone()
         });
@@ -221,6 +257,18 @@ impl Context {
             settled: self.settled.load(Ordering::Relaxed),
             at: Timestamp::now(),
         }
+    }
+}
+
+/// Drains this worker when no slot has had a job for so long. What comes at that moment is passed on as by any drain.
+async fn leave_when_idle(context: Arc<Context>, after: Duration, drain: CancellationToken) {
+    loop {
+        let idle = context.idle_for().unwrap_or_default();
+        if idle >= after {
+            tracing::info!(idle_s = idle.as_secs(), "has had no job for long enough: drains (--exit-when-idle)");
+            return drain.cancel();
+        }
+        sleep(after - idle).await;
     }
 }
 
@@ -269,34 +317,76 @@ async fn listen(context: Arc<Context>, drain: CancellationToken) {
         };
         let ended: Result<std::convert::Infallible, shared::queue::QueueError> = heard.await;
         let Err(error) = ended;
-        context.patience.wait(&error).await;
+        context.patience.wait(On::Queue, &error).await;
+    }
+}
+
+/// What is waited for until it can be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// The broker, or the queue's file.
+    Queue,
+    /// The store, and the cache that is filled from it.
+    Store,
+    /// A disk of this machine.
+    Disk,
+    /// An executor that does not start.
+    Executor,
+}
+
+impl On {
+    /// Every one, in the order of the numbers.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Store, Self::Disk, Self::Executor];
+
+    /// Its name as a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Store => "store",
+            Self::Disk => "disk",
+            Self::Executor => "executor",
+        }
     }
 }
 
 /// Waits between tries of what cannot be reached, and says so now and then.
 #[derive(Debug, Default)]
 pub struct Patience {
-    /// Failures in a row that are closer together than [`Patience::FORGET`], and when the last was.
-    row: Mutex<Option<(u32, Instant, Instant)>>,
+    row: Mutex<Option<Row>>,
+    /// Waits and their time, by what they are for; counted once they have names.
+    waits: OnceLock<[(Counter, Seconds); On::ALL.len()]>,
+}
+
+/// Failures in a row that are closer together than [`Patience::FORGET`].
+#[derive(Debug)]
+struct Row {
+    failures: u32,
+    last: Instant,
+    /// When it was last told of.
+    said: Instant,
+    /// The last one, in words.
+    error: String,
 }
 
 impl Patience {
     const FORGET: Duration = Duration::from_secs(60);
     const SAY_EVERY: Duration = Duration::from_secs(30);
     const LONGEST: Duration = Duration::from_secs(10);
+    /// Failures in a row that are no hiccup any more.
+    const TROUBLE: u32 = 3;
 
     /// Waits: exponentially longer while it goes on, with full jitter, so that a fleet does not come
     /// back all at once.
-    pub async fn wait(&self, error: &(dyn std::error::Error + Sync)) {
+    pub async fn wait(&self, on: On, error: &(dyn std::error::Error + Sync)) {
         let failures = {
             let mut row = self.row.lock().expect("no panic holds it");
             let now = Instant::now();
-            let (failures, said) = match *row {
-                Some((failures, last, said)) if now - last < Self::FORGET => (failures + 1, said),
+            let (failures, said) = match &*row {
+                Some(row) if now - row.last < Self::FORGET => (row.failures + 1, row.said),
                 _ => (1, now),
             };
             let say = failures == 1 || now - said >= Self::SAY_EVERY;
-            *row = Some((failures, now, if say { now } else { said }));
+            *row = Some(Row { failures, last: now, said: if say { now } else { said }, error: error.to_string() });
             if say {
                 tracing::warn!(%error, failures, "waits and tries again");
             }
@@ -304,6 +394,24 @@ impl Patience {
         };
         let most = Duration::from_millis(250).saturating_mul(1 << failures.min(10)).min(Self::LONGEST);
         let share = 0.1 + 0.9 * rand::rng().random::<f64>();
-        sleep(most.mul_f64(share)).await;
+        let wait = most.mul_f64(share);
+        if let Some((waits, seconds)) = self.waits.get().map(|waits| &waits[on as usize]) {
+            waits.inc();
+            seconds.inc_by(wait.as_secs_f64());
+        }
+        sleep(wait).await;
+    }
+
+    /// What is waited for now, and again and again: a single failure is none.
+    pub fn trouble(&self) -> Option<String> {
+        let row = self.row.lock().expect("no panic holds it");
+        // Whoever waits for longest fails again within this time, or has stopped to fail.
+        let lately = |row: &&Row| row.failures >= Self::TROUBLE && row.last.elapsed() < Self::LONGEST + LATE;
+        row.as_ref().filter(lately).map(|row| row.error.clone())
+    }
+
+    /// Counts from now on, by these names.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        drop(self.waits.set(register_waits(registry)));
     }
 }

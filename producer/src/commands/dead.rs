@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use shared::contract::{Job, Kind};
 use shared::names::{JobId, Name};
 use shared::queue::{DeadLetter, Queue};
+use shared::traces::letters::{Time, enqueue};
 
 use super::{Listed, completions};
 use crate::dead::{Dead, Filter, Revived, job_of, revive};
@@ -203,7 +204,7 @@ async fn put_back(session: &Session, filter: &Filter, yes: bool) -> anyhow::Resu
     let (mut back, mut removed) = (0, 0);
     let jobs: Vec<_> = jobs.into_iter().collect();
     for part in jobs.chunks(PART) {
-        let (mut revived, mut ids) = (Vec::new(), BTreeSet::new());
+        let (mut revived, mut of, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (key, (dead, job)) in part {
             let name = format!("{}/{}", key.0, key.1);
             match revive(store, &dead.letter, job).await {
@@ -212,6 +213,7 @@ async fn put_back(session: &Session, filter: &Filter, yes: bool) -> anyhow::Resu
                         eprintln!("gannet: {name}: its result counts as none and is removed: {why}");
                     }
                     revived.push(letter);
+                    of.push(job);
                     ids.extend(letters_of.remove(key).unwrap_or_default());
                 }
                 Err(error) => stays(name, error),
@@ -220,7 +222,9 @@ async fn put_back(session: &Session, filter: &Filter, yes: bool) -> anyhow::Resu
         if revived.is_empty() {
             continue;
         }
+        let spans = enqueue(&mut revived, of, Time::Again);
         queue.publish(&revived).await.context("put jobs back (their dead letters stay: the same again goes on)")?;
+        drop(spans);
         back += revived.len();
         // Only now: what is not on its queue must not be lost.
         removed +=

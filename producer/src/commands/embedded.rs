@@ -111,7 +111,8 @@ impl Workers {
         settings.executor.unsandboxed = embedded.unsandboxed;
         let queue = run.and_then(|run| session.queue.of_run(run)).unwrap_or_else(|| Arc::clone(&session.queue));
         let drain = tokio_util::sync::CancellationToken::new();
-        let work = worker::work(settings, queue, Arc::clone(&session.store), drain.clone());
+        let metrics = worker::metrics::Metrics::new(&settings);
+        let work = worker::work(settings, queue, Arc::clone(&session.store), drain.clone(), metrics);
         Ok(Self { drain, task: tokio::spawn(work) })
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -232,14 +232,19 @@ pub(super) async fn headers_go_round(place: &dyn Place) {
         message_id: fresh_message_id(),
         reply: Some(Reply { queue: "somebody.s-answers".into(), correlation_id: Some("ä-1".into()) }),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        previous: Some("b7ad6b7169203331".into()),
         slice: u32::MAX,
         attempts: Attempts { errors: 1, crashes: u32::MAX, preemptions: 3 },
     };
+    let before = SystemTime::now() - Duration::from_millis(1);
     let bare = Letter { kind: Kind::Trial, body: b"{}".to_vec(), headers: Headers::default() };
     queue.publish(&[sent.clone(), bare]).await.expect("publish");
     let mut deliveries = queue.consume(Kind::Trial, 2).await.expect("consume");
     let (first, second) = (next(&mut deliveries).await, next(&mut deliveries).await);
     assert_eq!(first.letter, sent);
+    // To the millisecond.
+    let between = before..=SystemTime::now() + Duration::from_millis(1);
+    assert!([&first, &second].iter().all(|delivery| delivery.enqueued.is_some_and(|at| between.contains(&at))));
     let received = second.letter.headers;
     assert!(!received.message_id.is_empty(), "a letter without an id got one");
     assert_eq!(Headers { message_id: String::new(), ..received }, Headers::default());

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use lapin::Channel;
@@ -113,10 +113,14 @@ impl Queue for RabbitQueue {
         self.address.shown.clone()
     }
 
+    fn is_connected(&self) -> bool {
+        self.live().is_some()
+    }
+
     async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError> {
         letters.iter().try_for_each(|letter| check_size(&letter.body))?;
         let link = self.link().await?;
-        let messages: Vec<_> = letters.iter().map(|letter| job(letter, topology::jobs())).collect();
+        let messages: Vec<_> = letters.iter().map(|letter| job(letter, topology::jobs(), Duration::ZERO)).collect();
         publish::confirmed(&link, messages).await
     }
 
@@ -127,7 +131,7 @@ impl Queue for RabbitQueue {
 
     async fn retry(&self, letter: &Letter, delay: Duration) -> Result<(), QueueError> {
         let link = self.link().await?;
-        publish::confirmed(&link, [job(letter, topology::retry_for(delay))]).await
+        publish::confirmed(&link, [job(letter, topology::retry_for(delay), delay)]).await
     }
 
     async fn bury(&self, dead: &DeadLetter) -> Result<(), QueueError> {
@@ -267,14 +271,14 @@ fn all_again() -> BasicNackOptions {
     BasicNackOptions { multiple: true, requeue: true }
 }
 
-/// A letter for `exchange`. The fanout exchange of a retry queue ignores the key; dead-lettering takes it back by it.
-fn job(letter: &Letter, exchange: String) -> Outgoing<'_> {
+/// A letter for `exchange`, due after `delay`. The fanout exchange of a retry queue ignores the key; dead-lettering takes it back by it.
+fn job(letter: &Letter, exchange: String, delay: Duration) -> Outgoing<'_> {
     Outgoing {
         exchange,
         key: topology::queue_of(letter.kind),
         mandatory: true,
         body: &letter.body,
-        properties: letters::properties(&letter.headers),
+        properties: letters::properties(&letter.headers, SystemTime::now() + delay),
     }
 }
 

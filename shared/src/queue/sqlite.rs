@@ -266,8 +266,8 @@ impl Deliveries for SqliteDeliveries {
 impl SqliteDeliveries {
     fn delivery(&mut self, (taken, mut receipt): (Taken, SqliteReceipt)) -> Delivery {
         receipt.permit = self.permit.take();
-        let Taken { letter, redelivered, lost, .. } = taken;
-        Delivery { letter, redelivered, lost, receipt: Box::new(receipt) }
+        let Taken { letter, redelivered, enqueued, lost, .. } = taken;
+        Delivery { letter, redelivered, enqueued, lost, receipt: Box::new(receipt) }
     }
 }
 

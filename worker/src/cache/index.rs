@@ -51,6 +51,11 @@ impl Index {
         self.0.values().map(|item| item.size).sum()
     }
 
+    /// The size of an object in bytes; 0 where it is not here.
+    pub(super) fn size(&self, digest: &Digest) -> u64 {
+        self.0.get(digest).map_or(0, |item| item.size)
+    }
+
     /// What to evict, least recently used first: nothing up to `limit` bytes; above, as many unpinned
     /// objects as bring the total under the limit with some room to spare, or all of them.
     pub(super) fn victims(&self, limit: u64) -> Vec<Digest> {

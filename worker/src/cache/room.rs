@@ -22,6 +22,7 @@ impl Inner {
         let full = {
             let mut state = self.state();
             state.used += size;
+            self.counts.holds(state.used);
             state.since_look += size;
             state.used > self.limit || state.since_look > self.limit / SLACK
         };
@@ -67,6 +68,8 @@ impl Inner {
             for victim in victims {
                 match self.files.evict(victim) {
                     Ok(Evicted::Gone) => {
+                        self.counts.evictions.inc();
+                        self.counts.evicted.inc_by(index.size(&victim));
                         index.remove(&victim);
                         went = true;
                     }
@@ -81,6 +84,7 @@ impl Inner {
         let mut state = self.state();
         state.sound.retain(|digest, _| index.contains(digest));
         state.used = index.total();
+        self.counts.holds(state.used);
         state.since_look = 0;
         Ok(went)
     }

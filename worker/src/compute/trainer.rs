@@ -114,6 +114,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(&mut self, watch: &mut dyn Watch) -> Result<Flow, ComputeError> {
+        watch.loaded();
         loop {
             let order = self.division.order(self.trial.seed, self.position.epoch);
             let began = Instant::now();

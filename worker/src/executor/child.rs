@@ -76,7 +76,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let now = cpu_time();
         let cpu_ms = now.saturating_sub(before).as_millis().try_into().unwrap_or(u64::MAX);
         before = now;
-        say(&Say::Report { cpu_ms, memory: limits::held(), report })?;
+        let load_us = teller.loaded.unwrap_or_default().as_micros().try_into().unwrap_or(u64::MAX);
+        say(&Say::Report { cpu_ms, memory: limits::held(), load_us, report })?;
     }
     // The reading thread ends the process when its orders end; before that, the one between them died.
     Err("the thread that reads pictures ahead has died".into())
@@ -167,6 +168,7 @@ fn classify(
 ) -> Result<Report, ComputeError> {
     let (output, precision) = (order.wanted.output, order.precision);
     let classifier = held.models.get(&order.model, &order.weights, output, precision, &held.backend)?;
+    teller.has_loaded();
     let mut outcomes = Vec::new();
     for chunk in pictures {
         outcomes.extend(classifier.classify(chunk, &order.wanted)?);
@@ -211,6 +213,9 @@ struct Teller<'a> {
     number: u64,
     /// The orders that are to end.
     to_end: &'a ToEnd,
+    began: Instant,
+    /// How long it took until everything was loaded.
+    loaded: Option<Duration>,
     told: Option<Instant>,
     fraction: f64,
     broken_pipe: bool,
@@ -218,7 +223,12 @@ struct Teller<'a> {
 
 impl<'a> Teller<'a> {
     fn new(number: u64, to_end: &'a ToEnd) -> Self {
-        Self { number, to_end, told: None, fraction: 0.0, broken_pipe: false }
+        Self { number, to_end, began: Instant::now(), loaded: None, told: None, fraction: 0.0, broken_pipe: false }
+    }
+
+    /// Everything is loaded: said, or seen by the first step.
+    fn has_loaded(&mut self) {
+        self.loaded.get_or_insert_with(|| self.began.elapsed());
     }
 
     fn tell(&mut self, epoch: Option<shared::contract::EpochMetrics>) {
@@ -236,10 +246,15 @@ impl<'a> Teller<'a> {
 
 impl Watch for Teller<'_> {
     fn step(&mut self, step: &Step) -> Flow {
+        self.has_loaded();
         self.fraction = step.fraction;
         self.tell(step.epoch);
         let is_over = self.broken_pipe || self.to_end.contains(self.number);
         if is_over { Flow::Pause } else { Flow::Go }
+    }
+
+    fn loaded(&mut self) {
+        self.has_loaded();
     }
 
     fn alive(&mut self) {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::Lines;
-use super::{Death, LONGEST_WORD, Say};
+use super::{Death, LONGEST_WORD, Say, Tally};
 use crate::memory;
 
 /// What a caller hears of its order.
@@ -101,6 +101,9 @@ pub(super) struct Listener {
     pub(super) memory: Option<u64>,
     /// How often the kernel had killed for lack of memory when it was started.
     pub(super) starved_before: u64,
+    /// The process's id.
+    pub(super) id: u32,
+    pub(super) tally: Arc<Tally>,
 }
 
 impl Listener {
@@ -126,6 +129,7 @@ impl Listener {
                 }
             }
         };
+        self.tally.ended(self.id, &death);
         let mut waiting = self.waiting();
         waiting.fate = Some((death, waiting.callers.len()));
         // Whoever waits hears that nothing more comes.

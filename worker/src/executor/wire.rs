@@ -2,6 +2,7 @@
 //! standard input and output. Files go by path, never through the pipes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::contract::{Agreement, Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Precision, Trial};
@@ -64,6 +65,12 @@ pub struct Classify {
 pub enum Say {
     /// It takes orders.
     Ready,
+    /// The order's turn has come: the supervisor's own word, no executor says it.
+    #[serde(skip)]
+    Begun,
+    /// The order is done with, and it took so long until what it needs was loaded; likewise.
+    #[serde(skip)]
+    Loaded(Duration),
     /// The order moved on.
     Step {
         /// Share that is done, 0 to 1.
@@ -79,6 +86,8 @@ pub enum Say {
         cpu_ms: u64,
         /// Memory that the executor holds afterwards, in bytes, files that it has mapped apart.
         memory: u64,
+        /// Time from its beginning until its model or its rows were loaded, in microseconds.
+        load_us: u64,
         /// What it came to.
         report: Report,
     },

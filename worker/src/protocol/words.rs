@@ -59,9 +59,32 @@ impl Ask {
         "Release",
     ];
 
+    /// Likewise, as metrics and traces have them.
+    pub const LABELS: [&str; 14] = [
+        "look_cancelled",
+        "look_result",
+        "look_checkpoint",
+        "record_attempt",
+        "compute",
+        "commit_result",
+        "commit_checkpoint",
+        "publish_result",
+        "publish_next_slice",
+        "publish_retry",
+        "bury",
+        "publish_again",
+        "ack",
+        "release",
+    ];
+
     /// Its name, as logs and tests have it.
     pub fn name(self) -> &'static str {
-        let at = match self {
+        Self::NAMES[self.number()]
+    }
+
+    /// Where it stands in [`Ask::NAMES`] and [`Ask::LABELS`].
+    pub fn number(self) -> usize {
+        match self {
             Self::LookCancelled => 0,
             Self::LookResult => 1,
             Self::LookCheckpoint => 2,
@@ -76,8 +99,7 @@ impl Ask {
             Self::PublishAgain => 11,
             Self::Ack => 12,
             Self::Release => 13,
-        };
-        Self::NAMES[at]
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use shared::contract::{Cost, Durations, ErrorCode, ErrorReport, JobResult, Kind};
 use shared::store::layout;
+use shared::traces::Span;
 
 use super::{Fault, Hands, Settled, identity};
 use crate::commit::{self, CheckpointRecord};
@@ -9,6 +10,7 @@ use crate::compute::{is_full, joined_paths};
 use crate::protocol::{Answer, Computed, Protocol};
 use crate::scratch::Scratch;
 use crate::step::{self, Ended};
+use crate::supervisor::On;
 
 /// How often a step is tried on a disk that fails.
 const DISK_TRIES: u32 = 3;
@@ -29,7 +31,7 @@ impl Hands<'_> {
         Ok(Answer::Preemptions(lost))
     }
 
-    pub(super) async fn compute(&mut self, protocol: &Protocol) -> Result<Answer, Fault> {
+    pub(super) async fn compute(&mut self, protocol: &Protocol, span: &Span) -> Result<Answer, Fault> {
         let (store, slice) = (self.context.store.as_ref(), protocol.slice());
         let resume = match slice.checked_sub(1) {
             None => None,
@@ -40,7 +42,8 @@ impl Hands<'_> {
             self.failure = Some(ErrorReport::new(ErrorCode::MissingObject, &message));
             return Ok(Answer::Computed(Computed::Mistaken));
         }
-        let (ended, mut spent) = self.step(resume.as_ref()).await?;
+        let (ended, mut spent) = self.step(resume.as_ref(), span).await?;
+        self.context.metrics.spent(self.job.kind(), &spent);
         let path = self.context.settings.executor.device.path();
         self.simd = joined_paths(resume.as_ref().map(|record| record.simd.as_str()), path);
         if let Some(record) = &resume {
@@ -71,7 +74,7 @@ impl Hands<'_> {
                 verdict(report.code)
             }
             Ended::Failed(report) => {
-                tracing::warn!(job.id = %self.job.id, run = %self.job.run, error = %report, "a job failed");
+                tracing::warn!(error = %report, "a job failed");
                 self.failure = Some(report.clone());
                 verdict(report.code)
             }
@@ -90,17 +93,17 @@ impl Hands<'_> {
 
     /// Runs the job's step. A disk that fails may have done so once, or somebody has swept our folders; one that goes on
     /// is this machine's fault.
-    async fn step(&mut self, resume: Option<&CheckpointRecord>) -> Result<(Ended, step::Spent), Fault> {
+    async fn step(&mut self, resume: Option<&CheckpointRecord>, span: &Span) -> Result<(Ended, step::Spent), Fault> {
         let mut tries = 1..DISK_TRIES;
         loop {
             if self.job.kind() == Kind::Trial {
                 self.scratch = Some(self.scratch().await?);
             }
             let scratch = self.scratch.as_ref().map(Scratch::path);
-            let ran = step::run(self.context, self.job, resume, self.warm, scratch, &self.stops).await;
+            let ran = step::run(self.context, self.job, resume, self.warm, scratch, &self.stops, span).await;
             match &ran {
                 (Ended::Disk(report), _) if tries.next().is_some() => {
-                    tracing::warn!(job.id = %self.job.id, error = %report, "the disk fails: tries again");
+                    tracing::warn!(error = %report, "the disk fails: tries again");
                 }
                 _ => return Ok(ran),
             }
@@ -116,7 +119,7 @@ impl Hands<'_> {
                 Err(error) => return Err(Fault::Machine(error.into())),
             };
             tokio::select! {
-                () = self.context.patience.wait(&error) => {}
+                () = self.context.patience.wait(On::Disk, &error) => {}
                 () = self.stops.lost.cancelled() => return Err(Fault::Lost),
                 () = self.stops.drain.cancelled() => return Err(Fault::Stopped),
             }

@@ -9,6 +9,7 @@ use shared::digest::Digest;
 use shared::names::ObjectRef;
 use shared::queue::{Attempts, DeadLetter};
 use shared::store::{StoreError, get_optional, layout};
+use shared::traces::{self, Span};
 
 use super::{Fault, Hands, identity, passed_on};
 use crate::commit::{self, CheckpointRecord};
@@ -119,7 +120,7 @@ impl Hands<'_> {
             Ok::<_, StoreError>(())
         };
         if let Err(error) = removed.await {
-            tracing::debug!(%error, job.id = %self.job.id, "a superseded checkpoint stays");
+            tracing::debug!(%error, "a superseded checkpoint stays");
         }
     }
 
@@ -136,8 +137,9 @@ impl Hands<'_> {
         Ok(Answer::Done)
     }
 
-    pub(super) async fn publish_retry(&mut self, spent: Spent) -> Result<Answer, Fault> {
+    pub(super) async fn publish_retry(&mut self, spent: Spent, span: &Span) -> Result<Answer, Fault> {
         let mut next = passed_on(self.letter);
+        traces::letters::hand_on(&mut next, span);
         let attempts = &mut next.headers.attempts;
         spend(attempts, spent);
         let before = attempts.errors.saturating_add(attempts.crashes).saturating_sub(1);
@@ -148,7 +150,7 @@ impl Hands<'_> {
         Ok(Answer::Done)
     }
 
-    pub(super) async fn bury(&mut self, last: Option<Spent>) -> Result<Answer, Fault> {
+    pub(super) async fn bury(&mut self, last: Option<Spent>, span: &Span) -> Result<Answer, Fault> {
         let report = self.failure.clone().or_else(|| self.result.as_ref().and_then(|result| result.error.clone()));
         let reason = report.as_ref().map_or("failed", |report| report.code.as_str());
         let errors =
@@ -158,7 +160,9 @@ impl Hands<'_> {
         if self.patiently(|| get_optional(store, &marker)).await?.is_some() {
             return Ok(Answer::Done);
         }
-        let mut dead = DeadLetter::of(self.letter, reason, errors, &self.context.settings.name);
+        let mut letter = self.letter.clone();
+        traces::letters::hand_on(&mut letter, span);
+        let mut dead = DeadLetter::of(&letter, reason, errors, &self.context.settings.name);
         dead.attempts.preemptions = self.preemptions;
         if let Some(last) = last {
             spend(&mut dead.attempts, last);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::contract::{ErrorCode, ErrorReport};
+use shared::traces::{KeyValue, Span};
 use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Early, Ended, Step, failed, millis};
 use crate::executor::{Death, Executor, ExecutorSettings, Order, Report, Say};
+use crate::supervisor::On;
 
 /// A slot's executor, started when first needed and kept warm.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Step<'_> {
     async fn answer(&mut self, order: &Order, warm: &Warm) -> Early<(u64, Report)> {
         let mut ran = self.have_done(order, warm, 1).await?;
         if let Err(Death::InCompany(death)) = ran {
-            tracing::warn!(job.id = %self.job.id, %death, "an executor died with two jobs: each is tried again alone");
+            tracing::warn!(%death, "an executor died with two jobs: each is tried again alone");
             ran = self.have_done(order, warm, ROOM).await?;
         }
         ran.map_err(|death| crashed(&death))
@@ -119,7 +121,7 @@ impl Step<'_> {
                 // Worn: it goes once nobody else has an order there.
                 Ok(None) => places = ROOM,
                 Err(death) if tries.next().is_some() => tokio::select! {
-                    () = self.context.patience.wait(&death) => {}
+                    () = self.context.patience.wait(On::Executor, &death) => {}
                     ended = self.stopped() => return Err(ended),
                 },
                 Err(death) => return Err(Ended::NoExecutor(death)),
@@ -133,12 +135,21 @@ impl Step<'_> {
         let (place, executor) = self.executor(warm, places).await?;
         let (pause, give_up) = (CancellationToken::new(), CancellationToken::new());
         let (mut told, full) = (false, Notify::new());
+        let mut timed = Timed::new(self.span, executor.id());
         let mut each = |said: Say| match said {
-            Say::Step { fraction, epoch } => self.context.tell(self.job, fraction, epoch),
+            Say::Step { fraction, epoch } => {
+                if let Some(epoch) = &epoch {
+                    self.context.metrics.trained();
+                    timed.epoch(epoch.epoch);
+                }
+                self.context.tell(self.job, fraction, epoch);
+            }
+            Say::Begun => timed.begins(),
+            Say::Loaded(took) => timed.loaded(took),
             Say::DiskFull(error) => {
                 full.notify_one();
                 if !std::mem::replace(&mut told, true) {
-                    tracing::error!(job.id = %self.job.id, %error, "the disk is full: what was computed waits until there is room");
+                    tracing::error!(%error, "the disk is full: what was computed waits until there is room");
                 }
             }
             Say::Ready | Say::Report { .. } => {}
@@ -166,11 +177,58 @@ impl Step<'_> {
             }
         };
         drop(place);
+        timed.ended(&ran);
         match ran {
             Err(Death::GivenUp) if self.stops.lost.is_cancelled() => Err(Ended::Lost),
             Err(Death::GivenUp) if self.over.is_cancelled() => Err(Ended::Cancelled),
             Err(Death::GivenUp) => Err(Ended::Stopped),
             ran => Ok(ran),
+        }
+    }
+}
+
+/// An executor's times, as spans: it has no network, and says what it does over its pipe.
+struct Timed {
+    span: Span,
+    begun: Instant,
+    epoch: Instant,
+}
+
+impl Timed {
+    /// Of an order that is sent now.
+    fn new(parent: &Span, executor: u32) -> Self {
+        let (mut span, now) = (parent.child("execute"), Instant::now());
+        span.set("process.pid", i64::from(executor));
+        Self { span, begun: now, epoch: now }
+    }
+
+    fn begins(&mut self) {
+        let now = Instant::now();
+        if self.span.is_seen() {
+            self.span.child_between("wait", self.begun, now, Vec::new());
+        }
+        (self.begun, self.epoch) = (now, now);
+    }
+
+    fn epoch(&mut self, number: u32) {
+        let now = Instant::now();
+        if self.span.is_seen() {
+            let number = KeyValue::new("gannet.epoch", i64::from(number));
+            self.span.child_between("epoch", self.epoch, now, vec![number]);
+        }
+        self.epoch = now;
+    }
+
+    fn loaded(&mut self, took: Duration) {
+        if self.span.is_seen() {
+            self.span.child_between("load", self.begun, self.begun + took, Vec::new());
+        }
+    }
+
+    fn ended(mut self, ran: &Result<(u64, Report), Death>) {
+        match ran {
+            Ok((cpu_ms, _)) => self.span.set("gannet.cpu_ms", i64::try_from(*cpu_ms).unwrap_or(i64::MAX)),
+            Err(death) => self.span.fail(death),
         }
     }
 }

@@ -183,6 +183,7 @@ impl Pump {
     fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
         let receipt = RabbitReceipt { acker: delivery.acker, address: self.address.clone(), _held: self.held.clone() };
         Delivery {
+            enqueued: letters::enqueued(&delivery.properties),
             letter: letters::read(self.kind, &delivery.properties, delivery.data),
             redelivered: delivery.redelivered,
             lost: self.lost.child_token(),

@@ -1,6 +1,8 @@
 //! Letters as AMQP messages: properties and headers, written strictly and read with patience, since foreign clients
 //! write them too. Moves no messages.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -11,6 +13,9 @@ use crate::queue::{Attempts, DeadLetter, Headers, Letter, Reply, fresh_message_i
 const SLICE: &str = "gannet-slice";
 const ATTEMPTS: &str = "gannet-attempts";
 const TRACEPARENT: &str = "traceparent";
+const PREVIOUS: &str = "gannet-previous";
+/// Milliseconds since 1970. The property `timestamp`, which other clients may set, has whole seconds only.
+const ENQUEUED: &str = "gannet-enqueued";
 
 /// W3C's has 55 characters. A client's long one beside our own headers could outgrow a frame, which costs the connection.
 const LONGEST_TRACEPARENT: usize = 64;
@@ -24,15 +29,19 @@ pub(super) fn json_properties(message_id: &str) -> BasicProperties {
         .with_message_id(ShortString::try_new(id).unwrap_or_else(|_| fresh_message_id().into()))
 }
 
-/// The properties of a letter. Only our own headers go out again: `x-death` and a client's others stay behind.
-pub(super) fn properties(headers: &Headers) -> BasicProperties {
+/// The properties of a letter that is due at `due`. Only our own headers go out again: `x-death` and a client's others stay behind.
+pub(super) fn properties(headers: &Headers, due: SystemTime) -> BasicProperties {
     let mut table = FieldTable::default();
     table.insert(SLICE.into(), AMQPValue::LongLongInt(headers.slice.into()));
     let attempts = serde_json::to_string(&headers.attempts).expect("three numbers");
     table.insert(ATTEMPTS.into(), AMQPValue::LongString(attempts.into()));
-    if let Some(traceparent) = &headers.traceparent {
-        table.insert(TRACEPARENT.into(), AMQPValue::LongString(traceparent.as_str().into()));
+    for (name, value) in [(TRACEPARENT, &headers.traceparent), (PREVIOUS, &headers.previous)] {
+        if let Some(value) = value {
+            table.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+        }
     }
+    let since_1970 = due.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    table.insert(ENQUEUED.into(), AMQPValue::LongLongInt(i64::try_from(since_1970).unwrap_or(i64::MAX)));
     let properties = json_properties(&headers.message_id).with_headers(table);
     match &headers.reply {
         None => properties,
@@ -53,17 +62,30 @@ pub(super) fn read(kind: Kind, properties: &BasicProperties, body: Vec<u8>) -> L
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let header = |name: &str| properties.headers().as_ref().and_then(|table| table.inner().get(name));
     let reply = text(properties.reply_to()).filter(|queue| !queue.is_empty());
+    let short = |name: &str| header(name).and_then(words).filter(|words| words.len() <= LONGEST_TRACEPARENT);
     Letter {
         kind,
         body,
         headers: Headers {
             message_id: text(properties.message_id()).unwrap_or_default(),
             reply: reply.map(|queue| Reply { queue, correlation_id: text(properties.correlation_id()) }),
-            traceparent: header(TRACEPARENT).and_then(words).filter(|words| words.len() <= LONGEST_TRACEPARENT),
+            traceparent: short(TRACEPARENT),
+            previous: short(PREVIOUS),
             slice: header(SLICE).and_then(number).and_then(|slice| u32::try_from(slice).ok()).unwrap_or(0),
             attempts: header(ATTEMPTS).and_then(words).map_or_else(Attempts::default, |json| attempts(&json)),
         },
     }
+}
+
+/// When a letter was enqueued, where it says so.
+pub(super) fn enqueued(properties: &BasicProperties) -> Option<SystemTime> {
+    let header = properties.headers().as_ref().and_then(|table| table.inner().get(ENQUEUED)).and_then(number);
+    let after_1970 = match (header, properties.timestamp()) {
+        (Some(millis), _) => Duration::from_millis(u64::try_from(millis).ok()?),
+        (None, Some(seconds)) => Duration::from_secs(*seconds),
+        (None, None) => return None,
+    };
+    UNIX_EPOCH.checked_add(after_1970)
 }
 
 /// A dead letter: ours as it was written, or a job that the broker itself put away.
@@ -140,16 +162,28 @@ mod tests {
             message_id: "an-id".into(),
             reply: Some(Reply { queue: "answers".into(), correlation_id: Some("7".into()) }),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            previous: Some("b7ad6b7169203331".into()),
             slice: 3,
             attempts: Attempts { errors: 1, crashes: 2, preemptions: 3 },
         };
-        assert_eq!(read(Kind::Trial, &properties(&headers), Vec::new()).headers, headers);
+        let due = UNIX_EPOCH + Duration::from_millis(1_234_567);
+        let properties = properties(&headers, due);
+        assert_eq!(read(Kind::Trial, &properties, Vec::new()).headers, headers);
+        assert_eq!(enqueued(&properties), Some(due));
     }
 
     #[test]
     fn a_message_without_anything_is_read() {
         let letter = read(Kind::Trial, &BasicProperties::default(), b"x".to_vec());
         assert_eq!(letter, Letter { kind: Kind::Trial, body: b"x".to_vec(), headers: Headers::default() });
+    }
+
+    #[test]
+    fn a_client_may_say_when_it_enqueued_in_whole_seconds() {
+        let stamped = BasicProperties::default().with_timestamp(7);
+        assert_eq!(enqueued(&stamped), Some(UNIX_EPOCH + Duration::from_secs(7)));
+        assert_eq!(enqueued(&BasicProperties::default()), None);
+        assert_eq!(enqueued(&BasicProperties::default().with_timestamp(u64::MAX)), None, "no such time");
     }
 
     #[test]

@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use super::lease::Lease;
 use crate::queue::QueueError;
 
-/// The version of the tables. A file with a higher one is refused; there is no lower one yet.
-const SCHEMA: i64 = 1;
+/// The version of the tables. A file with a higher one is refused, one with a lower one is brought up.
+const SCHEMA: i64 = 2;
 
 /// Marks the file as Gannet's (`GNQ1`), for `file` and against mix-ups.
 const APPLICATION: i64 = 0x474e_5131;
@@ -44,6 +44,8 @@ const TABLES: &str = "
         reply_to TEXT,
         correlation_id TEXT,
         traceparent TEXT,
+        previous TEXT,
+        enqueued_ms INTEGER,               -- Unix time; when it is due, if that is later
         slice INTEGER NOT NULL,
         attempts TEXT NOT NULL,
         body BLOB NOT NULL
@@ -60,6 +62,9 @@ const TABLES: &str = "
     );
     CREATE INDEX replies_by_queue ON replies (queue, seq);
 ";
+
+/// From version 1.
+const SECOND: &str = "ALTER TABLE jobs ADD COLUMN previous TEXT; ALTER TABLE jobs ADD COLUMN enqueued_ms INTEGER";
 
 /// Another process holds the file for milliseconds at a time.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
@@ -203,6 +208,11 @@ fn prepare(path: &Path, file: &mut Connection) -> Result<(), QueueError> {
         }
         change.execute_batch(TABLES).map_err(failed)?;
         change.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
+    }
+    if version == 1 {
+        change.execute_batch(SECOND).map_err(failed)?;
+    }
+    if version != SCHEMA {
         change.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
     }
     change.commit().map_err(failed)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{OptionalExtension, Row, ToSql, TransactionBehavior};
+use rusqlite::{OptionalExtension, Row, ToSql, TransactionBehavior, params};
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
@@ -20,6 +20,7 @@ pub(super) struct Taken {
     pub(super) holder: i64,
     pub(super) letter: Letter,
     pub(super) redelivered: bool,
+    pub(super) enqueued: Option<SystemTime>,
     pub(super) lost: CancellationToken,
 }
 
@@ -42,8 +43,9 @@ impl Desk {
         let change = self.file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
             let mut insert = change.prepare_cached(
-                "INSERT INTO jobs (kind, due_ms, message_id, reply_to, correlation_id, traceparent, slice, attempts, body)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (kind, due_ms, message_id, reply_to, correlation_id, traceparent, previous,
+                     enqueued_ms, slice, attempts, body)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?;
             for letter in letters {
                 let headers = &letter.headers;
@@ -54,8 +56,20 @@ impl Desk {
                 };
                 let attempts = serde_json::to_string(&headers.attempts).expect("three numbers");
                 let (kind, slice) = (letter.kind.as_str(), headers.slice);
-                let traceparent = &headers.traceparent;
-                insert.execute((kind, due, id, reply_to, correlation, traceparent, slice, attempts, &letter.body))?;
+                let enqueued = now_ms().max(due);
+                insert.execute(params![
+                    kind,
+                    due,
+                    id,
+                    reply_to,
+                    correlation,
+                    headers.traceparent,
+                    headers.previous,
+                    enqueued,
+                    slice,
+                    attempts,
+                    letter.body
+                ])?;
             }
         }
         change.commit()
@@ -84,14 +98,15 @@ impl Desk {
         }
         let found: Option<i64> = change.prepare_cached(DUE)?.query_row(due, |row| row.get(0)).optional()?;
         let Some(seq) = found else { return Ok(None) };
-        let (letter, redelivered) = change
+        let (letter, redelivered, enqueued) = change
             .prepare_cached(
                 "UPDATE jobs SET holder = ? WHERE seq = ? RETURNING
-                 body, message_id, reply_to, correlation_id, traceparent, slice, attempts, redelivered",
+                 body, message_id, reply_to, correlation_id, traceparent, previous, enqueued_ms, slice, attempts,
+                 redelivered",
             )?
             .query_row((holder, seq), |row| read(kind, row))?;
         change.commit()?;
-        Ok(Some(Taken { seq, holder, letter, redelivered, lost }))
+        Ok(Some(Taken { seq, holder, letter, redelivered, enqueued, lost }))
     }
 
     /// The jobs of a run, waiting, delayed or taken.
@@ -216,7 +231,8 @@ fn read_dead(row: &Row<'_>, at: usize) -> rusqlite::Result<DeadLetter> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, error.into()))
 }
 
-fn read(kind: Kind, row: &Row<'_>) -> rusqlite::Result<(Letter, bool)> {
+/// A letter, whether it was delivered before, and when it was enqueued.
+fn read(kind: Kind, row: &Row<'_>) -> rusqlite::Result<(Letter, bool, Option<SystemTime>)> {
     let correlation_id = row.get("correlation_id")?;
     let reply = row.get::<_, Option<String>>("reply_to")?.map(|queue| Reply { queue, correlation_id });
     let attempts: String = row.get("attempts")?;
@@ -224,11 +240,14 @@ fn read(kind: Kind, row: &Row<'_>) -> rusqlite::Result<(Letter, bool)> {
         message_id: row.get("message_id")?,
         reply,
         traceparent: row.get("traceparent")?,
+        previous: row.get("previous")?,
         slice: row.get("slice")?,
         // Written by us; what cannot be read counts as no attempts, as on the broker.
         attempts: serde_json::from_str(&attempts).unwrap_or_else(|_| Attempts::default()),
     };
-    Ok((Letter { kind, body: row.get("body")?, headers }, row.get("redelivered")?))
+    let since_1970 = row.get::<_, Option<i64>>("enqueued_ms")?.and_then(|millis| u64::try_from(millis).ok());
+    let enqueued = since_1970.and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+    Ok((Letter { kind, body: row.get("body")?, headers }, row.get("redelivered")?, enqueued))
 }
 
 fn now_ms() -> i64 {
