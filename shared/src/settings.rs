@@ -9,8 +9,9 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 23] = [
+pub const VARIABLES: [&str; 24] = [
     "GANNET_AMQP_URL",
+    "GANNET_AMQP_URL_FILE",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
     "GANNET_DEVICE",
@@ -35,6 +36,16 @@ pub const VARIABLES: [&str; 23] = [
     "GANNET_WORKER_NAME",
 ];
 
+/// Those that `infra/docker-compose.yml` reads, and no program.
+pub const COMPOSE_VARIABLES: [&str; 6] = [
+    "GANNET_FILES",
+    "GANNET_MAX_WORKERS",
+    "GANNET_PREBUILT",
+    "GANNET_PRODUCER_IMAGE",
+    "GANNET_SECRETS",
+    "GANNET_WORKER_IMAGE",
+];
+
 /// Says of each of the variables called `names` that looks like one of ours and is none what may be meant.
 pub fn misspelt<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let ours = |name: &&str| name.starts_with("GANNET_") && !VARIABLES.contains(name) && !is_of_others(name);
@@ -48,7 +59,7 @@ pub fn misspelt<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
 /// The tests' variables, the compose file's, and those that Kubernetes sets for a service called `gannet…`.
 fn is_of_others(name: &str) -> bool {
     name.starts_with("GANNET_TEST_")
-        || name == "GANNET_WORKER_IMAGE"
+        || COMPOSE_VARIABLES.contains(&name)
         || name.contains("_SERVICE_")
         || name.ends_with("_PORT")
         || name.contains("_PORT_")
@@ -103,14 +114,14 @@ pub enum StorePlace {
 }
 
 impl Places {
-    /// Reads `GANNET_AMQP_URL`, `GANNET_STORE`, `GANNET_S3_ENDPOINT` and `GANNET_HOME`.
+    /// Reads `GANNET_AMQP_URL` (or `GANNET_AMQP_URL_FILE`), `GANNET_STORE`, `GANNET_S3_ENDPOINT` and `GANNET_HOME`.
     ///
     /// # Errors
     /// The variable that cannot be used, with an example of one that can.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, BadSetting> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let home = PathBuf::from(set("GANNET_HOME").unwrap_or_else(|| ".gannet".into()));
-        let queue = match set("GANNET_AMQP_URL") {
+        let queue = match amqp_url(lookup)? {
             None => QueuePlace::File(home.join("queue.sqlite")),
             Some(url) if url.starts_with("amqp://") || url.starts_with("amqps://") => QueuePlace::Amqp(url),
             Some(url) => {
@@ -148,6 +159,33 @@ impl Places {
     pub fn is_embedded(&self) -> bool {
         matches!(self.queue, QueuePlace::File(_))
     }
+}
+
+/// What `GANNET_AMQP_URL` says, or the file that `GANNET_AMQP_URL_FILE` names: containers are given secrets as files.
+fn amqp_url(lookup: Lookup<'_>) -> Result<Option<String>, BadSetting> {
+    let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+    let file = match (set("GANNET_AMQP_URL"), set("GANNET_AMQP_URL_FILE")) {
+        (url, None) => return Ok(url),
+        (None, Some(file)) => file,
+        (Some(_), Some(file)) => {
+            return Err(bad("GANNET_AMQP_URL_FILE", &file, "GANNET_AMQP_URL is set, too: one of them is accepted"));
+        }
+    };
+    let accepted = "a file that holds an address like amqp://user:password@host:5672/%2f is accepted";
+    match std::fs::read_to_string(&file) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(bad("GANNET_AMQP_URL_FILE", &file, &format!("{accepted}; this one is empty")))
+        }
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) => Err(bad("GANNET_AMQP_URL_FILE", &file, &format!("{accepted} ({error})"))),
+    }
+}
+
+/// What to do about a server whose certificate is not accepted, where that is what `error` says.
+pub(crate) fn certificate_hint(error: &str) -> Option<&'static str> {
+    error.contains("invalid peer certificate").then_some(
+        "name the file with its CA's certificate (PEM) in SSL_CERT_FILE, and use the host's name that stands in its certificate",
+    )
 }
 
 /// Processors this process may use.
@@ -273,6 +311,29 @@ mod tests {
         ] {
             let error = read(&variables).expect_err("refused").to_string();
             assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_brokers_address_may_lie_in_a_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let store = ("GANNET_STORE", "s3://bucket");
+        let secret = file("secret", "amqps://u:p@host/%2f\n");
+        let places = read(&[("GANNET_AMQP_URL_FILE", &secret), store]).expect("valid");
+        assert!(matches!(&places.queue, QueuePlace::Amqp(url) if url == "amqps://u:p@host/%2f"));
+        let (missing, empty) = (folder.path().join("missing").display().to_string(), file("empty", " \n"));
+        for (variables, expected) in [
+            (vec![("GANNET_AMQP_URL_FILE", missing.as_str()), store], "No such file"),
+            (vec![("GANNET_AMQP_URL_FILE", &empty), store], "this one is empty"),
+            (vec![("GANNET_AMQP_URL_FILE", &secret), ("GANNET_AMQP_URL", "amqp://host"), store], "one of them"),
+        ] {
+            let error = read(&variables).expect_err("refused").to_string();
+            assert!(error.starts_with("GANNET_AMQP_URL_FILE is `") && error.contains(expected), "{error}");
         }
     }
 

@@ -113,6 +113,14 @@ impl Broker {
         self.ctl(&["set_permissions", "-p", vhost, "gannet", ".*", ".*", ".*"])
     }
 
+    /// Gives the node the users, rights, exchanges and queues of a definitions file.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn import(&self, definitions: &Path) -> Result<()> {
+        self.ctl(&["import_definitions", &definitions.display().to_string()])
+    }
+
     /// Drops a virtual host with everything in it.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 //! What it adds: `s3s-fs` looks for an object and then renames, so its conditional PUT has two winners
 //! now and then, and it writes two more small files about each. Here every PUT goes to a file beside the tree and then gets
 //! its name by `link`, which the kernel decides, or by `rename`. It also answers for missing buckets and folders as S3 does,
-//! and writes down every request, so that tests can count them. Listens on the loopback only.
+//! and writes down every request, so that tests can count them. Listens on the loopback unless it is told otherwise, and
+//! speaks TLS where it is given a certificate.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +17,6 @@ use anyhow::Context;
 use futures::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
 use s3s::dto::{
     CreateBucketInput, CreateBucketOutput, DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput,
     HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
@@ -26,12 +27,15 @@ use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+mod access;
 mod faults;
 
 pub use faults::{Fault, Rule, write_rules};
 
+use access::{Keys, acceptor};
 use faults::{Faults, damaged, under};
 
 /// What a server is started with.
@@ -39,14 +43,20 @@ use faults::{Faults, damaged, under};
 pub struct Options {
     /// Where buckets lie, a folder each. Made where missing.
     pub root: PathBuf,
+    /// The address to listen on.
+    pub host: IpAddr,
     /// The port; 0 takes a free one.
     pub port: u16,
     /// A bucket that is made at start.
     pub bucket: String,
-    /// The one access key.
+    /// The access key that is always there.
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
+    /// A folder of more: each file is called like an access key and holds its secret. It may change at any time.
+    pub users: Option<PathBuf>,
+    /// A certificate's chain and its key, PEM files, where TLS is spoken.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Where a line a request is appended.
     pub log: Option<PathBuf>,
     /// A file of [`Rule`]s, as JSON, that may come, change and go at any time.
@@ -58,10 +68,13 @@ impl Options {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
+            host: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             bucket: "gannet-test".into(),
             access_key: "test".into(),
             secret_key: "testtest".into(),
+            users: None,
+            tls: None,
             log: None,
             faults: None,
         }
@@ -98,13 +111,15 @@ impl S3Server {
         fs::create_dir_all(&bucket).with_context(|| format!("cannot make `{}`", bucket.display()))?;
         let journal = Arc::new(Journal::open(options.log.as_deref())?);
         let mut service = S3ServiceBuilder::new(Files::open(options, Arc::clone(&journal))?);
-        service.set_auth(SimpleAuth::from_single(options.access_key.clone(), options.secret_key.clone()));
-        let listener = TcpListener::bind(("127.0.0.1", options.port))
+        service.set_auth(Keys::new(options));
+        let listener = TcpListener::bind((options.host, options.port))
             .await
-            .with_context(|| format!("cannot listen on port {}", options.port))?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
+            .with_context(|| format!("cannot listen on port {} of {}", options.port, options.host))?;
+        let tls = options.tls.as_ref().map(acceptor).transpose()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://{}", listener.local_addr()?);
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, service.build(), stop.clone()));
+        let serving = tokio::spawn(serve(listener, tls, service.build(), stop.clone()));
         Ok(Self { endpoint, journal, stop, serving })
     }
 
@@ -148,8 +163,8 @@ pub fn read_log(log: &Path) -> anyhow::Result<Vec<Request>> {
     text.lines().map(|line| request(line).with_context(|| format!("no request: `{line}`"))).collect()
 }
 
-async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToken) {
-    let server = Builder::new(TokioExecutor::new());
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, service: S3Service, stop: CancellationToken) {
+    let server = Arc::new(Builder::new(TokioExecutor::new()));
     // Dropped with the loop, which hangs up on everybody.
     let mut connections = JoinSet::new();
     loop {
@@ -162,9 +177,16 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let connection = server.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
+                    let (server, service, tls) = (Arc::clone(&server), service.clone(), tls.clone());
                     connections.spawn(async move {
-                        if let Err(error) = connection.await {
+                        let served = match tls {
+                            None => server.serve_connection(TokioIo::new(stream), service).await,
+                            Some(tls) => match tls.accept(stream).await {
+                                Ok(stream) => server.serve_connection(TokioIo::new(stream), service).await,
+                                Err(error) => Err(error.into()),
+                            },
+                        };
+                        if let Err(error) = served {
                             tracing::debug!(%error, "a client hung up");
                         }
                     });

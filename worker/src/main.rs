@@ -176,7 +176,7 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 /// `began` tells when the drain did.
 async fn overdue(drain: &CancellationToken, began: &OnceLock<Instant>) {
     drain.cancelled().await;
-    drop(began.set(Instant::now()));
+    let _ = began.set(Instant::now());
     tokio::time::sleep(END).await;
 }
 

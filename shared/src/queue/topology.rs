@@ -166,25 +166,40 @@ impl Topology {
     /// Declares everything that is not there yet. What somebody else declared in another way, or what this user may
     /// not declare, is used as it stands, and said in the log.
     ///
+    /// Each refusal costs a channel, and a line in the broker's log. So a user who is refused once, as those of least
+    /// privilege are, only looks from then on.
+    ///
     /// # Errors
     /// The connection is lost, or something neither exists nor may be declared.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let mut channel = connection.create_channel().await?;
+        let mut looks = false;
         for (name, kind) in &self.exchanges {
-            let declared = declare_exchange(&channel, name, kind, false).await;
-            if tolerated(name, declared)? {
+            if !looks {
+                match tolerated(name, declare_exchange(&channel, name, kind, false).await)? {
+                    Declared::Done => continue,
+                    Declared::Forbidden => looks = true,
+                    Declared::Differs => {}
+                }
                 channel = connection.create_channel().await?;
-                declare_exchange(&channel, name, kind, true).await?;
             }
+            declare_exchange(&channel, name, kind, true).await?;
         }
         for queue in &self.queues {
-            let declared = queue.declare(&channel, false).await;
-            if tolerated(&queue.name, declared)? {
-                channel = connection.create_channel().await?;
+            if !looks {
+                match tolerated(&queue.name, queue.declare(&channel, false).await)? {
+                    Declared::Done => {}
+                    declared => {
+                        looks = matches!(declared, Declared::Forbidden);
+                        channel = connection.create_channel().await?;
+                        queue.declare(&channel, true).await?;
+                    }
+                }
+            } else {
                 queue.declare(&channel, true).await?;
             }
             // Nothing can look at a binding; without it, a mandatory publish tells.
-            if tolerated(&queue.name, queue.bind(&channel).await)? {
+            if !looks && !matches!(tolerated(&queue.name, queue.bind(&channel).await)?, Declared::Done) {
                 channel = connection.create_channel().await?;
             }
         }
@@ -225,18 +240,26 @@ async fn declare_exchange(channel: &Channel, name: &str, kind: &ExchangeKind, pa
     channel.exchange_declare(short(name), kind.clone(), options, FieldTable::default()).await
 }
 
-/// Whether a declaration was refused in a way that we live with: 403 (not allowed) or 406 (differs). The channel is
-/// closed then.
-fn tolerated(name: &str, declared: Result<(), Error>) -> Result<bool, Error> {
-    let Err(error) = declared else { return Ok(false) };
+/// What came of a declaration. The channel is closed unless it is done.
+enum Declared {
+    Done,
+    /// 403: this user may not.
+    Forbidden,
+    /// 406: it is there, in another way.
+    Differs,
+}
+
+/// Tells refusals that we live with from errors.
+fn tolerated(name: &str, declared: Result<(), Error>) -> Result<Declared, Error> {
+    let Err(error) = declared else { return Ok(Declared::Done) };
     match error.kind() {
         ErrorKind::ProtocolError(protocol) if protocol.get_id() == 403 => {
             tracing::debug!(object = name, reason = %protocol.get_message(), "not allowed to declare: used as it stands");
-            Ok(true)
+            Ok(Declared::Forbidden)
         }
         ErrorKind::ProtocolError(protocol) if protocol.get_id() == 406 => {
             tracing::warn!(object = name, reason = %protocol.get_message(), "differs on this broker: used as it stands");
-            Ok(true)
+            Ok(Declared::Differs)
         }
         _ => Err(error),
     }

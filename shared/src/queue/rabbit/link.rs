@@ -126,7 +126,8 @@ impl Link {
         let connection = match timeout(CONNECT_LIMIT, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) if error.is_io_error() => {
-                let hint = "is RabbitMQ running there? Without GANNET_AMQP_URL the embedded queue is used";
+                let hint = crate::settings::certificate_hint(&error.to_string())
+                    .unwrap_or("is RabbitMQ running there? Without GANNET_AMQP_URL the embedded queue is used");
                 return Err(address.unreachable(format!("{what}: {error}; {hint}")));
             }
             Ok(Err(error)) => return Err(address.failed(&what, &error)),

@@ -50,7 +50,12 @@ impl Asked<'_> {
             SdkError::ResponseError(_) => {
                 self.unreachable(&format!("{}; is the endpoint an S3 service?", chain(error)))
             }
-            _ => self.unreachable(&format!("{}; is the service running, and its address right?", chain(error))),
+            _ => {
+                let said = chain(error);
+                let hint = crate::settings::certificate_hint(&said)
+                    .unwrap_or("is the service running, and its address right?");
+                self.unreachable(&format!("{said}; {hint}"))
+            }
         }
     }
 
