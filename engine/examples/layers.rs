@@ -78,16 +78,20 @@ fn winograd(path: Path, peak: f64) {
         let flops = 2.0 * (ins * outs * size * size * kernel * kernel) as f64;
         let forward = Forward::new(path, &shape, x_maps, y_maps);
         let backward = InputGradient::new(path, &shape, x_maps, y_maps);
-        let fast = Winograd::new(path, &shape, x_maps, y_maps).expect("it applies");
-        let fast_back = Winograd::gradient(path, &shape, x_maps, y_maps).expect("it applies");
         let weights = Buffer::from(&vec![0.1; forward.packing().len().max(backward.len())][..]);
-        let mut scratch = Buffer::zeros(fast.scratch_len().max(fast_back.scratch_len()));
-        let (mut turned, mut turned_back) = (Buffer::zeros(fast.len()), Buffer::zeros(fast_back.len()));
         let share = |seconds: f64| 100.0 * flops / seconds / peak;
-        let prepared =
-            [time(|| fast.transform(&weights, &mut turned)), time(|| fast_back.transform(&weights, &mut turned_back))];
+        let mut prepared = [0.0; 2];
         print!("{ins:4} {outs:4} {size:3} k{kernel}");
         for examples in [1, 16] {
+            let fast = Winograd::new(path, &shape, x_maps, y_maps).expect("it applies").for_examples(&shape, examples);
+            let fast_back = Winograd::gradient(path, &shape, x_maps, y_maps).expect("it applies");
+            let fast_back = fast_back.for_examples(&shape, examples);
+            let mut scratch = Buffer::zeros(fast.scratch_len().max(fast_back.scratch_len()));
+            let (mut turned, mut turned_back) = (Buffer::zeros(fast.len()), Buffer::zeros(fast_back.len()));
+            prepared = [
+                time(|| fast.transform(&weights, &mut turned)),
+                time(|| fast_back.transform(&weights, &mut turned_back)),
+            ];
             let (x, mut y) = (Buffer::zeros(x_maps.len() * examples), Buffer::zeros(y_maps.len() * examples));
             let (dy, mut dx) = (Buffer::zeros(y.len()), Buffer::zeros(x.len()));
             let mut dx_again = Buffer::zeros(x.len());

@@ -13,6 +13,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod function;
 mod gradient;
+pub mod inverted;
 pub mod linear;
 mod math;
 pub mod norm;

@@ -106,6 +106,10 @@ impl Maps {
         for (row, line) in values.chunks_exact(width).enumerate() {
             let (channel, row) = (row / height, row % height);
             let start = self.at(channel / self.lanes, row as isize, 0) + channel % self.lanes;
+            if self.lanes == 1 {
+                to[start..start + width].copy_from_slice(line);
+                continue;
+            }
             for (column, value) in line.iter().enumerate() {
                 to[start + column * self.lanes] = *value;
             }

@@ -6,6 +6,7 @@
 
 mod conv;
 mod convolution;
+mod inverted;
 mod linear;
 mod lower;
 mod memory;
@@ -104,9 +105,10 @@ trait Stage: Send + Sync {
     }
 }
 
-/// A stage with what it is called and the time that it has taken forwards and backwards.
+/// A stage with what it is called, an example's products, and the time that it has taken forwards and backwards.
 struct Timed {
     name: String,
+    products: usize,
     stage: Box<dyn Stage>,
     spent: [Duration; 2],
 }
@@ -171,14 +173,24 @@ impl Net {
             return Err(Unfit(format!("`{}` is for outputs alone: it cannot be trained", lower::alone(&node.op))));
         }
         let layers = lower::lower(graph, purpose);
-        let plan = wiring::wire(graph, &layers, batch, purpose);
+        let inverted = inverted::find(graph, &layers, purpose, precision);
+        let plan = wiring::wire(graph, &layers, &inverted, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
         let size = Size { path, batch, together, precision };
         let mut stages = Vec::with_capacity(layers.len());
-        for (layer, wiring) in layers.iter().zip(plan.wirings) {
-            let stage = stage(graph, layer, &wiring, size, &mut layouts)?;
-            stages.push(Timed { name: layer.name(graph), stage, spent: [Duration::ZERO; 2] });
+        let mut index = 0;
+        while index < layers.len() {
+            let own = index..index + if inverted[index] { inverted::LAYERS } else { 1 };
+            index = own.end;
+            let (layers, wirings) = (&layers[own.clone()], &plan.wirings[own]);
+            let names: Vec<String> = layers.iter().map(|layer| layer.name(graph)).collect();
+            let products = layers.iter().map(|layer| layer.products(graph)).sum();
+            let stage = match (layers, wirings) {
+                ([layer], [wiring]) => stage(graph, layer, wiring, size, &mut layouts)?,
+                _ => Box::new(inverted::InvertedStage::new(layers, wirings, size, &mut layouts)),
+            };
+            stages.push(Timed { name: names.join("; "), products, stage, spent: [Duration::ZERO; 2] });
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
         Ok(Self {
@@ -229,6 +241,11 @@ impl Net {
     /// What each layer is called, and the time that it has taken so far forwards and backwards.
     pub fn times(&self) -> impl Iterator<Item = (&str, [Duration; 2])> {
         self.stages.iter().map(|timed| (timed.name.as_str(), timed.spent))
+    }
+
+    /// The products of numbers that each layer sums up for an example, in the order of [`Net::times`]: those of the definition, however it is computed.
+    pub fn products(&self) -> impl Iterator<Item = usize> {
+        self.stages.iter().map(|timed| timed.products)
     }
 
     /// Sets a parameter, in the order of a file.

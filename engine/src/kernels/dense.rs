@@ -69,8 +69,8 @@ impl Forward {
         assert!(x.channels == shape.ins && y.channels == shape.outs, "maps of the planned channels");
         let phase = Phase::forward(&shape.window);
         let packing = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes);
-        let most = on_path!(path, S => S::TILE.iter().filter(|pixels| **pixels > 0).count());
-        Self { path, gather: Gather::new(phase, packing, x, y, most) }
+        let tile = on_path!(path, S => S::TILE);
+        Self { path, gather: Gather::new(phase, packing, x, y, tile) }
     }
 
     /// The order of its weights.
@@ -83,7 +83,8 @@ impl Forward {
         self.run_rows(0..self.gather.phase.count[0], weights, bias, x, y, finish);
     }
 
-    /// Some rows of one example's outputs, into maps `y` that begin with the first of them and may have fewer rows than the outputs.
+    /// Some rows of one example's outputs, into maps `y` that begin with the first of them and may have fewer rows than the outputs; they may also be the rest
+    /// of such maps from a row on.
     pub fn run_rows(
         &self,
         rows: Range<usize>,
@@ -112,11 +113,11 @@ impl InputGradient {
         assert!(dx.channels == shape.ins && dy.channels == shape.outs, "maps of the planned channels");
         assert!(dy.lanes == LANES, "gradients in blocks");
         let weights = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), LANES);
-        let most = on_path!(path, S => S::TILE.iter().filter(|pixels| **pixels > 0).count());
+        let tile = on_path!(path, S => S::TILE);
         let mut start = 0;
         let gathers = phases(&shape.window, dx.size).into_iter().map(|phase| {
             let packing = weights.transposed(phase.taps.len());
-            let gather = Gather::new(phase, packing, dy, dx, most);
+            let gather = Gather::new(phase, packing, dy, dx, tile);
             let begin = start;
             start += gather.packing.len();
             (gather, begin)

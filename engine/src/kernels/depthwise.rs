@@ -86,10 +86,11 @@ impl Gather {
         }
     }
 
-    /// Adds up a block of channels.
-    fn run(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+    /// Adds up the first rows of a block of channels.
+    fn run(&self, rows: usize, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
         assert!(weights.len() >= self.taps.len() * LANES && bias.is_none_or(|bias| bias.len() >= LANES));
-        let [rows, columns] = self.count;
+        let [all, columns] = self.count;
+        assert!(rows <= all, "rows of the maps");
         for row in 0..rows {
             // SAFETY: the maps' halos hold every tap of every output, and their slices are a block's; the kernel's instruction set is the path's.
             unsafe {
@@ -127,13 +128,26 @@ impl Forward {
 
     /// One example: `y = finish(x * weights + bias)`; weights as [`pack`] has them, a bias for every lane of every block.
     pub fn run(&self, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+        self.run_rows(self.gather.count[0], weights, bias, x, y, finish);
+    }
+
+    /// The first rows of one example's outputs.
+    pub fn run_rows(
+        &self,
+        rows: usize,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish,
+    ) {
         assert!(x.len() >= self.x.len() && y.len() >= self.y.len(), "maps of the planned size");
         let taps = self.gather.taps.len() * LANES;
         assert!(weights.len() >= self.x.blocks() * taps, "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         parallel::share(y.chunks_mut(self.y.block()).take(self.x.blocks()), |block, y| {
             let bias = bias.map(|bias| &bias[block * LANES..]);
-            self.gather.run(&weights[block * taps..], bias, &x[block * self.x.block()..], y, finish);
+            self.gather.run(rows, &weights[block * taps..], bias, &x[block * self.x.block()..], y, finish);
         });
     }
 }
@@ -188,7 +202,7 @@ impl InputGradient {
             let (dy, dx) = (&dy[block * self.dy.block()..], &mut dx[block * self.dx.block()..]);
             let mut weights = &reordered[block * self.taps[1] * LANES..];
             for gather in &self.gathers {
-                gather.run(weights, None, dy, dx, finish);
+                gather.run(gather.count[0], weights, None, dy, dx, finish);
                 weights = &weights[gather.taps.len() * LANES..];
             }
         }

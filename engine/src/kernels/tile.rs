@@ -10,6 +10,8 @@ pub(super) struct Tile {
     pub(super) x: *const f32,
     /// Floats from a pixel's source to the next one's, where the kernel has no step of its own.
     pub(super) x_step: usize,
+    /// For [`SCATTERED`] kernels, each pixel's source and sums, from the first ones.
+    pub(super) places: *const [u32; 2],
     /// Where each run of inputs lies, from a pixel's source.
     pub(super) offsets: *const u32,
     /// How many.
@@ -20,6 +22,8 @@ pub(super) struct Tile {
     pub(super) weights_block: usize,
     /// Sixteen a block to begin with; null for none.
     pub(super) bias: *const f32,
+    /// Whether the sums begin with what stands in their place, rather than with the bias.
+    pub(super) resume: bool,
     /// The first pixel's sums.
     pub(super) y: *mut f32,
     /// From a block of sums to the next.
@@ -28,6 +32,18 @@ pub(super) struct Tile {
     pub(super) y_step: usize,
     /// What becomes of the sums.
     pub(super) finish: Finish,
+}
+
+impl Tile {
+    /// Where a pixel's sums of a block lie.
+    #[inline(always)]
+    unsafe fn sums<const STEP: usize>(&self, pixel: usize, block: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe {
+            let place = if STEP == SCATTERED { (*self.places.add(pixel))[1] as usize } else { pixel * self.y_step };
+            self.y.add(block * self.y_block + place)
+        }
+    }
 }
 
 /// What a tile does with its sums.
@@ -67,20 +83,22 @@ impl Finish {
     }
 }
 
-/// What a panel's tiles ask the memory for meanwhile: the weights of the panel that follows, a part with each tile.
+/// What a panel's tiles ask the memory for meanwhile: the weights that follow, a part with each tile.
 ///
 /// The weights of many channels come from the third cache or from memory; the hardware foresees the lines of a panel, and not
 /// where the next one begins.
 pub(super) struct Ahead<'a> {
-    weights: &'a [f32],
-    /// Floats with each tile.
+    /// Of one or two blocks.
+    weights: [&'a [f32]; 2],
+    /// Floats of a block with each tile.
     part: usize,
 }
 
 impl<'a> Ahead<'a> {
     /// Over so many tiles.
-    pub(super) fn new(weights: &'a [f32], tiles: usize) -> Self {
-        Self { weights, part: weights.len().div_ceil(LANES * tiles.max(1)) * LANES }
+    pub(super) fn new(weights: [&'a [f32]; 2], tiles: usize) -> Self {
+        let len = weights[0].len().max(weights[1].len());
+        Self { weights, part: len.div_ceil(LANES * tiles.max(1)) * LANES }
     }
 
     /// Asks for the next part.
@@ -89,15 +107,20 @@ impl<'a> Ahead<'a> {
     /// As for [`Simd`].
     #[inline(always)]
     pub(super) unsafe fn ask<S: Simd>(&mut self) {
-        let (now, later) = self.weights.split_at(self.part.min(self.weights.len()));
-        self.weights = later;
-        // SAFETY: nothing is read.
-        now.chunks(LANES).for_each(|line| unsafe { S::prefetch(line.as_ptr()) });
+        for weights in &mut self.weights {
+            let (now, later) = weights.split_at(self.part.min(weights.len()));
+            *weights = later;
+            // SAFETY: nothing is read.
+            now.chunks(LANES).for_each(|line| unsafe { S::prefetch(line.as_ptr()) });
+        }
     }
 }
 
 /// A compiled tile.
 pub(super) type Kernel = unsafe fn(&Tile);
+
+/// The step of a kernel whose pixels lie anywhere.
+pub(super) const SCATTERED: usize = usize::MAX;
 
 /// Pixels of the largest tile of any instruction set.
 pub(super) const MOST: usize = 14;
@@ -114,7 +137,7 @@ impl<S: Simd, const STEP: usize, const RUN: usize> Kernels<S, STEP, RUN> {
         [row!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), row!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)];
 }
 
-/// `PIXELS` pixels that are `STEP` floats apart (0: as the tile says), `BLOCKS` blocks, runs of `RUN` inputs.
+/// `PIXELS` pixels that are `STEP` floats apart (0: as the tile says; [`SCATTERED`]), `BLOCKS` blocks, runs of `RUN` inputs.
 unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
     if PIXELS > S::TILE[BLOCKS - 1] {
         // Not compiled for this instruction set: its registers would spill. Nobody asks for it.
@@ -135,9 +158,22 @@ unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
 unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let step = if STEP == 0 { job.x_step } else { STEP };
+        let mut sources = [0; PIXELS];
+        for pixel in 0..PIXELS {
+            sources[pixel] = match STEP {
+                SCATTERED => (*job.places.add(pixel))[0] as usize,
+                0 => pixel * job.x_step,
+                _ => pixel * STEP,
+            };
+        }
         let mut sums = [[S::splat(0.0); BLOCKS]; PIXELS];
-        if !job.bias.is_null() {
+        if job.resume {
+            for pixel in 0..PIXELS {
+                for block in 0..BLOCKS {
+                    sums[pixel][block] = S::load(job.sums::<STEP>(pixel, block));
+                }
+            }
+        } else if !job.bias.is_null() {
             for block in 0..BLOCKS {
                 let bias = S::load(job.bias.add(block * LANES));
                 for pixel in 0..PIXELS {
@@ -155,7 +191,7 @@ unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
                 }
                 weights = weights.add(LANES);
                 for pixel in 0..PIXELS {
-                    let x = S::splat(*x.add(pixel * step + input));
+                    let x = S::splat(*x.add(sources[pixel] + input));
                     for block in 0..BLOCKS {
                         sums[pixel][block] = S::fma(x, w[block], sums[pixel][block]);
                     }
@@ -164,7 +200,7 @@ unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
         }
         for pixel in 0..PIXELS {
             for block in 0..BLOCKS {
-                let to = job.y.add(block * job.y_block + pixel * job.y_step);
+                let to = job.sums::<STEP>(pixel, block);
                 S::store(to, job.finish.apply::<S>(sums[pixel][block], to));
             }
         }

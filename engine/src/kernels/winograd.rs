@@ -65,24 +65,37 @@ enum Kind {
 }
 
 impl Kind {
-    /// What suits a kernel and its outputs; `None` where nothing does.
-    fn of(shape: &Shape, outputs: [usize; 2]) -> Option<Self> {
+    /// Those that suit a kernel; none where nothing does.
+    fn all(shape: &Shape, outputs: [usize; 2]) -> &'static [Self] {
         if shape.groups != 1 || !shape.window.is_plain() || outputs.contains(&0) {
-            return None;
+            return &[];
         }
         match shape.window.kernel {
-            // The fewer products.
-            [3, 3] if Self::F2x3.products(outputs) < Self::F4x3.products(outputs) => Some(Self::F2x3),
-            [3, 3] => Some(Self::F4x3),
-            [5, 5] => Some(Self::F2x5),
-            _ => None,
+            [3, 3] => &[Self::F4x3, Self::F2x3],
+            [5, 5] => &[Self::F2x5],
+            _ => &[],
         }
     }
 
-    /// Products for all outputs of a channel.
-    fn products(self, outputs: [usize; 2]) -> usize {
-        let [rows, columns] = self.tiles(outputs);
-        rows * columns * self.positions()
+    /// The one with the fewest products: the fastest where many examples share the weights.
+    fn of(shape: &Shape, outputs: [usize; 2]) -> Option<Self> {
+        let products = |kind: &&Self| kind.tiles(outputs).iter().product::<usize>() * kind.positions();
+        Self::all(shape, outputs).iter().min_by_key(products).copied()
+    }
+
+    /// The fastest for so many examples at once.
+    fn fastest(shape: &Shape, outputs: [usize; 2], examples: usize) -> Option<Self> {
+        Self::all(shape, outputs).iter().min_by_key(|kind| kind.cost(shape, outputs, examples, FORWARDS)).copied()
+    }
+
+    /// What so many examples take, in products of sixteen; see [`pays`].
+    fn cost(self, shape: &Shape, outputs: [usize; 2], examples: usize, Cost { transform, weights }: Cost) -> usize {
+        let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
+        let products = shape.ins.next_multiple_of(RUN) * outs;
+        let bytes = self.positions() * products * LANES * 4;
+        let weight = weights[usize::from(bytes > 1 << 20) + usize::from(bytes > 16 << 20)];
+        let tiles = examples * self.tiles(outputs).iter().product::<usize>();
+        self.positions() * (tiles * (products + transform * (ins + outs)) + weight * products)
     }
 
     fn tiles(self, outputs: [usize; 2]) -> [usize; 2] {
@@ -102,12 +115,15 @@ impl Kind {
 /// from the third, sixteen from memory. So it pays
 /// - for 3x3 from 16 channels on (1.7 times as fast as the dense one at 16, 2.3 at 32, 2.9 at 64) where tiles of 4x4 cover maps with little waste: not at 5x5;
 /// - for 5x5 from 16 channels on at 14x14 and more (1.3, and 2.0 at 32 to 64);
-/// - on maps of one or four tiles for several examples only, as soon as there are many channels: 512 at 7x7 reach 0.65 for one example, 1.5 and more for 16.
+/// - on maps of one or four tiles, as soon as there are many channels, with tiles of 4x4 for several examples only (512 at 7x7 reach 0.65 for one,
+///   1.5 and more for 16); for one with tiles of 2x2, whose weights are less than half as many (1.15; 1.6 with AVX2).
 ///
 /// Weights have to be transformed once before: as long as the dense convolution of half an example of 64 channels at 8x8 takes, two for
 /// the gradient, and the larger part of the smaller the maps.
 pub fn pays(shape: &Shape, examples: usize, at_once: usize) -> bool {
-    is_faster(shape, examples, 10, [2, 4, 16], at_once)
+    let outputs = shape.window.output;
+    let kind = Kind::fastest(shape, outputs, examples);
+    kind.is_some_and(|kind| kind.cost(shape, outputs, examples, FORWARDS) * at_once < dense_cost(shape, examples))
 }
 
 /// Whether the gradient of weights by [`WeightGradient`] takes less time than the dense one, for this many examples in a call.
@@ -118,21 +134,28 @@ pub fn pays(shape: &Shape, examples: usize, at_once: usize) -> bool {
 ///   2.5 for 256 at 14x14), for 5x5 as well (1.7 for 16 at 28x28, 2.3 for 32 to 64 at 14x14);
 /// - for maps of a few tiles only for several examples: 64 channels at 4x4 reach 0.6 for one and 2.8 for eight, 512 at 7x7 0.5 and 1.2.
 pub fn gradient_pays(shape: &Shape, examples: usize) -> bool {
-    is_faster(shape, examples, 6, [7, 9, 48], 1)
+    let outputs = shape.window.output;
+    let cost = Cost { transform: 6, weights: [7, 9, 48] };
+    let kind = Kind::of(shape, outputs);
+    kind.is_some_and(|kind| kind.cost(shape, outputs, examples, cost) < dense_cost(shape, examples))
 }
 
-/// Whether products at the points, with transforms that cost so many a channel and weights of up to 1 MiB, 16 MiB and more that cost so many each, are
-/// less than those of a dense convolution that computes `at_once` in the time of one.
-fn is_faster(shape: &Shape, examples: usize, transform: usize, weights: [usize; 3], at_once: usize) -> bool {
-    let Some(kind) = Kind::of(shape, shape.window.output) else { return false };
-    let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
-    let products = shape.ins.next_multiple_of(RUN) * outs;
-    let [rows, columns] = kind.tiles(shape.window.output);
-    let bytes = kind.positions() * products * LANES * 4;
-    let weight = weights[usize::from(bytes > 1 << 20) + usize::from(bytes > 16 << 20)];
-    let tiles = examples * rows * columns;
-    let fast = kind.positions() * (tiles * (products + transform * (ins + outs)) + weight * products);
-    fast * at_once < examples * shape.window.outputs() * shape.window.taps() * products
+/// What costs beside the products at the points, each as so many of sixteen.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// Transforming a channel at a position.
+    transform: usize,
+    /// A vector of weights, where all of them take up to 1 MiB, up to 16 MiB, and more.
+    weights: [usize; 3],
+}
+
+/// Of the convolution and of the gradient of its input.
+const FORWARDS: Cost = Cost { transform: 10, weights: [2, 4, 16] };
+
+/// Products of sixteen of a dense convolution.
+fn dense_cost(shape: &Shape, examples: usize) -> usize {
+    let products = shape.ins.next_multiple_of(RUN) * shape.outs.div_ceil(LANES);
+    examples * shape.window.outputs() * shape.window.taps() * products
 }
 
 /// A convolution, or the gradient of its input, on maps of one kind.
@@ -176,17 +199,27 @@ impl Winograd {
         Self::build(path, shape, true, before, dy, dx)
     }
 
+    /// The same for so many examples at once, where other tiles are faster: few examples share large weights.
+    #[must_use]
+    pub fn for_examples(self, shape: &Shape, examples: usize) -> Self {
+        let kind = Kind::fastest(shape, self.y.size, examples).unwrap_or(self.kind);
+        self.with_kind(kind)
+    }
+
     fn build(path: Path, shape: &Shape, turned: bool, before: [isize; 2], x: Maps, y: Maps) -> Option<Self> {
         let kind = Kind::of(shape, y.size)?;
         if [x.lanes, y.lanes] != [LANES; 2] {
             return None;
         }
         let packing = Packing::new(shape.outs, shape.ins, 1, shape.window.taps(), LANES);
-        let bytes = kind.positions() * 4 * LANES * (x.blocks() + y.blocks());
-        let chunk = (CHUNK / bytes).max(LEAST);
-        let tiles = kind.tiles(y.size);
-        let made = Self { path, kind, packing, turned, x, y, before, tiles, chunk, offsets: Vec::new() };
-        Some(made.in_chunks(chunk))
+        let made = Self { path, kind, packing, turned, x, y, before, tiles: [0; 2], chunk: 0, offsets: Vec::new() };
+        Some(made.with_kind(kind))
+    }
+
+    fn with_kind(self, kind: Kind) -> Self {
+        let bytes = kind.positions() * 4 * LANES * (self.x.blocks() + self.y.blocks());
+        let tiles = kind.tiles(self.y.size);
+        Self { kind, tiles, ..self }.in_chunks((CHUNK / bytes).max(LEAST))
     }
 
     /// The same with other chunks.

@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::graph::ParameterId;
 use crate::kernels::dense::{Finish, Shape};
+use crate::kernels::inverted::Operands;
 use crate::kernels::slopes;
 use crate::parallel;
 use crate::simd::Path;
@@ -110,6 +111,22 @@ impl ConvStage {
     }
 }
 
+impl ConvStage {
+    /// What it computes with.
+    pub(super) fn operands<'a>(&'a self, parameters: &'a Parameters) -> Operands<'a> {
+        let (weights, bias) = match &self.folded {
+            Some(norm) => (&*norm.weights, Some(&*norm.bias)),
+            None => (parameters.value(self.weight), self.bias.map(|bias| parameters.value(bias))),
+        };
+        Operands { weights, bias, finish: self.finish }
+    }
+
+    /// What copies a residual to where the sums come, unless it lies there.
+    pub(super) fn added(&self) -> Option<&Pass> {
+        self.added.as_ref()
+    }
+}
+
 impl Stage for ConvStage {
     fn prepare(&mut self, parameters: &Parameters) {
         let weights = parameters.value(self.weight);
@@ -136,15 +153,12 @@ impl Stage for ConvStage {
     }
 
     fn forward(&mut self, run: &mut Run<'_>) {
-        let (weights, bias) = match &self.folded {
-            Some(norm) => (&*norm.weights, Some(&*norm.bias)),
-            None => (run.parameters.value(self.weight), self.bias.map(|bias| run.parameters.value(bias))),
-        };
         if let Some(pass) = &self.added {
             pass.run(run.n, run.arena);
         }
+        let Operands { weights, bias, finish } = self.operands(run.parameters);
         let [x, y] = run.arena.write_all([&self.x, &self.y]);
-        self.forward.run(run.n, weights, bias, x, y, self.finish);
+        self.forward.run(run.n, weights, bias, x, y, finish);
     }
 
     fn backward(&mut self, run: &mut Run<'_>) {

@@ -77,6 +77,7 @@ impl Convolution {
             .then(|| winograd::Line::new(path, shape, x, y))
             .flatten();
         let tiles = winograd::pays(shape, together, at_once).then(|| Winograd::new(path, shape, x, y)).flatten();
+        let tiles = tiles.map(|tiles| tiles.for_examples(shape, together));
         let (weights, kernel) = match (line, tiles, bf16) {
             (Some(line), ..) => (line.len(), Kernel::Line(Box::new(line))),
             (None, Some(winograd), _) => (winograd.len(), Kernel::Winograd(winograd)),
@@ -94,6 +95,7 @@ impl Convolution {
             return Self { kernel: Kernel::DepthwiseGradient(gradient), x: dy, y: dx, weights };
         }
         let tiles = winograd::pays(shape, together, 1).then(|| Winograd::gradient(path, shape, dx, dy)).flatten();
+        let tiles = tiles.map(|tiles| tiles.for_examples(shape, together));
         let (weights, kernel) = match tiles {
             Some(winograd) => (winograd.len(), Kernel::Winograd(winograd)),
             None => {

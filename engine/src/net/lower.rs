@@ -55,10 +55,18 @@ impl Layer {
     /// For people: what it does and the shape that it leaves.
     pub(crate) fn name(&self, graph: &Graph) -> String {
         let what = match &self.op {
-            LayerOp::Conv { pooled: true, .. } => "convolution, relu, pool",
-            LayerOp::Conv { .. } if self.inputs.len() > 1 => "convolution, sum",
-            LayerOp::Conv { clamp: Some(_), .. } => "convolution, relu",
-            LayerOp::Conv { .. } => "convolution",
+            LayerOp::Conv { window, groups, pooled, clamp, .. } => {
+                let ([rows, columns], stride) = (window.kernel, window.stride[0].max(window.stride[1]));
+                let groups = if *groups > 1 { format!(" in {groups} groups") } else { String::new() };
+                let behind = match (pooled, clamp) {
+                    (true, _) => ", relu, pool",
+                    _ if self.inputs.len() > 1 => ", sum",
+                    (_, Some(_)) => ", relu",
+                    _ => "",
+                };
+                let from = graph.shape(self.inputs[0])[0];
+                &format!("convolution {rows}x{columns}/{stride}{groups} of {from}{behind}")
+            }
             LayerOp::Linear { .. } => "linear",
             LayerOp::BatchNorm { .. } if self.inputs.len() > 1 => "batch norm, sum",
             LayerOp::BatchNorm { .. } => "batch norm",
@@ -66,6 +74,16 @@ impl Layer {
             LayerOp::Alone(op) => alone(op),
         };
         format!("{what} {:?}", graph.shape(self.output))
+    }
+
+    /// Products of numbers that are summed up for an example, by the definition of convolutions and linear layers; none for others.
+    pub(crate) fn products(&self, graph: &Graph) -> usize {
+        let of = |weight: ParameterId| graph.parameter_shape(weight).iter().product::<usize>();
+        match &self.op {
+            LayerOp::Conv { weight, window, .. } => of(*weight) * window.outputs(),
+            LayerOp::Linear { weight, .. } => of(*weight),
+            _ => 0,
+        }
     }
 }
 

@@ -96,6 +96,11 @@ impl Parts {
         plan.layers.iter().enumerate().all(|(index, layer)| {
             let (whole, mut begin) = self.whole(layer.output);
             let inside = |value: &Value| self.whole(*value).0 == whole;
+            // An inverted residual reads its input while it writes; it may do so where each output stands in its input's place.
+            let read = plan.begins(index).inputs[0];
+            if read != layer.inputs[0] && inside(&read) && self.whole(read) != (whole, begin) {
+                return false;
+            }
             match &layer.op {
                 LayerOp::Alone(Op::Concat) => layer.inputs.iter().all(|input| {
                     let there = self.whole(*input) == (whole, begin);

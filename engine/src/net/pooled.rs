@@ -62,9 +62,9 @@ impl PooledStage {
         let rows = Forward::new(path, &shape, x_maps, y_maps)?;
         let winners_len = rows.winners_len();
         let maps = Maps::new(shape.outs, shape.window.output);
-        let forward = match Winograd::new(path, &shape, x_maps, maps)
-            .filter(|_| winograd::pays(&shape, GROUP.min(together), 1))
-        {
+        let group = GROUP.min(together);
+        let winograd = winograd::pays(&shape, group, 1).then(|| Winograd::new(path, &shape, x_maps, maps)).flatten();
+        let forward = match winograd.map(|kernel| kernel.for_examples(&shape, group)) {
             Some(kernel) => Algorithm::Winograd { weights: Buffer::zeros(kernel.len()), kernel, maps },
             None => Algorithm::Rows(rows),
         };

@@ -6,6 +6,7 @@ use crate::maps::{Halo, Maps};
 use crate::simd::LANES;
 
 use super::Purpose;
+use super::inverted;
 use super::lower::{Layer, LayerOp};
 use super::memory::{Arena, Form, Need, Place};
 use super::parts::Parts;
@@ -53,9 +54,9 @@ pub(crate) fn conv_shape(layer: &LayerOp, input: usize, outs: usize) -> Shape {
     Shape { ins: input, outs, groups: *groups, window: *window }
 }
 
-/// Decides where everything lies.
-pub(crate) fn wire(graph: &Graph, layers: &[Layer], batch: usize, purpose: Purpose) -> Wired {
-    let plan = Plan::new(graph, layers);
+/// Decides where everything lies. `inverted` tells with which layers inverted residuals begin: what is between their layers has a form, and no buffer.
+pub(crate) fn wire(graph: &Graph, layers: &[Layer], inverted: &[bool], batch: usize, purpose: Purpose) -> Wired {
+    let plan = Plan::new(graph, layers, inverted);
     let mut arena = Arena::default();
     let values = plan.values(&mut arena, batch, purpose);
     let gradients = match purpose {
@@ -99,22 +100,41 @@ pub(super) struct Plan<'a> {
     pub(super) readers: Vec<Vec<usize>>,
     /// For each value the layer that computes it.
     maker: Vec<Option<usize>>,
+    /// For each value whether it is between the layers of an inverted residual, and for each layer the first and the last one of its stage.
+    inner: Vec<bool>,
+    stages: Vec<[usize; 2]>,
 }
 
+/// The place of what is never whole: no buffer.
+const NOWHERE: usize = usize::MAX;
+
 impl<'a> Plan<'a> {
-    fn new(graph: &'a Graph, layers: &'a [Layer]) -> Self {
+    fn new(graph: &'a Graph, layers: &'a [Layer], inverted: &[bool]) -> Self {
         let mut readers = vec![Vec::new(); graph.nodes().len()];
         let mut maker = vec![None; graph.nodes().len()];
         for (index, layer) in layers.iter().enumerate() {
             layer.inputs.iter().for_each(|input| readers[input.index()].push(index));
             maker[layer.output.index()] = Some(index);
         }
-        Self { graph, layers, readers, maker }
+        let mut inner = vec![false; graph.nodes().len()];
+        let mut stages: Vec<_> = (0..layers.len()).map(|layer| [layer; 2]).collect();
+        for first in (0..layers.len()).filter(|layer| inverted[*layer]) {
+            let end = first + inverted::LAYERS - 1;
+            layers[first..end].iter().for_each(|layer| inner[layer.output.index()] = true);
+            stages[first..=end].fill([first, end]);
+        }
+        Self { graph, layers, readers, maker, inner, stages }
+    }
+
+    /// The first layer of a layer's stage.
+    pub(super) fn begins(&self, layer: usize) -> &Layer {
+        &self.layers[self.stages[layer][0]]
     }
 
     /// Values that have a place: the input and every layer's output.
     fn placed(&self) -> impl Iterator<Item = Value> + '_ {
-        (0..self.graph.nodes().len()).map(Value).filter(|value| value.0 == 0 || self.maker[value.0].is_some())
+        let is_made = |value: &Value| self.maker[value.0].is_some() && !self.inner[value.0];
+        (0..self.graph.nodes().len()).map(Value).filter(move |value| value.0 == 0 || is_made(value))
     }
 
     /// A value's form before anybody asks for a halo.
@@ -159,7 +179,7 @@ impl<'a> Plan<'a> {
             let (mut from, mut until) = (0, end);
             if purpose == Purpose::Infer {
                 from = self.maker[value.0].map_or(0, |layer| layer + 1);
-                let last = self.readers[value.0].last().map_or(0, |layer| layer + 1);
+                let last = self.readers[value.0].last().map_or(0, |layer| self.stages[*layer][1] + 1);
                 until = if value == self.graph.output() { end } else { last };
             }
             let form = forms[value.0];
@@ -175,6 +195,9 @@ impl<'a> Plan<'a> {
         let mut places = vec![None; forms.len()];
         for (whole, place) in wholes.into_iter().zip(arena.place(&list, batch)) {
             places[whole] = Some(place);
+        }
+        for value in (0..forms.len()).filter(|value| self.inner[*value]) {
+            places[value] = Some(Place { buffer: NOWHERE, start: 0, form: forms[value] });
         }
         for value in self.placed() {
             let (whole, first) = parts.whole(value);

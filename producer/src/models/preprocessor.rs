@@ -141,9 +141,11 @@ pub(super) fn read(text: &[u8], channels: usize) -> Result<Preprocessor, Problem
 fn complete(raw: &mut Raw, class: &Processor) {
     raw.default_to_square.get_or_insert(class.square);
     match class.crop {
-        Cropping::Off => _ = raw.do_center_crop.get_or_insert(false),
+        Cropping::Off => {
+            raw.do_center_crop.get_or_insert(false);
+        }
         Cropping::Square(edge) if raw.do_center_crop != Some(false) => {
-            _ = raw.crop_size.get_or_insert(Crop::Number(edge))
+            raw.crop_size.get_or_insert(Crop::Number(edge));
         }
         Cropping::Square(_) | Cropping::Share => {}
     }

@@ -8,7 +8,7 @@ use super::{Finish, Phase, Shape};
 use crate::kernels::packing::Packing;
 use crate::maps::Maps;
 use crate::parallel;
-use crate::simd::{LANES, Path};
+use crate::simd::{LANES, Path, Simd, on_path};
 
 /// Words of a block's pixel.
 const WORDS: usize = LANES / 2;
@@ -31,7 +31,8 @@ impl Forward {
         }
         let words = Maps { channels: shape.ins.div_ceil(2), lanes: WORDS, beside: 0, ..x };
         let packing = |ins, lanes| Packing::new(shape.outs, ins, 1, shape.window.taps(), lanes);
-        let gather = Gather::new(Phase::forward(&shape.window), packing(words.channels, WORDS), words, y, 2);
+        let tile = on_path!(path, S => S::TILE);
+        let gather = Gather::new(Phase::forward(&shape.window), packing(words.channels, WORDS), words, y, tile);
         Some(Self { gather, packing: packing(shape.ins, LANES), x })
     }
 

@@ -291,7 +291,7 @@ impl Line {
             let cuts = tiles.div_ceil(S::TILE[blocks - 1]);
             let own = position * weight_step + block * weights_block;
             let next = (own + blocks * weights_block).min(self.len());
-            let mut ahead = Ahead::new(&weights[next..(next + blocks * weights_block).min(self.len())], cuts);
+            let mut ahead = Ahead::new([&weights[next..(next + blocks * weights_block).min(self.len())], &[]], cuts);
             for cut in 0..cuts {
                 let (start, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
                 // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights, and nobody else has this
@@ -301,11 +301,13 @@ impl Line {
                     Kernels::<S, LANES, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
                         x: inputs.as_ptr().add(position * in_step + start * LANES),
                         x_step: LANES,
+                        places: std::ptr::null(),
                         offsets: offsets.as_ptr(),
                         count: offsets.len(),
                         weights: weights.as_ptr().add(own),
                         weights_block,
                         bias: std::ptr::null(),
+                        resume: false,
                         y: outputs.at(0, position * out_step + block * out_block + start * LANES),
                         y_block: out_block,
                         y_step: LANES,

@@ -212,7 +212,7 @@ impl Winograd {
                 let (own, size) = (position * weight_step + block * weights_block, blocks * weights_block);
                 let last = block + blocks == self.y.blocks();
                 let next = if last { (position + 1) * weight_step } else { own + size };
-                let mut ahead = Ahead::new(&weights[next.min(self.len())..(next + size).min(self.len())], cuts);
+                let mut ahead = Ahead::new([&weights[next.min(self.len())..(next + size).min(self.len())], &[]], cuts);
                 for cut in 0..cuts {
                     let (start, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
                     // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights, and nobody else has these
@@ -222,11 +222,13 @@ impl Winograd {
                         kernels[end - start - 1](&Tile {
                             x: inputs.as_ptr().add(position * in_step + start * LANES),
                             x_step: LANES,
+                            places: std::ptr::null(),
                             offsets: self.offsets.as_ptr(),
                             count: self.offsets.len(),
                             weights: weights.as_ptr().add(own),
                             weights_block,
                             bias: std::ptr::null(),
+                            resume: false,
                             y: outputs.at(0, position * out_step + block * self.block() + start * LANES),
                             y_block: self.block(),
                             y_step: LANES,

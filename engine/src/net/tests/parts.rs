@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::{Builder, check_outputs};
+use super::{Builder, check_outputs, values};
 use crate::graph::{Activation, Op, Value};
+use crate::kernels::tests::noise;
+use crate::net::{Mode, Net, Purpose};
+use crate::simd::Path;
 
 /// A step of a random network: what it does, and to which of the values so far.
 type Choice = (u8, [usize; 3]);
@@ -31,6 +34,14 @@ fn network(choices: &[Choice], last: usize) -> Builder {
             (4, _) => b.add(Op::Concat, &chosen[..2]),
             (5, _) => b.add(Op::Concat, &chosen),
             (6, _) => b.activation(chosen[0], Activation::Relu6),
+            (7 | 8, _) => {
+                let x = inverted(&mut b, chosen[0]);
+                match alike {
+                    _ if *what == 7 => b.add(Op::Add, &[x, chosen[0]]),
+                    Some(other) => b.add(Op::Add, &[x, other]),
+                    None => x,
+                }
+            }
             _ => b.max_pool(chosen[0], 3, 1, 1),
         };
         // Sums of sums stay numbers that fp32 holds well.
@@ -44,11 +55,22 @@ fn network(choices: &[Choice], last: usize) -> Builder {
     b
 }
 
+/// An inverted residual to as many channels, without the sum.
+fn inverted(b: &mut Builder, x: Value) -> Value {
+    let channels = b.graph.shape(x)[0];
+    let wide = b.conv(x, 40, 1, 1, 1, true);
+    let wide = b.activation(wide, Activation::Relu6);
+    let deep = b.conv(wide, 40, 3, 1, 40, false);
+    let deep = b.batch_norm(deep);
+    let deep = b.relu(deep);
+    b.conv(deep, channels, 1, 1, 1, false)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
 
     #[test]
-    fn networks_of_parts(choices in prop::collection::vec((0..8u8, [0..8usize, 0..8usize, 0..8usize]), 1..12), last in 0..2usize) {
+    fn networks_of_parts(choices in prop::collection::vec((0..10u8, [0..8usize, 0..8usize, 0..8usize]), 1..12), last in 0..2usize) {
         check_outputs("a network of parts", &network(&choices, last).graph, 2);
     }
 }
@@ -65,6 +87,46 @@ fn what_a_sum_overwrites_may_be_part_of_what_is_read_later() {
     let late = b.conv(two, 32, 3, 1, 1, true);
     b.add(Op::Concat, &[sum, late]);
     check_outputs("parts of what a sum overwrites", &b.graph, 2);
+}
+
+#[test]
+fn inverted_residuals() {
+    // As MobileNetV2 begins: the first one with a convolution of the input, some with a stride, some with a sum.
+    let mut b = Builder::new(&[3, 23, 22]);
+    let x = b.conv(b.graph.input(), 20, 3, 2, 1, true);
+    let x = b.activation(x, Activation::Relu6);
+    let x = b.conv(x, 20, 3, 1, 20, true);
+    let x = b.relu(x);
+    let x = b.conv(x, 12, 1, 1, 1, true);
+    let more = inverted(&mut b, x);
+    let x = b.add(Op::Add, &[x, more]);
+    let wide = b.conv(x, 70, 1, 1, 1, false);
+    let wide = b.batch_norm(wide);
+    let deep = b.conv(wide, 70, 5, 2, 70, true);
+    let x = b.conv(deep, 24, 1, 1, 1, true);
+    let more = inverted(&mut b, x);
+    b.add(Op::Add, &[more, x]);
+    check_outputs("inverted residuals", &b.graph, 3);
+    let x = noise("x", 3 * 23 * 22);
+    for path in Path::available() {
+        let mut net = Net::new(&b.graph, 1, Purpose::Infer, path).expect("it fits");
+        let is_inverted = |(name, _): &(&str, _)| name.matches("convolution").count() == 3;
+        assert!(net.times().filter(is_inverted).count() == 4, "{net:?}");
+        values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        let mut bits = |threads: usize| {
+            // Other tests compute meanwhile, on as many: their number changes no bit.
+            crate::set_threads(threads);
+            net.set_input(0, &x);
+            net.forward(1, &Mode::Infer);
+            net.outputs(1).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let one = bits(1);
+        assert!(
+            [2, 3].into_iter().all(|threads| bits(threads) == one),
+            "other bits by more threads on {}",
+            path.name()
+        );
+    }
 }
 
 #[test]
