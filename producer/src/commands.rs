@@ -16,6 +16,7 @@ use shared::traces;
 
 use crate::report::{self, Format, Listing, StudySummary};
 
+mod autoscale;
 mod cancel;
 mod classify;
 mod completions;
@@ -49,9 +50,9 @@ pub use completions::complete_if_asked;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log, like `info` or `warn,shared=debug`
-    #[arg(long, env = "GANNET_LOG", default_value = "warn", global = true, hide_default_value = true)]
-    log: String,
+    /// What to log, like `info` or `warn,shared=debug` [default: warn; info of autoscale]
+    #[arg(long, env = "GANNET_LOG", global = true)]
+    log: Option<String>,
     /// Form of log lines: `text` or `json`
     #[arg(long, env = "GANNET_LOG_FORMAT", default_value = "text", global = true, hide_default_value = true)]
     log_format: LogFormat,
@@ -71,6 +72,8 @@ enum Command {
     Cancel(cancel::Arguments),
     /// Stop workers in order: what they run goes on elsewhere
     Drain(drain::Arguments),
+    /// Start and end workers by what there is to do
+    Autoscale(Box<autoscale::Arguments>),
     /// Look after jobs that could not be done
     #[command(subcommand)]
     Dead(dead::Command),
@@ -223,9 +226,16 @@ impl Cli {
     /// # Errors
     /// It could not be done; the error says what to do.
     pub fn run(self) -> anyhow::Result<()> {
-        logs::start(&self.log, self.log_format).map_err(anyhow::Error::msg)?;
+        // What it decides is the whole of its talk, and it runs for weeks, in little memory.
+        let is_service = matches!(self.command, Command::Autoscale(_));
+        let log = self.log.as_deref().unwrap_or(if is_service { "info" } else { "warn" });
+        logs::start(log, self.log_format).map_err(anyhow::Error::msg)?;
         traces::start("gannet", &std::process::id().to_string()).map_err(anyhow::Error::msg)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let mut runtime = match is_service {
+            true => tokio::runtime::Builder::new_current_thread(),
+            false => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build()?;
         let done = runtime.block_on(async {
             match self.command {
                 Command::Demo(arguments) => demo::run(arguments).await,
@@ -233,6 +243,7 @@ impl Cli {
                 Command::Classify(arguments) => classify::run(arguments).await,
                 Command::Cancel(arguments) => cancel::run(arguments).await,
                 Command::Drain(arguments) => drain::run(arguments).await,
+                Command::Autoscale(arguments) => autoscale::run(*arguments).await,
                 Command::Dead(command) => dead::run(command).await,
                 Command::Run(command) => run::run(command).await,
                 Command::Results(arguments) => results::run(arguments).await,

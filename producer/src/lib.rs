@@ -1,5 +1,6 @@
 //! Gannet's client side: studies, data, the commands, collected results and reports.
 
+pub mod autoscale;
 pub mod bar;
 pub mod commands;
 pub mod data;

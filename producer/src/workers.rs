@@ -154,6 +154,8 @@ mod tests {
             pid: 1,
             version: "0".into(),
             slots: 2,
+            kinds: Kind::ALL.to_vec(),
+            draining: false,
             running: running.collect(),
             settled: 0,
             at: Timestamp::now(),

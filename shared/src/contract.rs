@@ -23,7 +23,7 @@ pub use architectures::Architecture;
 pub use batch::{
     Agreement, Batch, BatchOutcome, ImageError, ImageOutcome, ImageRef, ImageVerdict, Output, Precision, Prediction,
 };
-pub use control::Control;
+pub use control::{Control, Spare};
 pub use dataset::{Dataset, ElementType, MeanStd, Split};
 pub use image::ImageInput;
 pub use job::{Job, Kind, Work};

@@ -32,7 +32,15 @@ pub mod topology;
 /// # Errors
 /// It cannot be reached or refuses; the error says what was tried.
 pub async fn open(places: &Places) -> Result<Arc<dyn Queue>, QueueError> {
-    Ok(match &places.queue {
+    open_at(&places.queue).await
+}
+
+/// Opens the queue at `place`, for programs that need no store.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_at(place: &QueuePlace) -> Result<Arc<dyn Queue>, QueueError> {
+    Ok(match place {
         QueuePlace::Amqp(url) => Arc::new(rabbit::RabbitQueue::open(url).await?),
         QueuePlace::File(path) => Arc::new(sqlite::SqliteQueue::open(path).await?),
     })
@@ -98,6 +106,12 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// How much lies where.
     async fn depths(&self) -> Result<Vec<Depth>, QueueError>;
+
+    /// The same of the queues of these kinds of jobs alone, for who looks several times a second.
+    async fn depths_of(&self, kinds: &[Kind]) -> Result<Vec<Depth>, QueueError> {
+        let wanted: Vec<String> = kinds.iter().map(|kind| topology::queue_of(*kind)).collect();
+        Ok(self.depths().await?.into_iter().filter(|depth| wanted.contains(&depth.queue)).collect())
+    }
 
     /// The jobs of a run that lie here or are in somebody's hands; `None` where the queue cannot tell.
     async fn jobs_of(&self, run: &Name) -> Result<Option<BTreeSet<JobId>>, QueueError> {

@@ -9,9 +9,10 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 24] = [
+pub const VARIABLES: [&str; 25] = [
     "GANNET_AMQP_URL",
     "GANNET_AMQP_URL_FILE",
+    "GANNET_AUTOSCALER",
     "GANNET_CACHE",
     "GANNET_CACHE_MIB",
     "GANNET_DEVICE",
@@ -120,18 +121,8 @@ impl Places {
     /// The variable that cannot be used, with an example of one that can.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, BadSetting> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
-        let home = PathBuf::from(set("GANNET_HOME").unwrap_or_else(|| ".gannet".into()));
-        let queue = match amqp_url(lookup)? {
-            None => QueuePlace::File(home.join("queue.sqlite")),
-            Some(url) if url.starts_with("amqp://") || url.starts_with("amqps://") => QueuePlace::Amqp(url),
-            Some(url) => {
-                return Err(bad(
-                    "GANNET_AMQP_URL",
-                    &redact(&url),
-                    "an address like amqp://user:password@host:5672/%2f is accepted; without one the embedded queue is used",
-                ));
-            }
-        };
+        let queue = QueuePlace::read(lookup)?;
+        let home = home(lookup);
         let endpoint = set("GANNET_S3_ENDPOINT");
         if let Some(endpoint) = &endpoint
             && !endpoint.starts_with("http://")
@@ -186,6 +177,28 @@ pub(crate) fn certificate_hint(error: &str) -> Option<&'static str> {
     error.contains("invalid peer certificate").then_some(
         "name the file with its CA's certificate (PEM) in SSL_CERT_FILE, and use the host's name that stands in its certificate",
     )
+}
+
+impl QueuePlace {
+    /// Reads `GANNET_AMQP_URL`, or the file `GANNET_AMQP_URL_FILE`, and `GANNET_HOME`, for programs that need no store.
+    ///
+    /// # Errors
+    /// An address that cannot be used.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, BadSetting> {
+        match amqp_url(lookup)? {
+            None => Ok(Self::File(home(lookup).join("queue.sqlite"))),
+            Some(url) if url.starts_with("amqp://") || url.starts_with("amqps://") => Ok(Self::Amqp(url)),
+            Some(url) => Err(bad(
+                "GANNET_AMQP_URL",
+                &redact(&url),
+                "an address like amqp://user:password@host:5672/%2f is accepted; without one the embedded queue is used",
+            )),
+        }
+    }
+}
+
+fn home(lookup: Lookup<'_>) -> PathBuf {
+    lookup("GANNET_HOME").filter(|value| !value.is_empty()).unwrap_or_else(|| ".gannet".into()).into()
 }
 
 /// Processors this process may use.

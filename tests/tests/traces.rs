@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::collector::{Collector, Seen};
-use tests::{Fleet, Inbox, LIMIT, Process, children_of, eventually, signal, studies};
+use tests::{Fleet, LIMIT, Process, children_of, eventually, signal, studies};
 
-async fn begun(progress: &mut Inbox, run: &str) -> Result<Value> {
-    let begun = |word: &Value| word["run"] == run && word["fraction"].as_f64() > Some(0.0);
-    progress.find(LIMIT, begun).await.with_context(|| format!("a job of {run} begins"))
+/// Of a trial, so many that it can be caught in the middle.
+const EPOCHS: usize = 200;
+
+/// Whether a job moves on.
+fn begun(progress: &Value) -> bool {
+    progress["fraction"].as_f64() > Some(0.0)
 }
 
 /// Starts a command that sends its traces to `collector`.
@@ -18,11 +21,10 @@ fn traced(fleet: &Fleet, collector: &Collector, args: &[&str]) -> Result<Process
     Process::start("gannet", "gannet", args, &env, fleet.path())
 }
 
-/// Likewise a worker, with more variables.
-fn traced_worker(fleet: &Fleet, collector: &Collector, name: &str, more: &[(&str, &str)]) -> Result<Process> {
+/// Likewise a worker.
+fn traced_worker(fleet: &Fleet, collector: &Collector, name: &str) -> Result<Process> {
     let env = collector.env();
-    let env = env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    fleet.worker_with(name, &env.chain(more.iter().copied()).collect::<Vec<_>>())
+    fleet.worker_with(name, &env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
 }
 
 async fn ends(mut worker: Process) -> Result<()> {
@@ -56,17 +58,22 @@ fn named<'a>(trace: &'a [Seen], name: &str) -> Vec<&'a Seen> {
 async fn a_job_is_one_trace_with_links_from_attempt_to_attempt() {
     Fleet::run("a_job_is_one_trace_with_links_from_attempt_to_attempt", async |fleet| {
         fleet.push_pictures().await?;
-        fleet.write("study.toml", &studies::long().replace("epochs = 600", "epochs = 60"))?;
+        fleet.write("study.toml", &studies::long().replace("epochs = 600", &format!("epochs = {EPOCHS}")))?;
         let collector = Collector::start().await?;
         let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "#", LIMIT).await?;
-        let worker = traced_worker(fleet, &collector, "traced", &[("GANNET_SLICE", "2s")])?;
+        let first = traced_worker(fleet, &collector, "first")?;
         let tune = traced(fleet, &collector, &["tune", "study.toml", "--run", "seen"])?;
-        begun(&mut progress, "seen").await?;
-        for executor in children_of(worker.pid()) {
+        let killed = progress.find(LIMIT, begun).await.context("a trial begins")?;
+        for executor in children_of(first.pid()) {
             signal("KILL", executor)?;
         }
+        // The other one comes next, and is cut by the end of its worker.
+        let is_other = |word: &Value| begun(word) && word["id"] != killed["id"];
+        progress.find(LIMIT, is_other).await.context("the other trial begins")?;
+        ends(first).await?;
+        let second = traced_worker(fleet, &collector, "second")?;
         tune.succeed(LIMIT).await?;
-        ends(worker).await?;
+        ends(second).await?;
 
         let results = fleet.results("seen")?;
         let spans = collector.seen();
@@ -105,7 +112,10 @@ async fn a_job_is_one_trace_with_links_from_attempt_to_attempt() {
         }
         ensure!(retries == 1, "one executor was killed: {retries}");
         let all: Vec<Seen> = traces.into_values().flatten().collect();
-        ensure!(!named(&all, "fetch").is_empty() && named(&all, "epoch").len() >= 120, "what executors say is there");
+        ensure!(
+            !named(&all, "fetch").is_empty() && named(&all, "epoch").len() >= 2 * EPOCHS,
+            "what executors say is there"
+        );
         ensure!(all.iter().any(|span| span.attributes.get("gannet.slice").is_some_and(|slice| slice != "0")), "slices");
         Ok(())
     })
@@ -117,7 +127,7 @@ async fn a_clients_trace_goes_on_and_a_job_that_is_put_back_stays_in_it() {
     Fleet::run("a_clients_trace_goes_on_and_a_job_that_is_put_back_stays_in_it", async |fleet| {
         let dataset = fleet.push_pictures().await?;
         let collector = Collector::start().await?;
-        let worker = traced_worker(fleet, &collector, "traced", &[])?;
+        let worker = traced_worker(fleet, &collector, "traced")?;
         let amqp = fleet.amqp().await?;
         amqp.wait_for_consumer("gannet.v1.trials", LIMIT).await?;
         let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");

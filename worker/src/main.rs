@@ -176,7 +176,7 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 /// `began` tells when the drain did.
 async fn overdue(drain: &CancellationToken, began: &OnceLock<Instant>) {
     drain.cancelled().await;
-    let _ = began.set(Instant::now());
+    began.get_or_init(Instant::now);
     tokio::time::sleep(END).await;
 }
 

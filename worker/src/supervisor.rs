@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rand::RngExt as _;
-use shared::contract::{Control, EpochMetrics, Heartbeat, Job, Progress, Running};
+use shared::contract::{Control, EpochMetrics, Heartbeat, Job, Kind, Progress, Running, Spare};
 use shared::metrics::{Counter, Registry, Seconds};
 use shared::queue::Queue;
 use shared::store::Store;
@@ -47,6 +47,8 @@ pub struct Context {
     pub late: CancellationToken,
     /// Where deliveries have their scratch folders.
     pub scratch: ScratchHome,
+    /// Cancelled when it takes no more jobs.
+    drain: CancellationToken,
     /// What is computed now. Held for look-ups only.
     running: Mutex<Now>,
     next_running: AtomicU64,
@@ -72,6 +74,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 pub const LATE: Duration = Duration::from_secs(8);
 /// Behind it what the broker has not confirmed is dropped: it then gives the deliveries to others by itself.
 const LAST_CALL: Duration = Duration::from_millis(9_300);
+/// A slice that began no longer ago has done nothing yet that its drain would lose: its executor is still being told.
+const FRESH: Duration = Duration::from_secs(3);
 /// The last heartbeat may be lost.
 const LAST_WORD: Duration = Duration::from_millis(300);
 /// Progress of one job is told at most this often; ends of epochs always are.
@@ -109,6 +113,7 @@ pub async fn work(
         metrics,
         late: CancellationToken::new(),
         scratch,
+        drain: drain.clone(),
         running: Mutex::new(Now { jobs: HashMap::new(), idle: Some(Instant::now()) }),
         next_running: AtomicU64::new(0),
         settled: AtomicU64::new(0),
@@ -118,12 +123,13 @@ pub async fn work(
     let mut side = JoinSet::new();
     side.spawn(tell_news(Arc::clone(&context), hear));
     side.spawn(beat(Arc::clone(&context)));
-    side.spawn(listen(Arc::clone(&context), drain.clone()));
+    side.spawn(listen(Arc::clone(&context)));
     side.spawn({
-        let (context, drain) = (Arc::clone(&context), drain.clone());
+        let context = Arc::clone(&context);
         async move {
-            drain.cancelled().await;
+            context.drain.cancelled().await;
             context.metrics.reaches(Stage::Draining);
+            context.beat().await;
             sleep(LATE).await;
             context.late.cancel();
         }
@@ -241,6 +247,25 @@ impl Context {
         let _ = self.news.try_send(Progress { id: job.id.clone(), run: job.run.clone(), worker, fraction, epoch });
     }
 
+    /// Drains if no more than this is in hand. A job that comes at this moment finds the drain begun, and is passed on
+    /// without a charge.
+    fn drain_if(&self, spare: Spare) -> bool {
+        let running = self.running.lock().expect("no panic holds it");
+        let spared = running.jobs.values().all(|(job, since)| match spare {
+            Spare::Idle => false,
+            Spare::Fresh => job.kind == Kind::Trial && since.elapsed() < FRESH,
+        });
+        if spared {
+            self.drain.cancel();
+        }
+        spared
+    }
+
+    /// Says what it has in hand.
+    async fn beat(&self) {
+        self.queue.publish_heartbeat(&self.heartbeat(self.settings.slots)).await;
+    }
+
     fn heartbeat(&self, slots: u32) -> Heartbeat {
         let running = self.running.lock().expect("no panic holds it");
         let running = running.jobs.values().map(|(running, since)| Running {
@@ -253,6 +278,8 @@ impl Context {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
             slots,
+            kinds: self.settings.kinds.clone(),
+            draining: self.drain.is_cancelled(),
             running: running.collect(),
             settled: self.settled.load(Ordering::Relaxed),
             at: Timestamp::now(),
@@ -274,7 +301,7 @@ async fn leave_when_idle(context: Arc<Context>, after: Duration, drain: Cancella
 
 async fn beat(context: Arc<Context>) {
     loop {
-        context.queue.publish_heartbeat(&context.heartbeat(context.settings.slots)).await;
+        context.beat().await;
         tokio::select! {
             () = sleep(HEARTBEAT) => {}
             // Small jobs change what runs all the time: a word a quarter of a second is enough.
@@ -296,7 +323,7 @@ async fn tell_news(context: Arc<Context>, mut news: mpsc::Receiver<Progress>) {
     }
 }
 
-async fn listen(context: Arc<Context>, drain: CancellationToken) {
+async fn listen(context: Arc<Context>) {
     loop {
         let heard = async {
             let mut controls = context.queue.listen().await?;
@@ -304,13 +331,20 @@ async fn listen(context: Arc<Context>, drain: CancellationToken) {
                 match controls.next().await? {
                     Control::Cancelled { run, .. } => {
                         // What runs here is said before it stops, so that who cancels can count it.
-                        context.queue.publish_heartbeat(&context.heartbeat(context.settings.slots)).await;
+                        context.beat().await;
                         context.cancels.forget(&run);
                     }
-                    Control::Drain { worker } if worker == context.settings.name => {
-                        tracing::info!("asked to drain");
-                        drain.cancel();
-                    }
+                    Control::Drain { worker, only_if } if worker == context.settings.name => match only_if {
+                        None => {
+                            tracing::info!("asked to drain");
+                            context.drain.cancel();
+                        }
+                        Some(spare) if context.drain_if(spare) => tracing::info!(?spare, "asked to drain, and drains"),
+                        Some(spare) => {
+                            tracing::info!(?spare, "asked to drain, and goes on: it has a job in hand");
+                            context.beat().await;
+                        }
+                    },
                     Control::Drain { .. } => {}
                 }
             }

@@ -79,7 +79,10 @@ struct Drain {
 
 impl Drain {
     async fn ask(&mut self, queue: &dyn Queue, worker: String) -> anyhow::Result<()> {
-        queue.publish_control(&Control::Drain { worker: worker.clone() }).await.context("tell the workers")?;
+        queue
+            .publish_control(&Control::Drain { worker: worker.clone(), only_if: None })
+            .await
+            .context("tell the workers")?;
         self.waits.insert(worker, None);
         Ok(())
     }
@@ -91,7 +94,7 @@ impl Drain {
         }
         self.said = now;
         for worker in self.waits.keys() {
-            let word = Control::Drain { worker: worker.clone() };
+            let word = Control::Drain { worker: worker.clone(), only_if: None };
             queue.publish_control(&word).await.context("tell the workers again")?;
         }
         Ok(())

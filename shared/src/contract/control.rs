@@ -21,5 +21,20 @@ pub enum Control {
     Drain {
         /// Its name.
         worker: String,
+        /// Only if so little is in its hands; in any case without this. The worker decides, since it alone knows, and says
+        /// at once in a heartbeat what it does: it is `draining`, or goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        only_if: Option<Spare>,
     },
+}
+
+/// How little a worker has in hand that nobody would miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Spare {
+    /// Nothing.
+    Idle,
+    /// Nothing but slices of trials that have just begun: each goes on elsewhere from the checkpoint, or the letter, that it
+    /// began with.
+    Fresh,
 }

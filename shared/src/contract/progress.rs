@@ -39,8 +39,13 @@ pub struct Heartbeat {
     pub pid: u32,
     /// Its version.
     pub version: String,
-    /// Executors it keeps.
+    /// Executors it keeps. None: this is its last word.
     pub slots: u32,
+    /// The kinds of jobs it takes.
+    pub kinds: Vec<Kind>,
+    /// It takes no more jobs, and ends when those in hand are passed on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// Jobs it has in hand; of more than 512 those that it has had longest.
     pub running: Vec<Running>,
     /// Jobs it has settled since it started.
@@ -105,6 +110,8 @@ mod tests {
             pid: 1,
             version: "0".into(),
             slots: 64,
+            kinds: Kind::ALL.to_vec(),
+            draining: false,
             running: running.rev().collect(),
             settled: 0,
             at: Timestamp::UNIX_EPOCH,

@@ -14,7 +14,7 @@ use super::{
     Attempts, Controls, DeadLetter, Deliveries, Delivery, Event, Events, Headers, Letter, Queue, QueueError, Reply,
     by_name, fresh_message_id, topology,
 };
-use crate::contract::{Control, Cost, Durations, Heartbeat, JobResult, Kind, Progress, Status};
+use crate::contract::{Control, Cost, Durations, Heartbeat, JobResult, Kind, Progress, Spare, Status};
 use crate::names::{JobId, Name};
 
 /// An empty queue.
@@ -380,7 +380,10 @@ pub(super) async fn control_reaches_all_listeners(place: &dyn Place) {
         there.listen().await.expect("listen"),
         there.listen().await.expect("listen"),
     ];
-    let words = [Control::Cancelled { run: name("mine"), job: None }, Control::Drain { worker: "w1".into() }];
+    let words = [
+        Control::Cancelled { run: name("mine"), job: None },
+        Control::Drain { worker: "w1".into(), only_if: Some(Spare::Idle) },
+    ];
     for word in &words {
         here.publish_control(word).await.expect("say");
     }
@@ -526,6 +529,8 @@ fn heartbeat(worker: &str) -> Heartbeat {
         pid: 1,
         version: "0".into(),
         slots: 1,
+        kinds: Kind::ALL.to_vec(),
+        draining: false,
         running: Vec::new(),
         settled: 0,
         at: jiff::Timestamp::now(),

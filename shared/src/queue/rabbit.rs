@@ -97,6 +97,26 @@ impl RabbitQueue {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How much lies in these queues: by declares that declare nothing, always on the same channel.
+    async fn look(&self, queues: impl Iterator<Item = String>) -> Result<Vec<Depth>, QueueError> {
+        let link = self.link().await?;
+        let channel = link.looking().await?;
+        let mut depths = Vec::new();
+        for queue in queues {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let what = format!("the depth of `{queue}`");
+            let asked = channel.queue_declare(topology::short(&queue), options, FieldTable::default());
+            let found = link.in_time(&what, asked).await?.map_err(|error| link.failed(&what, &error))?;
+            depths.push(Depth {
+                queue,
+                ready: found.message_count().into(),
+                unsettled: None,
+                consumers: found.consumer_count().into(),
+            });
+        }
+        Ok(depths)
+    }
+
     /// Publishes what may be lost; without a connection it is lost, since connecting would hold up work.
     async fn whisper(&self, key: String, message: &impl Serialize) {
         let Some(link) = self.live() else { return };
@@ -198,23 +218,11 @@ impl Queue for RabbitQueue {
     }
 
     async fn depths(&self) -> Result<Vec<Depth>, QueueError> {
-        let link = self.link().await?;
-        let channel = link.channel().await?;
-        let mut depths = Vec::new();
-        for queue in Topology::new().queues {
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-            let name = topology::short(&queue.name);
-            let what = format!("the depth of `{}`", queue.name);
-            let asked = channel.queue_declare(name, options, FieldTable::default());
-            let found = link.in_time(&what, asked).await?.map_err(|error| link.failed(&what, &error))?;
-            depths.push(Depth {
-                queue: queue.name,
-                ready: found.message_count().into(),
-                unsettled: None,
-                consumers: found.consumer_count().into(),
-            });
-        }
-        Ok(depths)
+        self.look(Topology::new().queues.into_iter().map(|queue| queue.name)).await
+    }
+
+    async fn depths_of(&self, kinds: &[Kind]) -> Result<Vec<Depth>, QueueError> {
+        self.look(kinds.iter().map(|kind| topology::queue_of(*kind))).await
     }
 
     async fn dead(&self, most: usize) -> Result<Vec<DeadLetter>, QueueError> {

@@ -381,7 +381,7 @@ mod tests {
     async fn a_file_of_a_newer_gannet_or_of_another_program_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for (name, content, expected) in [
-            ("newer", "PRAGMA user_version = 2", "written by a newer Gannet (tables of version 2; this one knows 1)"),
+            ("newer", "PRAGMA user_version = 3", "written by a newer Gannet (tables of version 3; this one knows 2)"),
             ("foreign", "CREATE TABLE t (a)", "another program's database"),
         ] {
             let path = folder.path().join(name);

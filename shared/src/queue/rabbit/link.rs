@@ -112,6 +112,8 @@ pub(super) struct Link {
     turns: Semaphore,
     /// The unconfirmed channel.
     whisper: tokio::sync::Mutex<Option<Channel>>,
+    /// The channel on which depths are asked for.
+    looking: tokio::sync::Mutex<Option<Channel>>,
     /// Cleared when something turns out to be missing.
     declared: AtomicBool,
 }
@@ -141,6 +143,7 @@ impl Link {
             idle: Mutex::default(),
             turns: Semaphore::new(most.into()),
             whisper: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
             declared: AtomicBool::new(false),
         };
         link.declare().await?;
@@ -218,7 +221,17 @@ impl Link {
 
     /// The channel for what may be lost.
     pub(super) async fn whisper(&self) -> Result<Channel, QueueError> {
-        let mut slot = self.whisper.lock().await;
+        self.kept(&self.whisper).await
+    }
+
+    /// The channel on which depths are asked for.
+    pub(super) async fn looking(&self) -> Result<Channel, QueueError> {
+        self.kept(&self.looking).await
+    }
+
+    /// The channel of this slot; a fresh one where there is none, or it was closed.
+    async fn kept(&self, slot: &tokio::sync::Mutex<Option<Channel>>) -> Result<Channel, QueueError> {
+        let mut slot = slot.lock().await;
         if let Some(channel) = slot.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
