@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
     let paths = engine::Path::available().into_iter().filter(|path| *path != engine::Path::Portable);
     let plan = |path| {
         let mut net = Net::with_precision(&network.graph, 1, Purpose::Infer, path, precision)?;
-        network.parameters.iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        network.fill(&mut net)?;
         anyhow::Ok((engine::peak::peak_flops(path), net))
     };
     let mut nets = paths.map(plan).collect::<anyhow::Result<Vec<_>>>()?;

@@ -20,6 +20,15 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// A whole number that is 0 or 1.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, Problem> {
+        match self.int(name, i64::from(default))? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => refuse!("its `{name}` is {other}: 0 or 1 is accepted"),
+        }
+    }
+
     pub(crate) fn float(&self, name: &str, default: f64) -> Result<f64, Problem> {
         match self.node.attributes.get(name) {
             None => Ok(default),
@@ -62,12 +71,17 @@ pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, Problem> {
     }
 }
 
-/// The places of several axes; of all where none are given.
+/// The places of several axes, each named once; of all where none are given.
 pub(crate) fn axes(given: Option<Vec<i64>>, rank: usize) -> Result<Vec<usize>, Problem> {
-    match given {
-        Some(given) if !given.is_empty() => given.into_iter().map(|place| axis(place, rank)).collect(),
-        _ => Ok((0..rank).collect()),
+    let given = match given {
+        Some(given) if !given.is_empty() => given,
+        _ => return Ok((0..rank).collect()),
+    };
+    let places = given.iter().map(|place| axis(*place, rank)).collect::<Result<Vec<_>, _>>()?;
+    if places.len() > rank || (1..places.len()).any(|at| places[..at].contains(&places[at])) {
+        refuse!("its axes {given:?} name one twice");
     }
+    Ok(places)
 }
 
 /// The shape that a reshape asks for: 0 keeps a dimension, -1 is what is left.

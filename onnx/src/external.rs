@@ -1,11 +1,14 @@
 //! Where the bytes of tensors are: in the model's file, or in others beside it (ONNX's external data).
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::error::{Problem, refuse};
 use crate::proto::External;
 
@@ -14,16 +17,20 @@ use crate::proto::External;
 pub(crate) struct Files {
     model: Bytes,
     folder: Option<PathBuf>,
+    /// Others that have been read.
+    seen: RefCell<HashSet<PathBuf>>,
+    pub(crate) budget: Budget,
 }
 
 impl Files {
     pub(crate) fn new(model: Bytes, folder: Option<&Path>) -> Self {
-        Self { model, folder: folder.map(Path::to_owned) }
+        let budget = Budget::new(model.len() as u64);
+        Self { model, folder: folder.map(Path::to_owned), seen: RefCell::default(), budget }
     }
 
     /// The model's file.
-    pub(crate) fn model(&self) -> &[u8] {
-        &self.model
+    pub(crate) fn whole(&self) -> Bytes {
+        self.model.clone()
     }
 
     /// A part of it, to be kept.
@@ -63,6 +70,11 @@ impl Files {
             refuse!("its {promised} bytes from {offset} are not in `{location}`, which has {size}");
         }
         file.seek(SeekFrom::Start(offset)).map_err(problem)?;
+        // Tensors may share a file's bytes: each takes memory of its own.
+        if self.seen.borrow_mut().insert(path) {
+            self.budget.grow(size);
+        }
+        self.budget.take(length, 1)?;
         let mut bytes = vec![0; length];
         file.read_exact(&mut bytes).map_err(problem)?;
         Ok(bytes)

@@ -3,12 +3,13 @@
 mod arithmetic;
 mod moves;
 
-pub(crate) use arithmetic::together;
-pub(crate) use moves::{expand, indices, permutation, select, transpose};
+pub(crate) use arithmetic::{binary, together};
+pub(crate) use moves::{indices, permutation, transpose};
 
 use crate::call::{self, Call};
 use crate::error::{Problem, refuse};
 use crate::external::Files;
+use crate::limits;
 use crate::tensor::{Data, Tensor};
 
 /// The outputs of a node whose inputs are all known.
@@ -21,7 +22,15 @@ pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>], files: &Files) ->
     match op {
         "Identity" | "Dropout" => one(need(0)?.clone()),
         "Cast" => one(cast(need(0)?, call.int("to", 1)?)),
-        "CastLike" => one(need(0)?.clone()),
+        "CastLike" => {
+            // Of whole numbers only that they are some is known here.
+            let (x, like) = (need(0)?, need(1)?);
+            one(match (&x.data, &like.data) {
+                (_, Data::Floats(_)) => cast(x, FLOAT),
+                (Data::Floats(_), Data::Ints(_)) => cast(x, INT64),
+                (Data::Ints(_), Data::Ints(_)) => x.clone(),
+            })
+        }
         "Shape" => {
             let shape = &need(0)?.shape;
             one(shape_of(call, shape)?)
@@ -30,7 +39,7 @@ pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>], files: &Files) ->
         "Reshape" => {
             let x = need(0)?;
             let to = need(1)?.to_ints()?;
-            one(x.with_shape(&call::wanted(&x.shape, &to, call.int("allowzero", 0)? != 0)?))
+            one(x.with_shape(&call::wanted(&x.shape, &to, call.flag("allowzero", false)?)?))
         }
         "Flatten" => {
             let x = need(0)?;
@@ -82,14 +91,44 @@ pub(crate) fn fold(call: &Call<'_>, inputs: &[Option<Tensor>], files: &Files) ->
         "Where" => one(arithmetic::choose(need(0)?, need(1)?, need(2)?)?),
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceMean" => {
             let x = need(0)?;
-            let along = call::axes(call.numbers("axes", input(1))?, x.shape.len())?;
-            one(moves::reduce(op, x, &along, call.int("keepdims", 1)? != 0)?)
+            let given = call.numbers("axes", input(1))?;
+            if given.as_ref().is_none_or(Vec::is_empty) && call.flag("noop_with_empty_axes", false)? {
+                return one(x.clone());
+            }
+            let along = call::axes(given, x.shape.len())?;
+            one(moves::reduce(op, x, &along, call.flag("keepdims", true)?)?)
         }
-        _ => match (input(0), input(1)) {
-            (Some(a), Some(b)) => one(arithmetic::binary(op, a, b)?),
-            (Some(x), None) => one(arithmetic::unary(op, x)?),
-            _ => refuse!("this operator is not accepted"),
-        },
+        "Clip" => {
+            let bound = |index: usize, name: &str| match (input(index), call.node.attributes.get(name)) {
+                (Some(bound), _) => Ok::<_, Problem>(Some(bound.clone())),
+                (None, Some(_)) => Ok(Some(Tensor::floats(&[], vec![call.float(name, 0.0)? as f32]))),
+                (None, None) => Ok(None),
+            };
+            let mut x = need(0)?.clone();
+            for (op, bound) in [("Max", bound(1, "min")?), ("Min", bound(2, "max")?)] {
+                if let Some(bound) = bound {
+                    x = arithmetic::binary(op, &x, &bound)?;
+                }
+            }
+            one(x)
+        }
+        "Max" | "Min" | "Sum" => {
+            let op = if op == "Sum" { "Add" } else { op };
+            let mut all = inputs.iter().flatten();
+            let Some(first) = all.next() else { refuse!("it has no inputs") };
+            one(all.try_fold(first.clone(), |result, x| arithmetic::binary(op, &result, x))?)
+        }
+        "BatchNormalization" => {
+            let own = [need(1)?, need(2)?, need(3)?, need(4)?];
+            let epsilon = call.float("epsilon", 1e-5)?;
+            one(arithmetic::batch_norm(need(0)?, own, epsilon, call.flag("training_mode", false)?)?)
+        }
+        "Mod" if call.flag("fmod", false)? => one(arithmetic::binary("Fmod", need(0)?, need(1)?)?),
+        _ if arithmetic::BINARY.contains(&op) => one(arithmetic::binary(op, need(0)?, need(1)?)?),
+        _ if arithmetic::UNARY.contains(&op) => one(arithmetic::unary(op, need(0)?)?),
+        _ => {
+            refuse!("this operator is not accepted for constants")
+        }
     }
 }
 
@@ -106,6 +145,9 @@ pub(crate) fn shape_of(call: &Call<'_>, shape: &[usize]) -> Result<Tensor, Probl
 pub(crate) fn unsqueezed(shape: &[usize], at: Option<Vec<i64>>) -> Result<Vec<usize>, Problem> {
     let Some(at) = at else { refuse!("it has no axes") };
     let rank = shape.len() + at.len();
+    if rank > limits::RANK {
+        refuse!("it would have {rank} dimensions: {} are accepted", limits::RANK);
+    }
     let new = at.into_iter().map(|place| call::axis(place, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut old = shape.iter();
     let size = |place: usize| if new.contains(&place) { Some(1) } else { old.next().copied() };
@@ -127,14 +169,32 @@ pub(crate) fn squeezed(shape: &[usize], at: Option<Vec<i64>>) -> Result<Vec<usiz
     }
 }
 
+/// ONNX's numbers of types.
+const FLOAT: i64 = 1;
+const INT64: i64 = 7;
+
+/// What a narrower type keeps of a whole number.
+fn wrapped(x: i64, to: i64) -> i64 {
+    match to {
+        2 => i64::from(x as u8),
+        3 => i64::from(x as i8),
+        4 => i64::from(x as u16),
+        5 => i64::from(x as i16),
+        6 => i64::from(x as i32),
+        12 => i64::from(x as u32),
+        _ => x,
+    }
+}
+
 /// A tensor in another of ONNX's types.
 fn cast(x: &Tensor, to: i64) -> Tensor {
     let data = match (&x.data, to) {
         (_, 1 | 10 | 11 | 16) => Data::Floats(x.numbers()),
         (Data::Floats(_), 9) => Data::Ints(x.to_floats().iter().map(|x| i64::from(*x != 0.0)).collect()),
         (Data::Ints(data), 9) => Data::Ints(data.iter().map(|x| i64::from(*x != 0)).collect()),
-        (Data::Floats(_), _) => Data::Ints(x.to_floats().iter().map(|x| *x as i64).collect()),
-        (Data::Ints(data), _) => Data::Ints(data.clone()),
+        (Data::Floats(_), _) => Data::Ints(x.to_floats().iter().map(|x| wrapped(*x as i64, to)).collect()),
+        (Data::Ints(data), INT64 | 13) => Data::Ints(data.clone()),
+        (Data::Ints(data), _) => Data::Ints(data.iter().map(|x| wrapped(*x, to)).collect()),
     };
     Tensor { shape: x.shape.clone(), data }
 }

@@ -3,40 +3,58 @@
 use crate::error::{Error, Problem, refuse};
 use crate::external::Files;
 use crate::limits;
-use crate::proto::{Model, Tensor};
+use crate::proto::{Attribute, Model, Tensor};
 use crate::tensor;
 use crate::wire::{Field, Fields};
 
 /// The fields of ONNX's messages that matter here.
 const GRAPH: u64 = 7;
+const NODE: u64 = 1;
 const INITIALIZER: u64 = 5;
+const ATTRIBUTE: u64 = 5;
+const TENSOR: u64 = 5;
 const RAW: u64 = 9;
 const EXTERNAL: u64 = 13;
 const LOCATION: u64 = 14;
 
 /// A model with all its tensors; none where nothing has to be done.
 pub(crate) fn gathered(model: &[u8], files: &Files) -> Result<Option<Vec<u8>>, Error> {
-    if Model::read(model)?.graph.tensors.iter().all(|tensor| tensor.external.is_none()) {
+    let graph = Model::read(model)?.graph;
+    let of_nodes =
+        graph.nodes.iter().flat_map(|node| node.attributes.values()).filter_map(|attribute| match attribute {
+            Attribute::Tensor(tensor) => Some(&**tensor),
+            _ => None,
+        });
+    if graph.tensors.iter().chain(of_nodes).all(|tensor| tensor.external.is_none()) {
         return Ok(None);
     }
     let whole = rewritten(model, |number, field| match number {
         GRAPH => {
             let graph = rewritten(field.bytes()?, |number, field| match number {
                 INITIALIZER => inside(field.bytes()?, files),
+                NODE => node(field.bytes()?, files),
                 _ => Ok(None),
             })?;
             Ok(Some(graph))
         }
         _ => Ok(None),
     })?;
-    if whole.len() as u64 > limits::FILE {
-        return Err(Error::Damaged(format!(
-            "with its tensors it has {} bytes: at most {} are accepted",
-            whole.len(),
-            limits::FILE
-        )));
-    }
     Ok(Some(whole))
+}
+
+/// A node's message with the bytes of its attributes' tensors in it.
+fn node(message: &[u8], files: &Files) -> Result<Option<Vec<u8>>, Error> {
+    let node = rewritten(message, |number, field| match number {
+        ATTRIBUTE => {
+            let attribute = rewritten(field.bytes()?, |number, field| match number {
+                TENSOR => inside(field.bytes()?, files),
+                _ => Ok(None),
+            })?;
+            Ok(Some(attribute))
+        }
+        _ => Ok(None),
+    })?;
+    Ok(Some(node))
 }
 
 /// A tensor's message with its bytes in it, if they are elsewhere.
@@ -74,6 +92,10 @@ fn rewritten<'a>(
         match f(number, field)? {
             Some(bytes) => put(&mut result, number, Field::Bytes(&bytes)),
             None => put(&mut result, number, field),
+        }
+        if result.len() as u64 > limits::FILE {
+            let most = limits::FILE;
+            return Err(Error::Damaged(format!("with its tensors it has more than {most} bytes, which are accepted")));
         }
     }
     Ok(result)

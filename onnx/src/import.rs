@@ -7,6 +7,7 @@
 mod args;
 mod arrange;
 mod attention;
+mod checks;
 mod concat;
 mod conv;
 mod elementwise;
@@ -17,12 +18,16 @@ mod pool;
 mod product;
 mod reduce;
 mod shapes;
+mod spread;
+mod start;
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::graph::{Graph, Op, ParameterId, Value};
 
+use crate::budget::Budget;
 use crate::call::Call;
 use crate::error::{Error, Problem, refuse, shown};
 use crate::external::Files;
@@ -32,8 +37,10 @@ use crate::view::{self, Axis, Dim};
 use crate::{Network, Numbers, Options, fold, limits};
 
 use args::Args;
+use checks::{numbers_of, planned};
 use conv::Pending;
 use expr::Expr;
+use start::start;
 
 /// What an ONNX value is here.
 #[derive(Debug, Clone)]
@@ -61,8 +68,10 @@ enum What {
     Function(Value, Rc<Expr>),
     /// Another value with zeros, or something else, around it.
     Padded(Rc<shapes::Padded>),
-    /// A part of a layer norm.
-    Norm(norm::Part),
+    /// A part of a layer norm, and how it is computed where none comes of it.
+    Norm(norm::Part, Rc<norm::Recipe>),
+    /// A whole layer norm.
+    Normal(Rc<norm::Normal>),
     /// Products of queries and keys.
     Scores(attention::Scores),
     /// Where another value is not a number.
@@ -77,9 +86,12 @@ struct Importer {
     half: bool,
     graph: Graph,
     parameters: Vec<Numbers>,
-    /// Elements of all values so far, and of all constants that were computed.
+    /// Elements of all values so far, and of all constants that others were computed of.
     values: usize,
-    folded: usize,
+    work: usize,
+    budget: Budget,
+    /// Where the rows of a product's matrix stand in the value that it reads, if in another order.
+    orders: HashMap<Value, Arc<[u32]>>,
 }
 
 pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options) -> Result<Network, Error> {
@@ -97,7 +109,7 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
         return Err(Error::Refused { at, what });
     };
     let half = graph.tensors.iter().any(|tensor| matches!(tensor.kind, 10 | 16));
-    let (mut importer, view, channels_last) = start(model.opset, half, input, options)
+    let (mut importer, view, channels_last) = start(model.opset, half, input, options, &files.budget)
         .map_err(|problem| problem.at(format!("input `{}`", shown(input.name))))?;
     let (needed, uses) = needed(graph, output.name);
     let mut items: HashMap<&str, Item> = HashMap::new();
@@ -117,6 +129,7 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
         _ => return Err(Problem("it does not depend on the input".into()).at(place())),
     };
     let output_shape = importer.finish(view).map_err(|problem| problem.at(place()))?;
+    importer.fits().map_err(|problem| problem.at("graph"))?;
     Ok(Network {
         graph: importer.graph,
         parameters: importer.parameters,
@@ -124,6 +137,7 @@ pub(crate) fn import(model: &proto::Model<'_>, files: &Files, options: &Options)
         channels_last,
         output: output.name.into(),
         output_shape,
+        orders: importer.orders,
     })
 }
 
@@ -138,59 +152,6 @@ fn needed<'a>(graph: &proto::Graph<'a>, output: &'a str) -> (Vec<bool>, HashMap<
         }
     }
     (needed, uses)
-}
-
-/// An importer whose graph has the input alone, and the input as a view.
-fn start(
-    opset: i64,
-    half: bool,
-    input: &proto::Variable<'_>,
-    options: &Options,
-) -> Result<(Importer, View, bool), Problem> {
-    if !matches!(input.kind, 1 | 10 | 11 | 16) {
-        refuse!("its type is number {} of ONNX's: a floating-point type is accepted", input.kind);
-    }
-    let Some(dims) = &input.dims else { refuse!("it has no shape: [batch, channels, height, width] is accepted") };
-    let batch = match dims.first() {
-        Some(batch) => crate::tensor::count(&[batch.unwrap_or(1) as usize])?,
-        None => refuse!("it is a single number: [batch, channels, height, width] is accepted"),
-    };
-    let size = |dim: Option<i64>, axis: Option<usize>| match (dim, axis.and_then(|axis| Some(options.size?[axis]))) {
-        (Some(dim), Some(size)) if dim as u64 != size as u64 => {
-            refuse!("it is {dim} high or wide, not {size}")
-        }
-        (Some(dim), _) => Ok(dim as usize),
-        (None, Some(size)) => Ok(size),
-        (None, None) => {
-            refuse!("{dims:?} leaves a size open: say which height and width it has, or export it with them")
-        }
-    };
-    let few = |dim: Option<i64>| dim.is_some_and(|dim| dim <= 4);
-    let example = view::axis(Dim::Example, batch, 1);
-    let (shape, axes, last) = match dims[1..] {
-        [features] => {
-            let features = size(features, None)?;
-            (vec![features], vec![example, view::axis(Dim::Channel, features, 1)], false)
-        }
-        [a, b, c] => {
-            let last = few(c) && !few(a);
-            let [channels, height, width] = if last { [c, a, b] } else { [a, b, c] };
-            let shape = [size(channels, None)?, size(height, Some(0))?, size(width, Some(1))?];
-            let channels = view::axis(Dim::Channel, shape[0], 1);
-            let (rows, columns) = (view::axis(Dim::Pixel, shape[1], shape[2]), view::axis(Dim::Pixel, shape[2], 1));
-            let axes =
-                if last { vec![example, rows, columns, channels] } else { vec![example, channels, rows, columns] };
-            (shape.to_vec(), axes, last)
-        }
-        _ => refuse!("its shape is {dims:?}: [batch, channels, height, width] and [batch, features] are accepted"),
-    };
-    let values = crate::tensor::count(&shape)?;
-    if values == 0 {
-        refuse!("its shape is {dims:?}: it holds nothing");
-    }
-    let graph = Graph::new(&shape);
-    let view = View { what: What::Value(graph.input()), axes };
-    Ok((Importer { opset, batch, half, graph, parameters: Vec::new(), values, folded: 0 }, view, last))
 }
 
 impl Importer {
@@ -223,7 +184,7 @@ impl Importer {
             if let Some(Item::Known(tensor)) = items.get_mut(name)
                 && !takes_weights
             {
-                tensor.read_out();
+                tensor.read_out(&self.budget)?;
             }
             inputs.push(items.get(name).cloned());
         }
@@ -233,7 +194,7 @@ impl Importer {
             // What is used twice is computed once.
             if let Item::View(view) = item
                 && uses.get(name).is_some_and(|uses| *uses > 1)
-                && matches!(view.what, What::Function(..) | What::Pending(_))
+                && matches!(view.what, What::Function(..) | What::Pending(_) | What::Normal(_))
             {
                 self.settle(view)?;
             }
@@ -252,9 +213,16 @@ impl Importer {
         };
         if let Some(known) = inputs.iter().map(known).collect::<Option<Vec<_>>>() {
             let results = fold::fold(call, &known, files)?;
-            self.folded += results.iter().map(Tensor::len).sum::<usize>();
-            if self.folded > limits::ALL_FOLDED {
-                refuse!("more than {} elements are computed from constants", limits::ALL_FOLDED);
+            // Each is bounded, so that it is no harm to count it now.
+            for result in &results {
+                let bytes = result.bytes_beside(known.iter().flatten());
+                self.budget.take(bytes, 1)?;
+                if bytes > 0 {
+                    self.work += result.len() + known.iter().flatten().map(Tensor::len).sum::<usize>();
+                }
+            }
+            if self.work > limits::WORK {
+                refuse!("more than {} elements of constants are computed with up to here", limits::WORK);
             }
             return Ok(results.into_iter().map(Item::Known).collect());
         }
@@ -266,11 +234,18 @@ impl Importer {
                 1 | 10 | 11 | 16 => one(args.view(0)?),
                 _ => refuse!("only constants may be cast to whole numbers"),
             },
-            "Shape" => Ok(vec![Item::Known(fold::shape_of(call, &view::shape(&args.view(0)?.axes))?)]),
-            "Size" => Ok(vec![Item::Known(Tensor::ints(
-                &[],
-                vec![view::shape(&args.view(0)?.axes).iter().product::<usize>() as i64],
-            ))]),
+            "Shape" | "Size" => {
+                let mut view = args.view(0)?;
+                // A constant may have widened it.
+                if matches!(view.what, What::Norm(..)) {
+                    self.settle(&mut view)?;
+                }
+                let shape = view::shape(&view.axes);
+                Ok(vec![Item::Known(match call.node.op {
+                    "Shape" => fold::shape_of(call, &shape)?,
+                    _ => Tensor::ints(&[], vec![shape.iter().product::<usize>() as i64]),
+                })])
+            }
             "Conv" => one(self.conv(&args)?),
             "Gemm" => one(self.gemm(&args)?),
             "MatMul" => one(self.matmul(&args)?),
@@ -278,7 +253,7 @@ impl Importer {
             "LayerNormalization" => one(self.layer_norm(&args)?),
             "InstanceNormalization" | "GroupNormalization" => one(self.group_norm(&args)?),
             "MaxPool" | "AveragePool" => one(self.pool(&args)?),
-            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceSum" | "ReduceMax" => {
+            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
                 one(self.reduce(&args)?)
             }
             "Softmax" => one(self.softmax(&args)?),
@@ -297,9 +272,15 @@ impl Importer {
     /// Makes a value the output, in the order of its axes, and says which shape an example's has.
     fn finish(&mut self, mut view: View) -> Result<Vec<usize>, Problem> {
         let all: Vec<usize> = (0..view.axes.len()).collect();
-        let shape: Vec<usize> = view.axes.iter().skip(1).map(|axis| view::extent(axis)).collect();
-        if self.batch > 1 && !view.axes.first().is_some_and(|axis| axis.len() == 1 && axis[0].dim == Dim::Example) {
-            refuse!("its first dimension is not the batch");
+        let mut shape: Vec<usize> = view.axes.iter().skip(1).map(|axis| view::extent(axis)).collect();
+        let others = view.axes.iter().skip(1).flatten().any(|atom| atom.dim == Dim::Example);
+        if view.axes.first() != Some(&self.example_axis()) || others {
+            let shape = view::shape(&view.axes);
+            refuse!("it is {shape:?}, and its first dimension is not the batch: [batch, classes] is accepted");
+        }
+        // `[N, C, 1, 1]` is `[N, C]`.
+        while shape.len() > 1 && shape.last() == Some(&1) {
+            shape.pop();
         }
         let value = self.settle(&mut view)?;
         let value = match self.graph.shape(value) {
@@ -308,26 +289,36 @@ impl Importer {
                 let (value, _) = self.arrange(&view, &[1], &[2, 3], Some([*height, *width]))?;
                 value
             }
-            _ => self.arrange(&view, &all, &[], None)?.0,
+            _ => {
+                let value = self.arrange(&view, &all, &[], None)?.0;
+                self.row(value)?
+            }
         };
+        let (count, wanted) = (self.graph.shape(value).iter().product::<usize>(), shape.iter().product::<usize>());
+        if count != wanted {
+            refuse!("it has {count} numbers an example: {shape:?} needs {wanted}");
+        }
         self.graph.set_output(value);
         Ok(shape)
     }
 
     fn add(&mut self, op: Op, inputs: &[Value]) -> Result<Value, Problem> {
+        numbers_of(&op)?;
         let value = self.graph.add(op, inputs)?;
-        self.values = self.values.saturating_add(crate::tensor::count(self.graph.shape(value))?);
+        self.values = self.values.saturating_add(planned(self.graph.shape(value))?);
         if self.values > limits::VALUES {
             refuse!("the values of an example have more than {} elements up to here", limits::VALUES);
         }
         Ok(value)
     }
 
-    fn parameter(&mut self, name: &str, shape: &[usize], values: impl Into<Numbers>) -> ParameterId {
+    /// A parameter, which takes memory of its own when it is packed, with whomever it shares its numbers here.
+    fn parameter(&mut self, name: &str, shape: &[usize], values: impl Into<Numbers>) -> Result<ParameterId, Problem> {
         let values = values.into();
+        self.budget.take(values.len(), size_of::<f32>())?;
         debug_assert_eq!(values.len(), shape.iter().product::<usize>());
         self.parameters.push(values);
-        self.graph.parameter(name, shape, true)
+        Ok(self.graph.parameter(name, shape, true))
     }
 
     /// Channels and pixels of a value.
@@ -354,9 +345,14 @@ impl Importer {
                 view.axes = axes;
                 value
             }
-            What::Norm(part) => {
-                let part = part.clone();
-                self.normal(&part)?
+            What::Norm(_, recipe) => {
+                let recipe = recipe.clone();
+                *view = self.part(&recipe)?;
+                return self.settle(view);
+            }
+            What::Normal(normal) => {
+                let normal = normal.clone();
+                self.normal(&normal)?
             }
             What::Scores(_) => {
                 refuse!("a product of two computed values is accepted as a part of attention alone: softmax(q k) v")

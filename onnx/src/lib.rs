@@ -7,6 +7,7 @@
 //! Nothing in a file is trusted: sizes are checked against what is there before memory is taken, and how much there may be
 //! of anything is bounded ([`limits`]).
 
+mod budget;
 mod call;
 mod error;
 mod external;
@@ -21,11 +22,13 @@ mod view;
 mod wire;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use engine::graph::Graph;
+use engine::graph::{Graph, Op, Value};
 use engine::{Net, burst};
 
 pub use error::Error;
@@ -44,13 +47,28 @@ pub struct Network {
     pub channels_last: bool,
     /// The output's name.
     pub output: String,
-    /// The shape of an example's output.
+    /// The shape of an example's output, without dimensions of one at its end.
     pub output_shape: Vec<usize>,
+    /// Where the rows of a product's matrix stand in the value that it reads, if in another order.
+    orders: HashMap<Value, Arc<[u32]>>,
 }
 
 const NOT_FINITE: &str = "it holds numbers that are not finite (NaN or infinite): no picture gets a score with them; export the network before its training diverged";
 
 impl Network {
+    /// The graph up to the features that the outputs are made of ([`Graph::features`]), in the order in which the file's last
+    /// layer reads them. Its parameters are the network's.
+    #[must_use]
+    pub fn features(&self) -> Option<Graph> {
+        let mut features = self.graph.features()?;
+        let value = features.output();
+        if let Some(from) = self.orders.get(&value) {
+            let (from, shape) = (from.clone(), features.shape(value).to_vec());
+            features.add(Op::Rearrange { from, shape, fill: 0.0 }, &[value]).ok()?;
+        }
+        Some(features)
+    }
+
     /// Sets the parameters of a net that is planned for [`Network::graph`] or a part of it, and prepares it.
     ///
     /// # Errors
@@ -126,5 +144,6 @@ pub fn gathered(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// As for [`load`].
 pub fn parse(bytes: Bytes, folder: Option<&Path>, options: &Options) -> Result<Network, Error> {
     let files = external::Files::new(bytes, folder);
-    import::import(&proto::Model::read(files.model())?, &files, options)
+    let model = files.whole();
+    import::import(&proto::Model::read(&model)?, &files, options)
 }

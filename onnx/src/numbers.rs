@@ -47,9 +47,22 @@ impl Numbers {
         }
     }
 
+    pub(crate) fn is_in_file(&self) -> bool {
+        matches!(self.0, Kept::InFile(_))
+    }
+
+    /// Whether others are these very numbers.
+    pub(crate) fn shares(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Kept::Made(own), Kept::Made(other)) => Arc::ptr_eq(own, other),
+            (Kept::InFile(own), Kept::InFile(other)) => own.as_ptr() == other.as_ptr() && own.len() == other.len(),
+            _ => false,
+        }
+    }
+
     /// Makes them its own.
     pub(crate) fn read_out(&mut self) {
-        if matches!(self.0, Kept::InFile(_)) {
+        if self.is_in_file() {
             *self = Self(Kept::Made(self.to_floats()));
         }
     }

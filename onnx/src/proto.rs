@@ -1,10 +1,11 @@
 //! What is read of an ONNX file (onnx.proto, IR versions 3 and later): the messages with the fields that are needed.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use crate::error::{Error, shown};
 use crate::limits;
-use crate::wire::{Field, Fields, varints};
+use crate::wire::{Field, Fields, packed, varints};
 
 /// `ModelProto`.
 #[derive(Debug)]
@@ -87,6 +88,37 @@ fn push<T>(list: &mut Vec<T>, most: usize, what: &str, element: T) -> Result<(),
     Ok(())
 }
 
+/// What nodes may still have of anything.
+#[derive(Debug)]
+struct Left(Cell<usize>);
+
+impl Left {
+    fn new() -> Self {
+        Self(Cell::new(limits::OF_NODES))
+    }
+
+    fn take(&self, count: usize) -> Result<(), Error> {
+        match self.0.get().checked_sub(count) {
+            Some(left) => {
+                self.0.set(left);
+                Ok(())
+            }
+            None => Err(Error::Damaged(format!(
+                "its nodes have more than {} inputs, outputs, attributes and numbers of these",
+                limits::OF_NODES
+            ))),
+        }
+    }
+
+    /// Takes what is added to an attribute's list.
+    fn numbers(&self, has: usize, more: usize) -> Result<(), Error> {
+        if has + more > limits::NUMBERS {
+            return Err(Error::Damaged(format!("an attribute has more than {} numbers", limits::NUMBERS)));
+        }
+        self.take(more)
+    }
+}
+
 /// Calls `f` with each field of a message.
 fn each<'a>(message: &'a [u8], mut f: impl FnMut(u64, Field<'a>) -> Result<(), Error>) -> Result<(), Error> {
     let mut fields = Fields::new(message);
@@ -128,9 +160,10 @@ impl<'a> Model<'a> {
 impl<'a> Graph<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Error> {
         let mut graph = Self::default();
+        let left = Left::new();
         each(message, |number, field| match number {
-            1 => push(&mut graph.nodes, limits::NODES, "nodes", Node::read(field.bytes()?)?),
-            5 => push(&mut graph.tensors, limits::TENSORS, "tensors", Tensor::read(field.bytes()?)?),
+            1 => push(&mut graph.nodes, limits::NODES, "nodes", Node::read(field.bytes()?, &left)?),
+            5 => push(&mut graph.tensors, limits::TENSORS, "tensors", Tensor::part(field.bytes()?, &left)?),
             11 => push(&mut graph.inputs, limits::TENSORS, "inputs", Variable::read(field.bytes()?)?),
             12 => push(&mut graph.outputs, limits::OF_NODE, "outputs", Variable::read(field.bytes()?)?),
             _ => Ok(()),
@@ -140,16 +173,27 @@ impl<'a> Graph<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn read(message: &'a [u8]) -> Result<Self, Error> {
+    fn read(message: &'a [u8], left: &Left) -> Result<Self, Error> {
         let mut node = Self::default();
+        let mut attributes = 0;
         each(message, |number, field| {
+            if matches!(number, 1 | 2 | 5) {
+                left.take(1)?;
+            }
             match number {
                 1 => push(&mut node.inputs, limits::OF_NODE, "inputs of a node", field.text()?)?,
                 2 => push(&mut node.outputs, limits::OF_NODE, "outputs of a node", field.text()?)?,
                 3 => node.name = field.text()?,
                 4 => node.op = field.text()?,
                 5 => {
-                    let (name, attribute) = Attribute::read(field.bytes()?)?;
+                    attributes += 1;
+                    if attributes > limits::OF_NODE {
+                        return Err(Error::Damaged(format!(
+                            "it has more than {} attributes of a node",
+                            limits::OF_NODE
+                        )));
+                    }
+                    let (name, attribute) = Attribute::read(field.bytes()?, left)?;
                     node.attributes.insert(name, attribute);
                 }
                 7 => node.domain = field.text()?,
@@ -168,7 +212,7 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Attribute<'a> {
-    fn read(message: &'a [u8]) -> Result<(&'a str, Self), Error> {
+    fn read(message: &'a [u8], left: &Left) -> Result<(&'a str, Self), Error> {
         let (mut name, mut kind) = ("", 0);
         let (mut float, mut int, mut text, mut tensor) = (0.0, 0, &[][..], None);
         let (mut floats, mut ints) = (Vec::new(), Vec::new());
@@ -178,15 +222,19 @@ impl<'a> Attribute<'a> {
                 2 => float = field.float()?,
                 3 => int = field.int()?,
                 4 => text = field.bytes()?,
-                5 => tensor = Some(Box::new(Tensor::read(field.bytes()?)?)),
+                5 => tensor = Some(Box::new(Tensor::part(field.bytes()?, left)?)),
                 7 => {
                     let (numbers, rest) = field.numbers().as_chunks::<4>();
                     if !rest.is_empty() {
                         return Err(Error::Damaged(format!("attribute `{name}` is cut off")));
                     }
+                    left.numbers(floats.len(), numbers.len())?;
                     floats.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
                 }
-                8 => ints.extend(varints(field.numbers())?),
+                8 => {
+                    left.numbers(ints.len(), packed(field.numbers()))?;
+                    ints.extend(varints(field.numbers())?);
+                }
                 20 => kind = field.int()?,
                 _ => {}
             }
@@ -207,19 +255,27 @@ impl<'a> Attribute<'a> {
 
 impl<'a> Tensor<'a> {
     pub(crate) fn read(message: &'a [u8]) -> Result<Self, Error> {
+        Self::part(message, &Left::new())
+    }
+
+    /// Of a graph whose parts are counted: numbers may stand in many pieces.
+    fn part(message: &'a [u8], left: &Left) -> Result<Self, Error> {
         let mut tensor = Self::default();
         let mut external = External::default();
         let mut elsewhere = false;
         each(message, |number, field| {
             match number {
                 1 => {
-                    tensor.dims.extend(varints(field.numbers())?);
-                    if tensor.dims.len() > limits::RANK {
+                    if tensor.dims.len() + packed(field.numbers()) > limits::RANK {
                         return Err(Error::Damaged(format!("a tensor has more than {} dimensions", limits::RANK)));
                     }
+                    tensor.dims.extend(varints(field.numbers())?);
                 }
                 2 => tensor.kind = field.int()?,
-                4 | 5 | 7 | 10 | 11 => tensor.numbers.push(field.numbers()),
+                4 | 5 | 7 | 10 | 11 => {
+                    left.take(1)?;
+                    tensor.numbers.push(field.numbers());
+                }
                 8 => tensor.name = field.text()?,
                 9 => tensor.raw = Some(field.bytes()?),
                 13 => {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use crate::budget::Budget;
 use crate::error::{Error, Problem, refuse};
 use crate::external::Files;
 use crate::limits;
 use crate::numbers::Numbers;
 use crate::proto;
-use crate::wire::varints;
+use crate::wire::{packed, varints};
 
 /// A tensor's numbers: of all floating-point types as `f32`, of all others as `i64`.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,9 +64,27 @@ impl Tensor {
     }
 
     /// Takes its numbers out of the file, if they are there.
-    pub(crate) fn read_out(&mut self) {
-        if let Data::Floats(numbers) = &mut self.data {
+    pub(crate) fn read_out(&mut self, budget: &Budget) -> Result<(), Problem> {
+        if let Data::Floats(numbers) = &mut self.data
+            && numbers.is_in_file()
+        {
+            budget.take(numbers.len(), size_of::<f32>())?;
             numbers.read_out();
+        }
+        Ok(())
+    }
+
+    /// Bytes that it takes beside others, with whom it may share its numbers.
+    pub(crate) fn bytes_beside<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> usize {
+        let shared = others.any(|other| match (&self.data, &other.data) {
+            (Data::Floats(own), Data::Floats(other)) => own.shares(other),
+            (Data::Ints(own), Data::Ints(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        });
+        match &self.data {
+            _ if shared => 0,
+            Data::Floats(data) => size_of::<f32>() * data.len(),
+            Data::Ints(data) => size_of_val(&**data),
         }
     }
 
@@ -109,6 +128,12 @@ impl Tensor {
                 tensor.kind
             )
         };
+        // Numbers in fp32 stay in the file, if there are many.
+        let stays = tensor.kind == FLOAT && count > FEW && (tensor.external.is_some() || tensor.raw.is_some());
+        if !stays {
+            let is_float = matches!(tensor.kind, 1 | 10 | 11 | 16);
+            files.budget.take(count, if is_float { size_of::<f32>() } else { size_of::<i64>() })?;
+        }
         let raw = match (&tensor.external, tensor.raw) {
             (Some(place), _) => Some(Bytes::from(files.read(place, count * bytes)?)),
             (None, raw) => raw.map(|raw| files.part(raw)),
@@ -118,7 +143,7 @@ impl Tensor {
                 refuse!("it has {} bytes: its shape {shape:?} needs {}", raw.len(), count * bytes)
             }
             // Most are weights, which nothing here looks at.
-            Some(raw) if tensor.kind == FLOAT && count > FEW => Data::Floats(Numbers::in_file(raw)),
+            Some(raw) if stays => Data::Floats(Numbers::in_file(raw)),
             Some(raw) => decode(tensor.kind, &raw),
             None => listed(tensor, count, &shape)?,
         };
@@ -175,7 +200,7 @@ fn listed(tensor: &proto::Tensor<'_>, count: usize, shape: &[usize]) -> Result<D
     let found = match fixed {
         Some(each) if bytes.is_multiple_of(each) => bytes / each,
         Some(_) => refuse!("its numbers are cut off"),
-        None => numbers.iter().flat_map(|part| part.iter()).filter(|byte| **byte & 0x80 == 0).count(),
+        None => numbers.iter().map(|part| packed(part)).sum(),
     };
     if found != count {
         refuse!("it has {found} numbers: its shape {shape:?} needs {count}");

@@ -108,10 +108,14 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Packed whole numbers.
+/// How many whole numbers are packed here.
+pub(crate) fn packed(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0x80 == 0).count()
+}
+
+/// Packed whole numbers; the caller has counted them.
 pub(crate) fn varints(bytes: &[u8]) -> Result<Vec<i64>, Error> {
-    let count = bytes.iter().filter(|byte| **byte & 0x80 == 0).count();
-    let mut numbers = Vec::with_capacity(count);
+    let mut numbers = Vec::with_capacity(packed(bytes));
     let mut fields = Fields::new(bytes);
     while !fields.rest.is_empty() {
         numbers.push(fields.varint()?.0.cast_signed());

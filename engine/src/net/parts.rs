@@ -97,8 +97,9 @@ impl Parts {
             let (whole, mut begin) = self.whole(layer.output);
             let inside = |value: &Value| self.whole(*value).0 == whole;
             // An inverted residual reads its input while it writes; it may do so where each output stands in its input's place.
-            let read = plan.begins(index).inputs[0];
-            if read != layer.inputs[0] && inside(&read) && self.whole(read) != (whole, begin) {
+            let elsewhere = |read: &&Value| layer.inputs.first() != Some(*read) && inside(read);
+            let read = plan.begins(index).inputs.first().filter(elsewhere);
+            if read.is_some_and(|read| self.whole(*read) != (whole, begin)) {
                 return false;
             }
             match &layer.op {

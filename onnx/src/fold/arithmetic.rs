@@ -19,6 +19,43 @@ pub(crate) fn together(a: &[usize], b: &[usize]) -> Result<Vec<usize>, Problem> 
     Ok(shape)
 }
 
+/// The operators of two constants, and of one.
+pub(super) const BINARY: [&str; 14] = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Mod",
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+];
+/// See [`BINARY`].
+pub(super) const UNARY: [&str; 16] = [
+    "Neg",
+    "Abs",
+    "Not",
+    "Sqrt",
+    "Exp",
+    "Log",
+    "Reciprocal",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Erf",
+    "Sin",
+    "Cos",
+];
+
 pub(crate) fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem> {
     let shape = together(&a.shape, &b.shape)?;
     let (a, b) = (expand(a, &shape)?, expand(b, &shape)?);
@@ -48,6 +85,7 @@ pub(crate) fn binary(op: &str, a: &Tensor, b: &Tensor) -> Result<Tensor, Problem
         "Pow" => |a, b| libm::pow(f64::from(a), f64::from(b)) as f32,
         "Min" => f32::min,
         "Max" => f32::max,
+        "Fmod" => |a, b| a % b,
         _ => refuse!("this operator is not accepted for constants"),
     };
     Ok(Tensor::floats(&shape, pairs.map(|(a, b)| f(*a, *b)).collect()))
@@ -59,9 +97,17 @@ fn of_ints(op: &str, a: i64, b: i64) -> Result<i64, Problem> {
         "Sub" => a.wrapping_sub(b),
         "Mul" => a.wrapping_mul(b),
         "Div" if b != 0 => a.wrapping_div(b),
-        "Mod" if b != 0 => a.wrapping_rem_euclid(b),
-        "Div" | "Mod" => refuse!("it divides by zero"),
-        "Pow" => a.wrapping_pow(u32::try_from(b).unwrap_or(0)),
+        // Its sign is the divisor's; with `fmod` the other's.
+        "Mod" if b != 0 => match a.wrapping_rem(b) {
+            rest if rest != 0 && (rest < 0) != (b < 0) => rest + b,
+            rest => rest,
+        },
+        "Fmod" if b != 0 => a.wrapping_rem(b),
+        "Div" | "Mod" | "Fmod" => refuse!("it divides by zero"),
+        "Pow" => match u32::try_from(b) {
+            Ok(b) => a.wrapping_pow(b),
+            Err(_) => refuse!("a power of {b} is not accepted for whole numbers"),
+        },
         "Min" => a.min(b),
         "Max" => a.max(b),
         "Equal" => i64::from(a == b),
@@ -71,6 +117,7 @@ fn of_ints(op: &str, a: i64, b: i64) -> Result<i64, Problem> {
         "GreaterOrEqual" => i64::from(a >= b),
         "And" => i64::from(a != 0 && b != 0),
         "Or" => i64::from(a != 0 || b != 0),
+        "Xor" => i64::from((a != 0) != (b != 0)),
         _ => refuse!("this operator is not accepted for constants"),
     })
 }
@@ -140,4 +187,33 @@ pub(crate) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tenso
             )
         }
     })
+}
+
+/// A batch norm of a scale, a shift, a mean and a variance; in training it has its own mean and variance, as weights that
+/// networks without norms are standardised by have (Brock et al. 2021).
+pub(crate) fn batch_norm(x: &Tensor, own: [&Tensor; 4], epsilon: f64, training: bool) -> Result<Tensor, Problem> {
+    let &[outer, channels, ..] = x.shape.as_slice() else { refuse!("its input is {:?}", x.shape) };
+    if own.iter().any(|tensor| tensor.len() != channels) || x.len() == 0 {
+        refuse!("its input is {:?}, and it has no number for each of {channels} channels", x.shape);
+    }
+    let [scale, shift, mean, variance] = own.map(Tensor::to_floats);
+    let values = x.to_floats();
+    let each = x.len() / (outer * channels);
+    let of_channel = |channel: usize| values.chunks_exact(each).skip(channel).step_by(channels).flatten();
+    let mut result = vec![0.0; x.len()];
+    for channel in 0..channels {
+        let count = (outer * each) as f64;
+        let (mean, variance) = if training {
+            let mean = of_channel(channel).map(|x| f64::from(*x)).sum::<f64>() / count;
+            (mean, of_channel(channel).map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count)
+        } else {
+            (f64::from(mean[channel]), f64::from(variance[channel]))
+        };
+        let factor = f64::from(scale[channel]) / (variance + epsilon).sqrt();
+        let shift = f64::from(shift[channel]);
+        for (to, from) in result.chunks_exact_mut(each).zip(values.chunks_exact(each)).skip(channel).step_by(channels) {
+            to.iter_mut().zip(from).for_each(|(to, x)| *to = ((f64::from(*x) - mean) * factor + shift) as f32);
+        }
+    }
+    Ok(Tensor::floats(&x.shape, result))
 }

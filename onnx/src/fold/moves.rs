@@ -14,22 +14,22 @@ pub(crate) fn made(shape: &[usize]) -> Result<usize, Problem> {
 }
 
 /// A tensor whose element `i` is element `from[i]` of another.
-fn picked(x: &Tensor, shape: &[usize], from: &[usize]) -> Tensor {
+fn picked(x: &Tensor, shape: &[usize], from: &[u32]) -> Tensor {
     let data = match &x.data {
         Data::Floats(data) => {
             let data = data.to_floats();
-            Data::Floats(from.iter().map(|at| data[*at]).collect())
+            Data::Floats(from.iter().map(|at| data[*at as usize]).collect())
         }
-        Data::Ints(data) => Data::Ints(from.iter().map(|at| data[*at]).collect()),
+        Data::Ints(data) => Data::Ints(from.iter().map(|at| data[*at as usize]).collect()),
     };
     Tensor { shape: shape.to_vec(), data }
 }
 
 /// Places of elements whose index along each dimension is one of a list, given the dimensions' strides.
-fn places(lists: &[Vec<usize>], strides: &[usize]) -> Vec<usize> {
-    let mut places = vec![0];
+fn places(lists: &[Vec<usize>], strides: &[usize]) -> Vec<u32> {
+    let mut places = vec![0_u32];
     for (list, stride) in lists.iter().zip(strides) {
-        places = places.iter().flat_map(|place| list.iter().map(move |at| place + at * stride)).collect();
+        places = places.iter().flat_map(|place| list.iter().map(move |at| place + (at * stride) as u32)).collect();
     }
     places
 }
@@ -51,6 +51,9 @@ pub(crate) fn transpose(x: &Tensor, order: Option<Vec<i64>>) -> Result<Tensor, P
     let rank = x.shape.len();
     let order = order.unwrap_or_else(|| (0..rank as i64).rev().collect());
     let order = permutation(&order, rank)?;
+    if order.iter().copied().eq(0..rank) {
+        return Ok(x.clone());
+    }
     let all = strides(&x.shape);
     let lists: Vec<Vec<usize>> = order.iter().map(|at| (0..x.shape[*at]).collect()).collect();
     let strides: Vec<usize> = order.iter().map(|at| all[*at]).collect();
@@ -126,8 +129,11 @@ pub(crate) fn concat(all: &[&Tensor], axis: i64) -> Result<Tensor, Problem> {
 /// A tensor repeated along dimensions of one, up to a shape that it fits.
 pub(crate) fn expand(x: &Tensor, shape: &[usize]) -> Result<Tensor, Problem> {
     made(shape)?;
-    let missing = shape.len() - x.shape.len().min(shape.len());
+    let missing = shape.len().saturating_sub(x.shape.len());
     let own = [vec![1; missing], x.shape.clone()].concat();
+    if own.len() != shape.len() || own.iter().zip(shape).any(|(own, size)| own != size && *own != 1) {
+        refuse!("{:?} cannot be repeated to {shape:?}", x.shape);
+    }
     let along: Vec<usize> = strides(&own);
     let strides: Vec<usize> = own.iter().zip(along).map(|(size, stride)| if *size == 1 { 0 } else { stride }).collect();
     let lists: Vec<Vec<usize>> = shape.iter().map(|size| (0..*size).collect()).collect();

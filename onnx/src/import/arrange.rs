@@ -12,6 +12,9 @@ use crate::view::{self, Axis, Dim};
 /// Which places of an axis are taken, in order; none is what fills.
 pub(super) type Picks = Vec<Option<usize>>;
 
+/// What stands for no place in a table.
+const FILLED: u32 = u32::MAX;
+
 impl Importer {
     /// A value whose channels are some axes and whose pixels are others, each in this order; with a size its pixels are maps of it.
     pub(super) fn arrange(
@@ -23,6 +26,10 @@ impl Importer {
     ) -> Result<(Value, Vec<Axis>), Problem> {
         let mut view = view.clone();
         let value = self.settle(&mut view)?;
+        let is_named = |at: &usize| channels.contains(at) || pixels.contains(at);
+        if let Some(at) = (0..view.axes.len()).find(|at| !is_named(at) && view::inner(&view.axes[*at]) > 1) {
+            refuse!("its input is {:?}, and dimension {at} is not the batch", view::shape(&view.axes));
+        }
         let [all_channels, all_pixels] = self.dims(value);
         let part = |axes: &[usize]| view::within(axes.iter().map(|at| &view.axes[*at]));
         let fits = match (size, self.graph.shape(value)) {
@@ -47,6 +54,7 @@ impl Importer {
         fill: f32,
     ) -> Result<(Value, Vec<Axis>), Problem> {
         let [_, all_pixels] = self.dims(value);
+        self.budget.take(axes.iter().map(|axis| view::extent(axis)).sum(), size_of::<Option<u32>>())?;
         // Places add up over the axes.
         let mut along = Vec::with_capacity(axes.len());
         for (axis, picks) in axes.iter().zip(picks) {
@@ -65,12 +73,17 @@ impl Importer {
         if count(&[new_channels, new_pixels])? == 0 {
             refuse!("nothing is left of it");
         }
-        let mut from: Vec<Option<u32>> = vec![Some(0)];
+        self.budget.take(new_channels * new_pixels, 2 * size_of::<u32>())?;
+        let mut from = vec![0_u32];
         for at in channels.iter().chain(pixels) {
             let places = &along[*at];
-            from = from.iter().flat_map(|place| places.iter().map(move |other| Some((*place)? + (*other)?))).collect();
+            let sum = |place: u32, other: Option<u32>| match other {
+                Some(other) if place != FILLED => place + other,
+                _ => FILLED,
+            };
+            from = from.iter().flat_map(|place| places.iter().map(move |other| sum(*place, *other))).collect();
         }
-        let from: Arc<[u32]> = from.into_iter().map(|place| place.unwrap_or(u32::MAX)).collect();
+        let from: Arc<[u32]> = from.into();
         let shape = match (size, pixels) {
             (Some([height, width]), _) => vec![new_channels, height, width],
             (None, _) if new_pixels == 1 => vec![new_channels],

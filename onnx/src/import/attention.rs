@@ -2,7 +2,7 @@
 
 use engine::graph::{Op, Pairwise, Value};
 
-use super::expr::Pair;
+use super::expr::{Expr, Pair};
 use super::{Importer, View, What};
 use crate::error::{Problem, refuse};
 use crate::tensor::Tensor;
@@ -86,9 +86,10 @@ impl Importer {
     /// A value without the number that it is multiplied by.
     fn unscaled(&self, view: View) -> (View, f64) {
         if let What::Function(base, expr) = &view.what
-            && let Some([scale, 0.0]) = expr.line(self.tolerance())
+            && let Expr::Line { of, slope, shift: 0.0 } = &**expr
+            && matches!(**of, Expr::X)
         {
-            return (View { what: What::Value(*base), axes: view.axes.clone() }, scale);
+            return (View { what: What::Value(*base), axes: view.axes.clone() }, *slope);
         }
         (view, 1.0)
     }

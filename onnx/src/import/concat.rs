@@ -2,7 +2,6 @@
 
 use engine::graph::{Op, Value};
 
-use super::elementwise::along;
 use super::{Args, Importer, Item, View, What};
 use crate::call;
 use crate::error::{Problem, refuse};
@@ -135,7 +134,7 @@ impl Importer {
         let mut own = axes.to_vec();
         own[axis] = view::axis(Dim::Pixel, extent, 1);
         let all: Vec<usize> = (0..axes.len()).collect();
-        let values = along(tensor, &own, &all)?;
+        let values = self.along(tensor, &own, &all)?;
         // Its elements in the order of channels and pixels.
         let shape: Vec<usize> = own.iter().map(|axis| view::inner(axis)).collect();
         let order: Vec<i64> = channels.iter().chain(pixels).map(|at| *at as i64).collect();
@@ -150,7 +149,7 @@ impl Importer {
         if turned.is_empty() {
             refuse!("a constant beside it holds nothing");
         }
-        let parameter = self.parameter("a constant", &shape, turned);
+        let parameter = self.parameter("a constant", &shape, turned)?;
         Ok((self.add(Op::Constant(parameter), &[])?, extent))
     }
 }

@@ -176,11 +176,12 @@ impl Importer {
     }
 
     pub(super) fn emit(&mut self, pending: &Pending) -> Result<Value, Problem> {
-        let weight = self.parameter(&pending.name, &pending.shape, pending.weight.clone());
+        let weight = self.parameter(&pending.name, &pending.shape, pending.weight.clone())?;
         let bias = pending
             .bias
             .as_ref()
-            .map(|bias| self.parameter(&format!("{} bias", pending.name), &[bias.len()], bias.as_slice()));
+            .map(|bias| self.parameter(&format!("{} bias", pending.name), &[bias.len()], bias.as_slice()))
+            .transpose()?;
         let op = match pending.window {
             Some((window, groups)) => Op::Conv { window, groups, weight, bias },
             None => Op::Linear { weight, bias },

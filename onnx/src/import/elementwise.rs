@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::graph::{Affine, Op, Pairwise, Value};
 
-use super::expr::{Expr, Pair};
+use super::expr::{self, Expr, Pair};
 use super::{Args, Importer, Item, View, What};
 use crate::error::{Problem, refuse};
 use crate::fold;
@@ -14,15 +14,20 @@ use crate::view::{self, Axis, Dim};
 
 impl Importer {
     pub(super) fn elementwise(&mut self, args: &Args<'_>) -> Result<View, Problem> {
-        let op = args.call.node.op;
+        let Some(pair) = Pair::of(args.call.node.op) else { refuse!("this operator is not accepted") };
         let mut items = args.inputs.iter().flatten();
         let Some(mut result) = items.next().cloned() else { refuse!("it has no inputs") };
         for item in items {
             let view = match (result, item) {
-                (Item::View(a), Item::View(b)) => self.two(op, a, b.clone())?,
-                (Item::View(a), Item::Known(b)) => self.with_constant(op, a, b, false)?,
-                (Item::Known(a), Item::View(b)) => self.with_constant(op, b.clone(), &a, true)?,
-                (Item::Known(_), Item::Known(_)) => refuse!("two constants beside a computed value are not accepted"),
+                (Item::View(a), Item::View(b)) => self.two(pair, a, b.clone())?,
+                (Item::View(a), Item::Known(b)) => self.with_constant(pair, a, b, false)?,
+                (Item::Known(a), Item::View(b)) => self.with_constant(pair, b.clone(), &a, true)?,
+                // All that stand before a computed value are one.
+                (Item::Known(a), Item::Known(b)) => {
+                    let op = if args.call.node.op == "Sum" { "Add" } else { args.call.node.op };
+                    result = Item::Known(fold::binary(op, &a, b)?);
+                    continue;
+                }
             };
             result = Item::View(view);
         }
@@ -35,14 +40,13 @@ impl Importer {
     /// `view op tensor`, or with `flipped` `tensor op view`.
     pub(super) fn with_constant(
         &mut self,
-        op: &str,
+        pair: Pair,
         mut view: View,
         tensor: &Tensor,
         flipped: bool,
     ) -> Result<View, Problem> {
-        let Some(pair) = Pair::of(op) else { refuse!("this operator is not accepted") };
         if tensor.shape.len() > view.axes.len() {
-            if !matches!(view.what, What::Function(..) | What::Pending(_)) {
+            if !matches!(view.what, What::Function(..) | What::Pending(_) | What::Norm(..) | What::Normal(_)) {
                 self.settle(&mut view)?;
             }
             let missing = tensor.shape.len() - view.axes.len();
@@ -63,10 +67,14 @@ impl Importer {
             && !(of_pending
                 && matches!(pair, Pair::Engine(Pairwise::Add | Pairwise::Sub | Pairwise::Mul | Pairwise::Div)))
         {
+            if number.is_nan() {
+                refuse!("its constant is not a number");
+            }
             let (view, base, expr) = self.function(view)?;
             let (a, b) = (expr, Rc::new(Expr::Number(number)));
             let (a, b) = if flipped { (b, a) } else { (a, b) };
-            return self.compose(view, base, Expr::Pair(pair, a, b));
+            let expr = expr::pair(pair, &a, &b, self.tolerance());
+            return Ok(View { what: What::Function(base, expr), axes: view.axes });
         }
         let Pair::Engine(pair) = pair else { refuse!("one exponent for all elements is accepted") };
         if let Some(values) = self.by_channel(&view, tensor)? {
@@ -85,47 +93,24 @@ impl Importer {
         }
         let value = self.settle(&mut view)?;
         let all: Vec<usize> = (0..view.axes.len()).collect();
-        let values = along(tensor, &view.axes, &all)?;
+        let values = self.along(tensor, &view.axes, &all)?;
         let [_, pixels] = self.dims(value);
         let mut constant = vec![0.0; values.len()];
         for (place, number) in view::places(&view.axes.iter().collect::<Vec<_>>(), pixels).into_iter().zip(values) {
             constant[place as usize] = number;
         }
         let shape = self.graph.shape(value).to_vec();
-        let constant = self.parameter("a constant", &shape, constant);
+        let constant = self.parameter("a constant", &shape, constant)?;
         let constant = self.add(Op::Constant(constant), &[])?;
         let inputs = if flipped { [constant, value] } else { [value, constant] };
         let value = self.add(if pair == Pairwise::Add { Op::Add } else { Op::Pairwise(pair) }, &inputs)?;
         Ok(View { what: What::Value(value), axes: view.axes })
     }
 
-    /// The number of each channel, of a constant that is the same at all pixels.
-    pub(super) fn by_channel(&self, view: &View, tensor: &Tensor) -> Result<Option<Vec<f32>>, Problem> {
-        let missing = view.axes.len() - tensor.shape.len();
-        let size = |at: usize| at.checked_sub(missing).map_or(1, |at| tensor.shape[at]);
-        let [channels, pixels] = match &view.what {
-            What::Pending(pending) => [pending.shape[0], pending.window.map_or(1, |(window, _)| window.outputs())],
-            What::Value(value) | What::Function(value, _) => self.dims(*value),
-            _ => return Ok(None),
-        };
-        let has = |at: &usize, dim: Dim| view.axes[*at].iter().any(|atom| atom.dim == dim);
-        let chosen: Vec<usize> = (0..view.axes.len()).filter(|at| has(at, Dim::Channel)).collect();
-        let over_pixels = (0..view.axes.len()).any(|at| size(at) > 1 && has(&at, Dim::Pixel));
-        if over_pixels || chosen.iter().any(|at| has(at, Dim::Pixel)) {
-            return Ok(None);
-        }
-        let values = along(tensor, &view.axes, &chosen)?;
-        let axes: Vec<&Axis> = chosen.iter().map(|at| &view.axes[*at]).collect();
-        let mut result = vec![0.0; channels];
-        for (place, value) in view::places(&axes, pixels).into_iter().zip(values) {
-            result[place as usize / pixels] = value;
-        }
-        Ok(Some(result))
-    }
-
     /// `scale x + shift`, numbers of the channels.
     fn scale_shift(&mut self, mut view: View, scale: Option<&[f32]>, shift: Option<&[f32]>) -> Result<View, Problem> {
         if let What::Pending(pending) = &view.what {
+            self.budget.take(if scale.is_some() { pending.weight.len() } else { 0 }, size_of::<f32>())?;
             let what = What::Pending(Rc::new(pending.changed(scale, shift)));
             return Ok(View { what, axes: view.axes });
         }
@@ -143,16 +128,15 @@ impl Importer {
     ) -> Result<Value, Problem> {
         let [channels, _] = self.dims(value);
         let all = |number: f32| vec![number; channels];
-        let weight = self.parameter("a scale", &[channels], scale.map_or_else(|| all(1.0), <[f32]>::to_vec));
-        let bias = self.parameter("a shift", &[channels], shift.map_or_else(|| all(0.0), <[f32]>::to_vec));
-        let mean = self.parameter("no mean", &[channels], all(0.0));
-        let variance = self.parameter("no variance", &[channels], all(1.0));
+        let weight = self.parameter("a scale", &[channels], scale.map_or_else(|| all(1.0), <[f32]>::to_vec))?;
+        let bias = self.parameter("a shift", &[channels], shift.map_or_else(|| all(0.0), <[f32]>::to_vec))?;
+        let mean = self.parameter("no mean", &[channels], all(0.0))?;
+        let variance = self.parameter("no variance", &[channels], all(1.0))?;
         let affine = Affine { weight, bias };
         self.add(Op::BatchNorm { momentum: 0.1, epsilon: 0.0, affine, mean, variance }, &[value])
     }
 
-    fn two(&mut self, op: &str, mut a: View, mut b: View) -> Result<View, Problem> {
-        let Some(pair) = Pair::of(op) else { refuse!("this operator is not accepted") };
+    pub(super) fn two(&mut self, pair: Pair, mut a: View, mut b: View) -> Result<View, Problem> {
         if let Some(view) = self.norm_two(pair, &a, &b)? {
             return Ok(view);
         }
@@ -170,13 +154,14 @@ impl Importer {
             && x == y
             && a.axes == b.axes
         {
-            let (view, x, a) = self.function(a)?;
-            let (_, y, b) = self.function(b.clone())?;
+            let (one, x, of_one) = self.function(a)?;
+            let (other, y, of_other) = self.function(b)?;
             if x == y {
-                return self.compose(view, x, Expr::Pair(pair, a, b));
+                let expr = expr::pair(pair, &of_one, &of_other, self.tolerance());
+                return Ok(View { what: What::Function(x, expr), axes: one.axes });
             }
             // One of the expressions became too large and was computed.
-            refuse!("its expression is too long");
+            (a, b) = (one, other);
         }
         let Pair::Engine(pair) = pair else { refuse!("a power with a computed exponent is not accepted") };
         self.settle(&mut a)?;
@@ -259,47 +244,4 @@ impl Importer {
         }
         self.selected(view, &picks)
     }
-}
-
-/// A constant's numbers along some axes, repeated where they have to be; along others it has one. All examples of a batch must
-/// have the same.
-pub(super) fn along(tensor: &Tensor, axes: &[Axis], chosen: &[usize]) -> Result<Vec<f32>, Problem> {
-    let missing = axes.len() - tensor.shape.len();
-    let own = [vec![1; missing], tensor.shape.clone()].concat();
-    let target = (0..axes.len()).map(|at| if chosen.contains(&at) { view::extent(&axes[at]) } else { own[at] });
-    let all = fold::expand(&tensor.with_shape(&own), &target.collect::<Vec<_>>())?;
-    // Which example each place of an axis is of.
-    let example = |axis: &Axis| {
-        let mut examples = vec![0];
-        for atom in axis {
-            let is_batch = atom.dim == Dim::Example;
-            let steps = move |place: usize| (0..atom.extent).map(move |at| if is_batch { at } else { place });
-            examples = examples.into_iter().flat_map(steps).collect();
-        }
-        examples
-    };
-    let mut first: Option<Arc<[f32]>> = None;
-    let batch =
-        axes.iter().flatten().filter(|atom| atom.dim == Dim::Example).map(|atom| atom.extent).max().unwrap_or(1);
-    for number in 0..batch {
-        let picks: Vec<Option<Vec<usize>>> = axes
-            .iter()
-            .zip(&all.shape)
-            .map(|(axis, size)| {
-                let examples = example(axis);
-                let is_batch = axis.iter().any(|atom| atom.dim == Dim::Example) && examples.len() == *size;
-                is_batch.then(|| (0..*size).filter(|at| examples[*at] == number).collect())
-            })
-            .collect();
-        if number > 0 && picks.iter().all(Option::is_none) {
-            break;
-        }
-        let values = fold::select(&all, &picks)?.to_floats();
-        match &first {
-            None => first = Some(values),
-            Some(first) if *first == values => {}
-            Some(_) => refuse!("its constant is not the same for all examples of the batch"),
-        }
-    }
-    Ok(first.map(|values| values.to_vec()).unwrap_or_default())
 }

@@ -1,16 +1,36 @@
-//! Functions of one number, as expressions that can be compared.
+//! Functions of one number, in a form in which what is the same looks the same.
+//!
+//! Expressions are built by the functions here, which change no value but by rounding, wherever they are computed: `a x + b` stays
+//! together, a clip stands outside of it, and clips of clips are one. Activations that exporters write in parts are then products of
+//! a certain shape ([`product`]). Only their constants may be rounded; nothing is compared at some points and taken for the same.
+
+mod known;
 
 use std::rc::Rc;
 
 use engine::graph::{Activation, Function, Pairwise};
+
+pub(super) use known::product;
 
 /// A function of `x`.
 #[derive(Debug, Clone)]
 pub(super) enum Expr {
     X,
     Number(f64),
-    Named(Named, Rc<Expr>),
-    Pair(Pair, Rc<Expr>, Rc<Expr>),
+    /// `slope * of + shift`; `of` is none of this kind, no number and no clip (but with a slope of 0).
+    Line {
+        of: Rc<Self>,
+        slope: f64,
+        shift: f64,
+    },
+    /// `min(max(of, low), high)`; `of` is no clip.
+    Clip {
+        of: Rc<Self>,
+        low: f64,
+        high: f64,
+    },
+    Named(Named, Rc<Self>),
+    Pair(Pair, Rc<Self>, Rc<Self>),
 }
 
 /// Functions of one number.
@@ -42,172 +62,132 @@ impl Pair {
             _ => return None,
         })
     }
-
-    fn at(self, a: f64, b: f64) -> f64 {
-        match self {
-            Self::Engine(Pairwise::Add) => a + b,
-            Self::Engine(Pairwise::Sub) => a - b,
-            Self::Engine(Pairwise::Mul) => a * b,
-            Self::Engine(Pairwise::Div) => a / b,
-            Self::Engine(Pairwise::Max) => a.max(b),
-            Self::Engine(Pairwise::Min) => a.min(b),
-            Self::Pow => libm::pow(a, b),
-        }
-    }
 }
 
-impl Named {
-    fn at(self, x: f64) -> f64 {
-        let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
-        match self {
-            Self::Activation(Activation::Relu) => x.max(0.0),
-            Self::Activation(Activation::Relu6) => x.clamp(0.0, 6.0),
-            Self::Activation(Activation::LeakyRelu) => x.max(0.01 * x),
-            Self::Activation(Activation::Gelu) => x * 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-            Self::Activation(Activation::Silu) => x * sigmoid(x),
-            Self::Activation(Activation::HardSwish) => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
-            Self::Activation(Activation::Sigmoid) => sigmoid(x),
-            Self::Activation(Activation::Tanh) => libm::tanh(x),
-            Self::Function(Function::Clip { low, high }) => x.max(f64::from(low)).min(f64::from(high)),
-            Self::Function(Function::LeakyRelu { slope }) => {
-                if x > 0.0 {
-                    x
-                } else {
-                    x * f64::from(slope)
-                }
-            }
-            Self::Function(Function::HardSigmoid { alpha, beta }) => {
-                (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
-            }
-            Self::Function(Function::Elu { alpha }) => {
-                if x > 0.0 {
-                    x
-                } else {
-                    f64::from(alpha) * (libm::exp(x) - 1.0)
-                }
-            }
-            Self::Function(Function::GeluTanh) => {
-                let inside = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-                0.5 * x * (1.0 + libm::tanh(inside))
-            }
-            Self::Function(Function::Mish) => x * libm::tanh(libm::log1p(libm::exp(x))),
-            Self::Function(Function::Exp) => libm::exp(x),
-            Self::Function(Function::Sqrt) => x.sqrt(),
-            Self::Function(Function::Erf) => libm::erf(x),
-            Self::Function(Function::Abs) => x.abs(),
-            Self::Log => libm::log(x),
-            Self::Softplus => libm::log1p(libm::exp(x)),
-        }
-    }
+/// Whether a constant is another but for rounding.
+fn near(found: f64, meant: f64, tolerance: f64) -> bool {
+    (found - meant).abs() <= tolerance * meant.abs()
 }
+
+/// Rounding of what is computed here, in `f64`.
+const EXACT: f64 = 1e-12;
 
 impl Expr {
-    fn at(&self, x: f64) -> f64 {
-        match self {
-            Self::X => x,
-            Self::Number(number) => *number,
-            Self::Named(named, of) => named.at(of.at(x)),
-            Self::Pair(pair, a, b) => pair.at(a.at(x), b.at(x)),
-        }
-    }
-
     pub(super) fn size(&self) -> usize {
         match self {
             Self::X | Self::Number(_) => 1,
-            Self::Named(_, of) => 1 + of.size(),
+            Self::Line { of, .. } | Self::Clip { of, .. } | Self::Named(_, of) => 1 + of.size(),
             Self::Pair(_, a, b) => 1 + a.size() + b.size(),
         }
     }
 
-    /// `a` and `b` if it is `a x + b`.
-    pub(super) fn line(&self, tolerance: f64) -> Option<[f64; 2]> {
-        let shift = self.at(0.0);
-        let slope = self.at(1.0) - shift;
-        let fits =
-            |x: f64| (self.at(x) - slope * x - shift).abs() <= tolerance * (1.0 + slope.abs() * x.abs() + shift.abs());
-        (slope.is_finite() && shift.is_finite() && points().all(fits)).then_some([slope, shift])
-    }
-
-    /// The engine's function that it is.
-    pub(super) fn named(&self, tolerance: f64) -> Option<Named> {
-        let all = [
-            Named::Activation(Activation::Relu),
-            Named::Activation(Activation::Relu6),
-            Named::Activation(Activation::LeakyRelu),
-            Named::Activation(Activation::Gelu),
-            Named::Activation(Activation::Silu),
-            Named::Activation(Activation::HardSwish),
-            Named::Activation(Activation::Sigmoid),
-            Named::Activation(Activation::Tanh),
-            Named::Function(Function::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
-            Named::Function(Function::GeluTanh),
-            Named::Function(Function::Mish),
-        ];
-        let error = |named: &Named| {
-            let one = |x: f64| (self.at(x) - named.at(x)).abs() / (1.0 + named.at(x).abs());
-            // What is not a number is no match.
-            points().map(one).fold(0.0, |most: f64, error| if error <= most { most } else { error })
-        };
-        let best = all.into_iter().map(|named| (error(&named), named)).min_by(|a, b| a.0.total_cmp(&b.0))?;
-        (best.0 <= tolerance).then_some(best.1)
+    /// Whether another is written the same way, but for rounding.
+    pub(super) fn alike(&self, other: &Self) -> bool {
+        let close = |a: f64, b: f64| a == b || near(a, b, EXACT);
+        match (self, other) {
+            (Self::X, Self::X) => true,
+            (Self::Number(a), Self::Number(b)) => close(*a, *b),
+            (Self::Line { of: a, slope, shift }, Self::Line { of: b, slope: to, shift: by }) => {
+                close(*slope, *to) && close(*shift, *by) && a.alike(b)
+            }
+            (Self::Clip { of: a, low, high }, Self::Clip { of: b, low: least, high: most }) => {
+                close(*low, *least) && close(*high, *most) && a.alike(b)
+            }
+            (Self::Named(f, a), Self::Named(g, b)) => f == g && a.alike(b),
+            (Self::Pair(f, a, b), Self::Pair(g, c, d)) => f == g && a.alike(c) && b.alike(d),
+            _ => false,
+        }
     }
 }
 
-/// Where functions are compared.
-fn points() -> impl Iterator<Item = f64> {
-    (-40..=40).map(|step| f64::from(step) * 0.31)
+/// `slope * of + shift`.
+pub(super) fn line(of: &Rc<Expr>, slope: f64, shift: f64) -> Rc<Expr> {
+    // A product of rounded constants that are each other's inverse.
+    let same = shift == 0.0 && (slope - 1.0).abs() < 2.0 * f64::from(f32::EPSILON);
+    Rc::new(match &**of {
+        _ if same => return of.clone(),
+        Expr::Number(number) => Expr::Number(slope * number + shift),
+        Expr::Line { of, slope: inner, shift: before } => return line(of, slope * inner, slope * before + shift),
+        Expr::Clip { of, low, high } if slope != 0.0 && slope.is_finite() => {
+            let [a, b] = [low, high].map(|bound| slope * bound + shift);
+            return clip(&line(of, slope, shift), a.min(b), a.max(b));
+        }
+        _ => Expr::Line { of: of.clone(), slope, shift },
+    })
 }
 
-/// An expression with another in the place of `x`.
-pub(super) fn substituted(expr: &Expr, inside: &Rc<Expr>) -> Expr {
-    let with = |expr: &Rc<Expr>| match **expr {
-        Expr::X => inside.clone(),
-        _ => Rc::new(substituted(expr, inside)),
-    };
-    match expr {
-        Expr::X => (**inside).clone(),
-        Expr::Number(number) => Expr::Number(*number),
-        Expr::Named(named, of) => Expr::Named(*named, with(of)),
-        Expr::Pair(pair, a, b) => Expr::Pair(*pair, with(a), with(b)),
+/// `min(max(of, low), high)`, of bounds in this order. One that no number in fp32 exceeds is infinite.
+pub(super) fn clip(of: &Rc<Expr>, low: f64, high: f64) -> Rc<Expr> {
+    let most = f64::from(f32::MAX);
+    let (low, high) =
+        (if low <= -most { f64::NEG_INFINITY } else { low }, if high >= most { f64::INFINITY } else { high });
+    Rc::new(match &**of {
+        _ if low == f64::NEG_INFINITY && high == f64::INFINITY => return of.clone(),
+        Expr::Number(number) => Expr::Number(number.max(low).min(high)),
+        Expr::Clip { of, low: least, high: largest } => {
+            let bound = |bound: f64| bound.max(low).min(high);
+            Expr::Clip { of: of.clone(), low: bound(*least), high: bound(*largest) }
+        }
+        _ => Expr::Clip { of: of.clone(), low, high },
+    })
+}
+
+pub(super) fn named(named: Named, of: &Rc<Expr>) -> Rc<Expr> {
+    match (named, parts(of)) {
+        (Named::Activation(Activation::Relu), _) => clip(of, 0.0, f64::INFINITY),
+        (Named::Activation(Activation::Relu6), _) => clip(of, 0.0, 6.0),
+        (Named::Function(Function::Clip { low, high }), _) => clip(of, f64::from(low), f64::from(high)),
+        (Named::Function(Function::HardSigmoid { alpha, beta }), _) => {
+            clip(&line(of, f64::from(alpha), f64::from(beta)), 0.0, 1.0)
+        }
+        // ln(1 + e^x).
+        (Named::Log, (Expr::Named(Named::Function(Function::Exp), of), 1.0, 1.0)) => {
+            Rc::new(Expr::Named(Named::Softplus, of.clone()))
+        }
+        _ => Rc::new(Expr::Named(named, of.clone())),
+    }
+}
+
+/// Two functions together; constants may be rounded by so much.
+pub(super) fn pair(pair: Pair, a: &Rc<Expr>, b: &Rc<Expr>, tolerance: f64) -> Rc<Expr> {
+    let (infinity, number) = (f64::INFINITY, |expr: &Expr| match expr {
+        Expr::Number(number) => Some(*number),
+        _ => None,
+    });
+    match (pair, number(a), number(b)) {
+        (Pair::Engine(Pairwise::Add), _, Some(b)) => line(a, 1.0, b),
+        (Pair::Engine(Pairwise::Add), Some(a), _) => line(b, 1.0, a),
+        (Pair::Engine(Pairwise::Sub), _, Some(b)) => line(a, 1.0, -b),
+        (Pair::Engine(Pairwise::Sub), Some(a), _) => line(b, -1.0, a),
+        (Pair::Engine(Pairwise::Mul), _, Some(b)) => line(a, b, 0.0),
+        (Pair::Engine(Pairwise::Mul), Some(a), _) => line(b, a, 0.0),
+        (Pair::Engine(Pairwise::Div), _, Some(b)) => line(a, 1.0 / b, 0.0),
+        (Pair::Engine(Pairwise::Max), _, Some(low)) => clip(a, low, infinity),
+        (Pair::Engine(Pairwise::Max), Some(low), _) => clip(b, low, infinity),
+        (Pair::Engine(Pairwise::Min), _, Some(high)) => clip(a, -infinity, high),
+        (Pair::Engine(Pairwise::Min), Some(high), _) => clip(b, -infinity, high),
+        (Pair::Pow, _, Some(1.0)) => a.clone(),
+        (Pair::Pow, _, Some(0.5)) => named(Named::Function(Function::Sqrt), a),
+        (Pair::Engine(Pairwise::Mul), ..) => product(a, b, tolerance),
+        (Pair::Engine(Pairwise::Div), ..) => match known::inverse(b, tolerance) {
+            Some(inverse) => self::pair(Pair::Engine(Pairwise::Mul), a, &inverse, tolerance),
+            None => Rc::new(Expr::Pair(pair, a.clone(), b.clone())),
+        },
+        (Pair::Engine(Pairwise::Max), ..) => {
+            let leaky = known::leaky(a, b).or_else(|| known::leaky(b, a));
+            leaky.unwrap_or_else(|| Rc::new(Expr::Pair(pair, a.clone(), b.clone())))
+        }
+        _ => Rc::new(Expr::Pair(pair, a.clone(), b.clone())),
+    }
+}
+
+/// What an expression is a line of, its slope and its shift.
+fn parts(expr: &Rc<Expr>) -> (&Expr, f64, f64) {
+    match &**expr {
+        Expr::Line { of, slope, shift } => (of, *slope, *shift),
+        other => (other, 1.0, 0.0),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair(pair: Pairwise, a: Rc<Expr>, b: Rc<Expr>) -> Rc<Expr> {
-        Rc::new(Expr::Pair(Pair::Engine(pair), a, b))
-    }
-
-    fn number(number: f64) -> Rc<Expr> {
-        Rc::new(Expr::Number(number))
-    }
-
-    fn named(named: Named, of: Rc<Expr>) -> Rc<Expr> {
-        Rc::new(Expr::Named(named, of))
-    }
-
-    #[test]
-    fn activations_in_parts() {
-        let x = Rc::new(Expr::X);
-        let clip = Named::Function(Function::Clip { low: 0.0, high: 6.0 });
-        let sixth = pair(Pairwise::Div, named(clip, pair(Pairwise::Add, x.clone(), number(3.0))), number(6.0));
-        assert_eq!(sixth.named(2e-6), Some(Named::Function(Function::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 })));
-        let swish = pair(Pairwise::Mul, x.clone(), sixth);
-        assert_eq!(swish.named(2e-6), Some(Named::Activation(Activation::HardSwish)));
-        let silu = pair(Pairwise::Mul, x.clone(), named(Named::Activation(Activation::Sigmoid), x.clone()));
-        assert_eq!(silu.named(2e-6), Some(Named::Activation(Activation::Silu)));
-        let erf =
-            named(Named::Function(Function::Erf), pair(Pairwise::Div, x.clone(), number(f64::from(2_f32.sqrt()))));
-        let gelu =
-            pair(Pairwise::Mul, pair(Pairwise::Mul, x.clone(), pair(Pairwise::Add, erf, number(1.0))), number(0.5));
-        assert_eq!(gelu.named(2e-6), Some(Named::Activation(Activation::Gelu)));
-        assert_eq!(gelu.named(1e-3), Some(Named::Activation(Activation::Gelu)), "not its approximation");
-        let line = pair(Pairwise::Sub, pair(Pairwise::Mul, x.clone(), number(3.0)), number(1.0));
-        assert_eq!(line.line(2e-6), Some([3.0, -1.0]));
-        assert_eq!(gelu.line(1e-3), None);
-        let exp = named(Named::Function(Function::Exp), x);
-        assert_eq!(exp.named(1e-3), None);
-    }
-}
+mod tests;

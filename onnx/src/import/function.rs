@@ -1,87 +1,118 @@
-//! Element-wise functions of one value, recognised by what they compute.
+//! Element-wise functions of one value.
 //!
 //! Exporters write an activation in many ways: `x * sigmoid(x)`, Gelu by the error function or by tanh, hard swish by a clip. Nodes
-//! of one value and single numbers are gathered into one expression; it is compared with the functions that the engine has
-//! at some points, and only what is none of them is computed step by step.
+//! of one value and single numbers are gathered into one expression, which has what the engine can do at once in one piece
+//! ([`expr`](super::expr)); it is computed piece by piece.
 
 use std::rc::Rc;
 
 use engine::graph::{Activation, Function, Op, Pairwise, Value};
 
-use super::expr::{Expr, Named, Pair, substituted};
+use super::expr::{self, Expr, Named, Pair, line};
 use super::{Args, Importer, View, What};
 use crate::error::{Problem, refuse};
 
 /// Nodes of the largest expression; longer chains are computed in between.
 const MOST: usize = 64;
 
+/// What LeakyRelu multiplies by where nothing is said.
+const LEAK: f32 = 0.01;
+
 impl Importer {
-    /// How far apart functions may be that are taken for one: constants of half precision are rounded.
+    /// How much an activation's constants may be rounded: as people write them, or to half precision.
     pub(super) fn tolerance(&self) -> f64 {
-        if self.half { 1e-3 } else { 2e-6 }
+        if self.half { 1e-3 } else { 1e-5 }
     }
 
     pub(super) fn unary(&mut self, args: &Args<'_>) -> Result<View, Problem> {
         let call = &args.call;
-        let float = |name: &str, default: f64| call.float(name, default).map(|value| value as f32);
-        // From version 11 on the bounds of a clip are inputs.
-        let bound = |name: &str, index: usize, default: f32| match args.known(index)? {
-            Some(tensor) => match tensor.scalar() {
-                Some(number) => Ok(number as f32),
-                None => refuse!("its input {index} is no single number"),
-            },
-            None => float(name, f64::from(default)),
+        let finite = |name: &str, number: f64| match number.is_finite() {
+            true => Ok(number as f32),
+            false => refuse!("its `{name}` is {number}: a finite number is accepted"),
         };
-        let x = Rc::new(Expr::X);
-        let number = |number: f64| Rc::new(Expr::Number(number));
-        let line = |slope: f64| Rc::new(Expr::Pair(Pair::Engine(Pairwise::Mul), x.clone(), number(slope)));
-        let named = |named: Named| Expr::Named(named, x.clone());
-        let expr = match call.node.op {
-            "Relu" => named(Named::Activation(Activation::Relu)),
-            "Sigmoid" => named(Named::Activation(Activation::Sigmoid)),
-            "Tanh" => named(Named::Activation(Activation::Tanh)),
-            "HardSwish" => named(Named::Activation(Activation::HardSwish)),
-            "Swish" => Expr::Pair(
-                Pair::Engine(Pairwise::Mul),
-                x.clone(),
-                Rc::new(Expr::Named(Named::Activation(Activation::Sigmoid), line(call.float("alpha", 1.0)?))),
-            ),
-            "Gelu" if call.text("approximate", "none")? == "tanh" => named(Named::Function(Function::GeluTanh)),
-            "Gelu" => named(Named::Activation(Activation::Gelu)),
-            "LeakyRelu" => named(Named::Function(Function::LeakyRelu { slope: float("alpha", 0.01)? })),
+        let float = |name: &str, default: f64| finite(name, call.float(name, default)?);
+        // From version 11 on the bounds of a clip are inputs. One may be infinite.
+        let bound = |name: &str, index: usize, default: f32| {
+            let given = match args.known(index)? {
+                Some(tensor) => match tensor.scalar() {
+                    Some(number) => number,
+                    None => refuse!("its input {index} is no single number"),
+                },
+                None => call.float(name, f64::from(default))?,
+            };
+            finite(name, if given.is_infinite() { given.signum() * f64::from(f32::MAX) } else { given })
+        };
+        // Other operators are one of the engine's functions of `x`.
+        let mut of = None;
+        let view = args.view(0)?;
+        let named = match call.node.op {
+            "Relu" => Named::Activation(Activation::Relu),
+            "Sigmoid" => Named::Activation(Activation::Sigmoid),
+            "Tanh" => Named::Activation(Activation::Tanh),
+            "HardSwish" => Named::Activation(Activation::HardSwish),
+            "Swish" => {
+                of = Some(float("alpha", 1.0)?);
+                Named::Activation(Activation::Sigmoid)
+            }
+            "Gelu" if call.text("approximate", "none")? == "tanh" => Named::Function(Function::GeluTanh),
+            "Gelu" => Named::Activation(Activation::Gelu),
+            "LeakyRelu" => Named::Function(Function::LeakyRelu { slope: float("alpha", f64::from(LEAK))? }),
             "PRelu" => match args.constant(1)?.scalar() {
-                Some(slope) => named(Named::Function(Function::LeakyRelu { slope: slope as f32 })),
+                Some(slope) => Named::Function(Function::LeakyRelu { slope: finite("slope", slope)? }),
                 None => refuse!("a slope a channel is not accepted: one for all is"),
             },
-            "Elu" => named(Named::Function(Function::Elu { alpha: float("alpha", 1.0)? })),
+            "Elu" => Named::Function(Function::Elu { alpha: float("alpha", 1.0)? }),
             "HardSigmoid" => {
                 let (alpha, beta) = (float("alpha", 0.2)?, float("beta", 0.5)?);
-                named(Named::Function(Function::HardSigmoid { alpha, beta }))
+                Named::Function(Function::HardSigmoid { alpha, beta })
             }
             "Clip" => {
                 let (low, high) = (bound("min", 1, f32::MIN)?, bound("max", 2, f32::MAX)?);
                 if low > high {
                     refuse!("its bounds are {low} and {high}");
                 }
-                named(Named::Function(Function::Clip { low, high }))
+                Named::Function(Function::Clip { low, high })
             }
-            "Mish" => named(Named::Function(Function::Mish)),
-            "Softplus" => named(Named::Softplus),
-            "Erf" => named(Named::Function(Function::Erf)),
-            "Exp" => named(Named::Function(Function::Exp)),
-            "Abs" => named(Named::Function(Function::Abs)),
-            "Log" => named(Named::Log),
-            "Sqrt" => named(Named::Function(Function::Sqrt)),
-            "Neg" => Expr::Pair(Pair::Engine(Pairwise::Mul), x.clone(), number(-1.0)),
-            "Reciprocal" => Expr::Pair(Pair::Engine(Pairwise::Div), number(1.0), x.clone()),
+            "Mish" => Named::Function(Function::Mish),
+            "Softplus" => Named::Softplus,
+            "Erf" => Named::Function(Function::Erf),
+            "Exp" => Named::Function(Function::Exp),
+            "Abs" => Named::Function(Function::Abs),
+            "Log" => Named::Log,
+            "Sqrt" => Named::Function(Function::Sqrt),
+            "Neg" | "Reciprocal" => {
+                if let Some(view) = self.norm_unary(call.node.op, &view) {
+                    return Ok(view);
+                }
+                return self.unary_of(call.node.op, view);
+            }
             _ => refuse!("this operator is not accepted"),
         };
-        let view = args.view(0)?;
         if let Some(view) = self.norm_unary(call.node.op, &view) {
             return Ok(view);
         }
         let (view, base, inside) = self.function(view)?;
-        self.compose(view, base, substituted(&expr, &inside))
+        let expr = match of {
+            Some(alpha) => {
+                let sigmoid = expr::named(named, &line(&inside, f64::from(alpha), 0.0));
+                expr::product(&inside, &sigmoid, self.tolerance())
+            }
+            None => expr::named(named, &inside),
+        };
+        Ok(View { what: What::Function(base, expr), axes: view.axes })
+    }
+
+    /// `-x`, `1 / x` or the square root.
+    pub(super) fn unary_of(&mut self, op: &str, view: View) -> Result<View, Problem> {
+        let (view, base, inside) = self.function(view)?;
+        let expr = match op {
+            "Neg" => line(&inside, -1.0, 0.0),
+            "Reciprocal" => {
+                expr::pair(Pair::Engine(Pairwise::Div), &Rc::new(Expr::Number(1.0)), &inside, self.tolerance())
+            }
+            _ => expr::named(Named::Function(Function::Sqrt), &inside),
+        };
+        Ok(View { what: What::Function(base, expr), axes: view.axes })
     }
 
     /// A value as a function of one that is computed.
@@ -96,66 +127,63 @@ impl Importer {
         Ok((view, base, Rc::new(Expr::X)))
     }
 
-    /// A view of a function of a value.
-    pub(super) fn compose(&mut self, view: View, base: Value, expr: Expr) -> Result<View, Problem> {
-        Ok(View { what: What::Function(base, Rc::new(expr)), axes: view.axes })
-    }
-
     /// Computes a function.
     pub(super) fn realise(&mut self, base: Value, expr: &Expr) -> Result<Value, Problem> {
-        if let Some([slope, shift]) = expr.line(self.tolerance()) {
-            return self.affine(base, slope, shift);
+        self.piece(base, expr, &mut Vec::new())
+    }
+
+    /// The same of a part of it; `done` are those that are computed.
+    fn piece<'a>(&mut self, base: Value, expr: &'a Expr, done: &mut Vec<(&'a Expr, Value)>) -> Result<Value, Problem> {
+        if let Some((_, value)) = done.iter().find(|(other, _)| expr.alike(other)) {
+            return Ok(*value);
         }
-        let direct = match expr {
-            Expr::Named(named, of) if matches!(**of, Expr::X) => Some(*named),
-            _ => None,
-        };
-        if let Some(named) = expr.named(self.tolerance()).or(direct) {
-            return self.named(base, named);
-        }
-        match expr {
-            Expr::X => Ok(base),
+        let value = match expr {
+            Expr::X => base,
             Expr::Number(_) => refuse!("it does not depend on the input"),
-            Expr::Named(named, of) => {
-                let of = self.realise(base, of)?;
-                self.named(of, *named)
+            Expr::Line { of, slope, shift } => {
+                let of = self.piece(base, of, done)?;
+                self.affine(of, *slope, *shift)?
             }
-            Expr::Pair(pair, a, b) => match (pair, &**a, &**b) {
-                (Pair::Engine(pair), a, Expr::Number(number)) => {
-                    let a = self.realise(base, a)?;
-                    self.with_number(*pair, a, *number)
+            Expr::Clip { of, low, high } => match (&**of, [*low, *high]) {
+                (Expr::Line { of, slope, shift }, [0.0, 1.0]) if *slope != 1.0 => {
+                    let of = self.piece(base, of, done)?;
+                    let function = Function::HardSigmoid { alpha: *slope as f32, beta: *shift as f32 };
+                    self.add(Op::Function(function), &[of])?
                 }
-                (Pair::Engine(pair), Expr::Number(number), b) => {
-                    let b = self.realise(base, b)?;
-                    match pair {
-                        Pairwise::Sub => self.affine(b, -1.0, *number),
-                        Pairwise::Div => {
-                            let shape = self.graph.shape(b).to_vec();
-                            let values = vec![*number as f32; shape.iter().product()];
-                            let number = self.parameter("a number", &shape, values);
-                            let number = self.add(Op::Constant(number), &[])?;
-                            self.add(Op::Pairwise(Pairwise::Div), &[number, b])
-                        }
-                        pair => self.with_number(*pair, b, *number),
-                    }
+                (_, bounds) => {
+                    let of = self.piece(base, of, done)?;
+                    self.clipped(of, bounds)?
                 }
-                (Pair::Engine(pair), a, b) => {
-                    let (a, b) = (self.realise(base, a)?, self.realise(base, b)?);
-                    self.add(Op::Pairwise(*pair), &[a, b])
-                }
-                (Pair::Pow, a, Expr::Number(power)) => {
-                    let a = self.realise(base, a)?;
-                    self.power(a, *power)
-                }
-                (Pair::Pow, ..) => refuse!("a power with a computed exponent is not accepted"),
             },
-        }
+            Expr::Named(named, of) => {
+                let of = self.piece(base, of, done)?;
+                self.named(of, *named)?
+            }
+            Expr::Pair(Pair::Engine(Pairwise::Div), number, b) if matches!(**number, Expr::Number(_)) => {
+                let Expr::Number(number) = **number else { unreachable!("it has been looked at") };
+                let b = self.piece(base, b, done)?;
+                let shape = self.graph.shape(b).to_vec();
+                let number = self.parameter("a number", &shape, vec![number as f32; shape.iter().product()])?;
+                let number = self.add(Op::Constant(number), &[])?;
+                self.add(Op::Pairwise(Pairwise::Div), &[number, b])?
+            }
+            Expr::Pair(Pair::Engine(pair), a, b) => {
+                let (a, b) = (self.piece(base, a, done)?, self.piece(base, b, done)?);
+                self.add(Op::Pairwise(*pair), &[a, b])?
+            }
+            Expr::Pair(Pair::Pow, a, power) => match **power {
+                Expr::Number(power) => {
+                    let a = self.piece(base, a, done)?;
+                    self.power(a, power)?
+                }
+                _ => refuse!("a power with a computed exponent is not accepted"),
+            },
+        };
+        done.push((expr, value));
+        Ok(value)
     }
 
     fn power(&mut self, x: Value, power: f64) -> Result<Value, Problem> {
-        if power == 0.5 {
-            return self.named(x, Named::Function(Function::Sqrt));
-        }
         if power.fract() != 0.0 || !(1.0..=8.0).contains(&power) {
             refuse!("a power of {power} is not accepted: 0.5 and 1 to 8 are");
         }
@@ -166,15 +194,16 @@ impl Importer {
         Ok(y)
     }
 
-    fn with_number(&mut self, pair: Pairwise, x: Value, number: f64) -> Result<Value, Problem> {
-        match pair {
-            Pairwise::Add => self.affine(x, 1.0, number),
-            Pairwise::Sub => self.affine(x, 1.0, -number),
-            Pairwise::Mul => self.affine(x, number, 0.0),
-            Pairwise::Div => self.affine(x, 1.0 / number, 0.0),
-            Pairwise::Max => self.named(x, Named::Function(Function::Clip { low: number as f32, high: f32::MAX })),
-            Pairwise::Min => self.named(x, Named::Function(Function::Clip { low: f32::MIN, high: number as f32 })),
-        }
+    fn clipped(&mut self, x: Value, [low, high]: [f64; 2]) -> Result<Value, Problem> {
+        let op = match [low, high] {
+            [0.0, f64::INFINITY] => Op::Activation(Activation::Relu),
+            [0.0, 6.0] => Op::Activation(Activation::Relu6),
+            [low, high] => {
+                let bound = |bound: f64| bound.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
+                Op::Function(Function::Clip { low: bound(low), high: bound(high) })
+            }
+        };
+        self.add(op, &[x])
     }
 
     /// `slope x + shift`.
@@ -189,6 +218,7 @@ impl Importer {
     fn named(&mut self, x: Value, named: Named) -> Result<Value, Problem> {
         let op = match named {
             Named::Activation(activation) => Op::Activation(activation),
+            Named::Function(Function::LeakyRelu { slope: LEAK }) => Op::Activation(Activation::LeakyRelu),
             Named::Function(function) => Op::Function(function),
             Named::Log => refuse!("a logarithm is not accepted"),
             Named::Softplus => refuse!("softplus is accepted as a part of mish alone"),

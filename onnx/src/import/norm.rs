@@ -1,17 +1,20 @@
-//! Norms: ONNX's own, and layer norms that are written in parts (Ba et al. 2016), as exporters did before version 17.
+//! Layer norms that are written in parts (Ba et al. 2016), as exporters did before version 17, and in [`own`] ONNX's own.
+
+mod own;
 
 use std::rc::Rc;
 
 use engine::graph::{Affine, Op, Pairwise, Value};
 
 use super::expr::Pair;
-use super::{Args, Importer, View, What};
-use crate::call;
-use crate::error::{Problem, refuse};
+use super::{Importer, View, What};
+use crate::error::Problem;
+use crate::fold;
 use crate::tensor::Tensor;
-use crate::view;
+use crate::view::{self, Axis, Dim};
 
-/// A part of `(x - mean) / sqrt(variance + epsilon) * weight + bias`, along the channels of each pixel.
+/// A part of `(x - mean) / sqrt(variance + epsilon) * weight + bias`, along the channels of each pixel of a value. A view's axes
+/// tell how it stands beside others: where they do not fit, it is no part of a norm.
 #[derive(Debug, Clone)]
 pub(super) enum Part {
     Mean(Value),
@@ -35,7 +38,15 @@ pub(super) enum Part {
         mean: bool,
         bias: Option<Tensor>,
     },
-    Normal(Rc<Normal>),
+}
+
+/// How a part is computed after all, where no norm comes of it.
+#[derive(Debug)]
+pub(super) enum Recipe {
+    Mean { of: View, along: Vec<usize>, keep: bool },
+    Unary(String, View),
+    Constant { pair: Pair, of: View, tensor: Tensor, flipped: bool },
+    Two(Pair, View, View),
 }
 
 /// The reciprocal of a deviation times a weight.
@@ -55,32 +66,67 @@ pub(super) struct Normal {
     bias: Vec<f32>,
 }
 
+/// The axes of a value beside which a number a pixel stands with its own, if the two fit.
+fn beside(axes: &[Axis], own: &[Axis]) -> Option<Vec<Axis>> {
+    let rank = axes.len().max(own.len());
+    let padded = |axes: &[Axis]| [vec![Axis::new(); rank - axes.len()], axes.to_vec()].concat();
+    let (axes, own) = (padded(axes), padded(own));
+    let fits = |(axis, own): (&Axis, &Axis)| match axis.iter().any(|atom| atom.dim == Dim::Channel) {
+        true => own.is_empty() && axis.iter().all(|atom| atom.dim == Dim::Channel),
+        false => own == axis,
+    };
+    axes.iter().zip(&own).all(fits).then_some(axes)
+}
+
 impl Importer {
-    /// Computes what is known to be a whole norm.
-    pub(super) fn normal(&mut self, part: &Part) -> Result<Value, Problem> {
-        let Part::Normal(normal) = part else {
-            refuse!("means and variances over the channels are accepted as parts of a layer norm alone")
-        };
+    /// Computes a whole norm.
+    pub(super) fn normal(&mut self, normal: &Normal) -> Result<Value, Problem> {
         let channels = [normal.weight.len()];
-        let weight = self.parameter("a norm's weight", &channels, normal.weight.as_slice());
-        let bias = self.parameter("a norm's bias", &channels, normal.bias.as_slice());
+        let weight = self.parameter("a norm's weight", &channels, normal.weight.as_slice())?;
+        let bias = self.parameter("a norm's bias", &channels, normal.bias.as_slice())?;
         self.add(Op::ChannelNorm { epsilon: normal.epsilon, affine: Affine { weight, bias } }, &[normal.value])
     }
 
-    fn norm_of(&self, value: Value, epsilon: f64) -> Part {
+    /// Computes a part of one.
+    pub(super) fn part(&mut self, recipe: &Recipe) -> Result<View, Problem> {
+        let mut view = match recipe {
+            Recipe::Mean { of, along, keep } => self.reduced("ReduceMean", of.clone(), along, *keep)?,
+            Recipe::Unary(op, of) => {
+                let mut of = of.clone();
+                self.settle(&mut of)?;
+                self.unary_of(op, of)?
+            }
+            Recipe::Constant { pair, of, tensor, flipped } => {
+                let mut of = of.clone();
+                self.settle(&mut of)?;
+                self.with_constant(*pair, of, tensor, *flipped)?
+            }
+            Recipe::Two(pair, a, b) => {
+                let (mut a, mut b) = (a.clone(), b.clone());
+                self.settle(&mut a)?;
+                self.settle(&mut b)?;
+                self.two(*pair, a, b)?
+            }
+        };
+        self.settle(&mut view)?;
+        Ok(view)
+    }
+
+    fn norm_of(&self, value: Value, epsilon: f64) -> What {
         let [channels, _] = self.dims(value);
-        Part::Normal(Rc::new(Normal { value, epsilon, weight: vec![1.0; channels], bias: vec![0.0; channels] }))
+        What::Normal(Rc::new(Normal { value, epsilon, weight: vec![1.0; channels], bias: vec![0.0; channels] }))
     }
 
     pub(super) fn norm_unary(&mut self, op: &str, view: &View) -> Option<View> {
-        let What::Norm(part) = &view.what else { return None };
+        let What::Norm(part, _) = &view.what else { return None };
         let part = match (op, part) {
             ("Sqrt", Part::Variance(value, epsilon)) => Part::Deviation(*value, *epsilon),
             ("Reciprocal", Part::Deviation(value, epsilon)) => Part::Inverse(*value, *epsilon),
             ("Neg", Part::Mean(value)) => Part::Minus(*value),
             _ => return None,
         };
-        Some(View { what: What::Norm(part), axes: view.axes.clone() })
+        let recipe = Rc::new(Recipe::Unary(op.into(), view.clone()));
+        Some(View { what: What::Norm(part, recipe), axes: view.axes.clone() })
     }
 
     pub(super) fn norm_constant(
@@ -90,12 +136,18 @@ impl Importer {
         tensor: &Tensor,
         flipped: bool,
     ) -> Result<Option<View>, Problem> {
-        let What::Norm(part) = &view.what else { return Ok(None) };
-        let part = match (part, pair, tensor.scalar()) {
+        if let What::Normal(normal) = &view.what {
+            return self.with_affine(pair, normal, view, tensor);
+        }
+        let What::Norm(part, _) = &view.what else { return Ok(None) };
+        let positive = tensor.scalar().filter(|number| *number > 0.0 && number.is_finite());
+        let part = match (part, pair, positive) {
             (Part::Centred(value), Pair::Pow, Some(2.0)) if !flipped => Part::Squared(*value),
             (Part::Variance(value, 0.0), Pair::Engine(Pairwise::Add), Some(epsilon)) => Part::Variance(*value, epsilon),
             (Part::Variance(value, epsilon), Pair::Pow, Some(0.5)) if !flipped => Part::Deviation(*value, *epsilon),
-            (Part::Variance(value, epsilon), Pair::Pow, Some(-0.5)) if !flipped => Part::Inverse(*value, *epsilon),
+            (Part::Variance(value, epsilon), Pair::Pow, _) if !flipped && tensor.scalar() == Some(-0.5) => {
+                Part::Inverse(*value, *epsilon)
+            }
             (Part::Deviation(value, epsilon), Pair::Engine(Pairwise::Div), Some(1.0)) if flipped => {
                 Part::Inverse(*value, *epsilon)
             }
@@ -106,145 +158,90 @@ impl Importer {
             (Part::Half { of, mean: true, bias: None }, Pair::Engine(Pairwise::Add), _) => {
                 Part::Half { of: of.clone(), mean: true, bias: Some(tensor.clone()) }
             }
-            (Part::Normal(normal), Pair::Engine(pair @ (Pairwise::Mul | Pairwise::Add)), _) => {
-                let of = View { what: What::Value(normal.value), axes: view.axes.clone() };
-                let Some(values) = self.by_channel(&of, tensor)? else { return Ok(None) };
-                let mut normal = (**normal).clone();
-                if pair == Pairwise::Mul {
-                    normal.weight.iter_mut().zip(&values).for_each(|(weight, by)| *weight *= by);
-                    normal.bias.iter_mut().zip(&values).for_each(|(bias, by)| *bias *= by);
-                } else {
-                    normal.bias.iter_mut().zip(&values).for_each(|(bias, more)| *bias += more);
-                }
-                Part::Normal(Rc::new(normal))
-            }
             _ => return Ok(None),
         };
-        Ok(Some(View { what: What::Norm(part), axes: view.axes.clone() }))
+        let recipe = Recipe::Constant { pair, of: view.clone(), tensor: tensor.clone(), flipped };
+        Ok(Some(View { what: What::Norm(part, Rc::new(recipe)), axes: view.axes.clone() }))
     }
 
-    /// A norm's part that two others make.
-    pub(super) fn norm_two(&mut self, pair: Pair, a: &View, b: &View) -> Result<Option<View>, Problem> {
-        let Pair::Engine(pair) = pair else { return Ok(None) };
-        if let (
-            What::Norm(Part::Half { of, mean: false, .. }),
-            Pairwise::Add,
-            What::Norm(Part::Half { of: other, mean: true, bias }),
-        ) = (&a.what, pair, &b.what)
-            && of == other
+    /// A norm times a constant, or with one added.
+    fn with_affine(
+        &mut self,
+        pair: Pair,
+        normal: &Normal,
+        view: &View,
+        tensor: &Tensor,
+    ) -> Result<Option<View>, Problem> {
+        let shape = view::shape(&view.axes);
+        let of = View { what: What::Value(normal.value), axes: view.axes.clone() };
+        if !matches!(pair, Pair::Engine(Pairwise::Mul | Pairwise::Add))
+            || fold::together(&shape, &tensor.shape)? != shape
         {
-            let view = View { what: What::Value(of.value), axes: a.axes.clone() };
-            let channels = self.dims(of.value)[0];
-            let bias = bias.as_ref().map_or(Ok(Some(vec![0.0; channels])), |bias| self.by_channel(&view, bias))?;
-            let (Some(weight), Some(bias)) = (self.by_channel(&view, &of.weight)?, bias) else {
-                refuse!("a norm's weight or bias does not fit its input")
-            };
-            let normal = Normal { value: of.value, epsilon: of.epsilon, weight, bias };
-            return Ok(Some(View { what: What::Norm(Part::Normal(Rc::new(normal))), axes: view.axes }));
+            return Ok(None);
         }
-        let part = match (&a.what, pair, &b.what) {
-            (What::Value(x), Pairwise::Sub, What::Norm(Part::Mean(of))) if x == of => Part::Centred(*x),
-            (What::Norm(Part::Centred(x)), Pairwise::Mul, What::Norm(Part::Centred(y))) if x == y => Part::Squared(*x),
-            (What::Norm(Part::Centred(x)), Pairwise::Div, What::Norm(Part::Deviation(y, epsilon)))
-            | (What::Norm(Part::Centred(x)), Pairwise::Mul, What::Norm(Part::Inverse(y, epsilon)))
-                if x == y =>
+        let Some(values) = self.by_channel(&of, tensor)? else { return Ok(None) };
+        let mut normal = normal.clone();
+        if pair == Pair::Engine(Pairwise::Mul) {
+            normal.weight.iter_mut().zip(&values).for_each(|(weight, by)| *weight *= by);
+            normal.bias.iter_mut().zip(&values).for_each(|(bias, by)| *bias *= by);
+        } else {
+            normal.bias.iter_mut().zip(&values).for_each(|(bias, more)| *bias += more);
+        }
+        Ok(Some(View { what: What::Normal(Rc::new(normal)), axes: of.axes }))
+    }
+
+    /// A norm, or a part of one, that two parts make.
+    pub(super) fn norm_two(&mut self, pair: Pair, a: &View, b: &View) -> Result<Option<View>, Problem> {
+        let Pair::Engine(engine) = pair else { return Ok(None) };
+        let x = match &a.what {
+            What::Value(x) | What::Norm(Part::Centred(x) | Part::Minus(x), _) => *x,
+            What::Norm(Part::Half { of, .. }, _) => of.value,
+            _ => return Ok(None),
+        };
+        let What::Norm(other, _) = &b.what else { return Ok(None) };
+        let spread = beside(&a.axes, &b.axes);
+        let (what, axes) = match (&a.what, engine, other, spread) {
+            (What::Value(_), Pairwise::Sub, Part::Mean(of), Some(axes)) if x == *of => (Part::Centred(x), axes),
+            (What::Norm(Part::Centred(_), _), Pairwise::Mul, Part::Centred(of), _) if x == *of && a.axes == b.axes => {
+                (Part::Squared(x), a.axes.clone())
+            }
+            (What::Norm(Part::Centred(_), _), Pairwise::Div, Part::Deviation(of, epsilon), Some(axes))
+            | (What::Norm(Part::Centred(_), _), Pairwise::Mul, Part::Inverse(of, epsilon), Some(axes))
+                if x == *of =>
             {
-                self.norm_of(*x, *epsilon)
+                return Ok(Some(View { what: self.norm_of(x, *epsilon), axes }));
             }
-            (What::Value(x), Pairwise::Mul, What::Norm(Part::Weighted(of))) if *x == of.value => {
-                Part::Half { of: of.clone(), mean: false, bias: None }
+            (What::Value(_), Pairwise::Mul, Part::Weighted(of), Some(axes)) if x == of.value => {
+                (Part::Half { of: of.clone(), mean: false, bias: None }, axes)
             }
-            (What::Norm(Part::Minus(x)), Pairwise::Mul, What::Norm(Part::Weighted(of))) if *x == of.value => {
-                Part::Half { of: of.clone(), mean: true, bias: None }
+            (What::Norm(Part::Minus(_), _), Pairwise::Mul, Part::Weighted(of), _)
+                if x == of.value && a.axes == b.axes =>
+            {
+                (Part::Half { of: of.clone(), mean: true, bias: None }, a.axes.clone())
+            }
+            (
+                What::Norm(Part::Half { of, mean: false, .. }, _),
+                Pairwise::Add,
+                Part::Half { of: other, mean: true, bias },
+                Some(axes),
+            ) if of == other => {
+                let view = View { what: What::Value(x), axes };
+                let shape = view::shape(&view.axes);
+                let none = Tensor::floats(&[], vec![0.0]);
+                let bias = bias.as_ref().unwrap_or(&none);
+                for tensor in [&of.weight, bias] {
+                    if fold::together(&shape, &tensor.shape)? != shape {
+                        return Ok(None);
+                    }
+                }
+                let (weight, bias) = (self.by_channel(&view, &of.weight)?, self.by_channel(&view, bias)?);
+                let (Some(weight), Some(bias)) = (weight, bias) else { return Ok(None) };
+                let normal = Normal { value: x, epsilon: of.epsilon, weight, bias };
+                return Ok(Some(View { what: What::Normal(Rc::new(normal)), axes: view.axes }));
             }
             _ => return Ok(None),
         };
-        Ok(Some(View { what: What::Norm(part), axes: a.axes.clone() }))
-    }
-
-    pub(super) fn batch_norm(&mut self, args: &Args<'_>) -> Result<View, Problem> {
-        let view = args.view(0)?;
-        if args.call.int("training_mode", 0)? != 0 {
-            refuse!("it is exported for training: export with `model.eval()`");
-        }
-        let others: Vec<usize> = (0..view.axes.len()).filter(|at| *at != 1).collect();
-        if view.axes.len() < 2 {
-            refuse!("its input has one dimension");
-        }
-        let size = match view.axes.as_slice() {
-            [_, _, rows, columns] => Some([view::inner(rows), view::inner(columns)]),
-            _ => None,
-        };
-        let size = size.filter(|size| *size != [1, 1]);
-        let (value, axes) = self.arrange(&view, &[1], &others, size)?;
-        let [channels, _] = self.dims(value);
-        let mut own = Vec::new();
-        for index in 1..5 {
-            let tensor = args.constant(index)?;
-            if tensor.len() != channels {
-                refuse!("its input {index} has {} numbers for {channels} channels", tensor.len());
-            }
-            let name = args.call.node.inputs[index];
-            own.push(self.parameter(name, &[channels], tensor.to_floats()));
-        }
-        let affine = Affine { weight: own[0], bias: own[1] };
-        let (epsilon, momentum) = (args.call.float("epsilon", 1e-5)?, 1.0 - args.call.float("momentum", 0.9)?);
-        let op = Op::BatchNorm { momentum, epsilon, affine, mean: own[2], variance: own[3] };
-        Ok(View { what: What::Value(self.add(op, &[value])?), axes })
-    }
-
-    pub(super) fn layer_norm(&mut self, args: &Args<'_>) -> Result<View, Problem> {
-        let view = args.view(0)?;
-        if args.call.node.outputs.iter().skip(1).any(|output| !output.is_empty()) {
-            refuse!("its mean and deviation are not accepted as outputs");
-        }
-        let rank = view.axes.len();
-        let first = call::axis(args.call.int("axis", -1)?, rank)?;
-        let (channels, pixels): (Vec<usize>, Vec<usize>) = ((first..rank).collect(), (0..first).collect());
-        let (value, axes) = self.arrange(&view, &channels, &pixels, None)?;
-        let of = View { what: What::Value(value), axes: axes.clone() };
-        let numbers = |tensor: Option<&Tensor>, default: f32| match tensor {
-            Some(tensor) if tensor.shape.len() <= rank => self.by_channel(&of, tensor),
-            Some(_) => Ok(None),
-            None => Ok(Some(vec![default; self.dims(value)[0]])),
-        };
-        let (Some(weight), Some(bias)) = (numbers(args.known(1)?, 1.0)?, numbers(args.known(2)?, 0.0)?) else {
-            refuse!("its weight or bias does not fit its input")
-        };
-        let epsilon = args.call.float("epsilon", 1e-5)?;
-        let normal = Part::Normal(Rc::new(Normal { value, epsilon, weight, bias }));
-        Ok(View { what: What::Norm(normal), axes })
-    }
-
-    pub(super) fn group_norm(&mut self, args: &Args<'_>) -> Result<View, Problem> {
-        let view = args.view(0)?;
-        let rank = view.axes.len();
-        if rank < 3 {
-            refuse!("its input has {rank} dimensions: [N, C, H, W] is accepted");
-        }
-        let others: Vec<usize> = (2..rank).collect();
-        let (value, axes) = self.arrange(&view, &[1], &others, None)?;
-        let [channels, _] = self.dims(value);
-        let groups = match args.call.node.op {
-            "GroupNormalization" => usize::try_from(args.call.int("num_groups", 0)?).unwrap_or(0),
-            _ => channels,
-        };
-        if groups == 0 || !channels.is_multiple_of(groups) {
-            refuse!("{groups} groups do not divide {channels} channels");
-        }
-        let mut own = Vec::new();
-        for index in [1, 2] {
-            let tensor = args.constant(index)?;
-            // Up to version 20 there is a number a group.
-            let repeat = channels / tensor.len().max(1);
-            if tensor.len() * repeat != channels {
-                refuse!("its input {index} has {} numbers for {channels} channels", tensor.len());
-            }
-            let values: Vec<f32> = tensor.to_floats().iter().flat_map(|x| vec![*x; repeat]).collect();
-            own.push(self.parameter(args.call.node.inputs[index], &[channels], values));
-        }
-        let affine = Affine { weight: own[0], bias: own[1] };
-        let op = Op::RowNorm { groups, epsilon: args.call.float("epsilon", 1e-5)?, affine };
-        Ok(View { what: What::Value(self.add(op, &[value])?), axes })
+        let recipe = Rc::new(Recipe::Two(pair, a.clone(), b.clone()));
+        Ok(Some(View { what: What::Norm(what, recipe), axes }))
     }
 }

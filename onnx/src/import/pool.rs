@@ -19,7 +19,7 @@ impl Importer {
             _ => [1, 1],
         };
         let size = [height, width];
-        let ceil = call.int("ceil_mode", 0)? != 0;
+        let ceil = call.flag("ceil_mode", false)?;
         let sliding = args.sliding(None, size, [[0; 2]; 2])?;
         if sliding.pads.iter().zip(sliding.kernel).any(|(pads, kernel)| pads[0].max(pads[1]) >= kernel.max(2)) {
             refuse!("there are more zeros around it than its kernel is large");
@@ -29,7 +29,7 @@ impl Importer {
         let value = if largest {
             self.max_pool(value, window)?
         } else {
-            let count_padding = call.int("count_include_pad", 0)? != 0;
+            let count_padding = call.flag("count_include_pad", false)?;
             let pooled = self.add(Op::AvgPool { window, count_padding }, &[value])?;
             // What hangs over the zeros as well does not count.
             let end = [0, 1].map(|axis| size[axis] + sliding.pads[axis][0] + sliding.pads[axis][1]);
@@ -68,7 +68,7 @@ impl Importer {
             .collect();
         let shape = self.graph.shape(value).to_vec();
         let all = factors.repeat(shape[0]);
-        let factors = self.parameter("shares of a pool", &shape, all);
+        let factors = self.parameter("shares of a pool", &shape, all)?;
         let factors = self.add(Op::Constant(factors), &[])?;
         self.add(Op::Pairwise(Pairwise::Mul), &[value, factors])
     }

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use engine::Window;
-use engine::graph::Op;
+use engine::graph::{Op, Pairwise};
 
 use super::conv::Pending;
+use super::expr::Pair;
 use super::{Args, Importer, Item, View, What};
 use crate::Numbers;
 use crate::error::{Problem, refuse};
@@ -20,22 +21,26 @@ impl Importer {
         if view.axes.len() != 2 {
             refuse!("its input has {} dimensions instead of two", view.axes.len());
         }
-        if call.int("transA", 0)? != 0 {
+        if call.flag("transA", false)? {
             self.settle(&mut view)?;
             view.axes.swap(0, 1);
         }
-        let scaled = |values: Numbers, by: f32| match by {
-            1.0 => values,
-            by => values.read(&mut Vec::new()).iter().map(|x| x * by).collect(),
+        let budget = self.budget.clone();
+        let scaled = |values: Numbers, by: f32| {
+            if by == 1.0 {
+                return Ok::<_, Problem>(values);
+            }
+            budget.take(values.len(), size_of::<f32>())?;
+            Ok(values.read(&mut Vec::new()).iter().map(|x| x * by).collect())
         };
-        let weight = matrix(args.constant(1)?, call.int("transB", 0)? != 0)?;
-        let weight = Matrix { values: scaled(weight.values, alpha), ..weight };
+        let weight = matrix(args.constant(1)?, call.flag("transB", false)?)?;
+        let weight = Matrix { values: scaled(weight.values, alpha)?, ..weight };
         let view = self.product(view, &weight, call.node.inputs[1])?;
         match args.known(2)? {
             None => Ok(view),
             Some(bias) => {
-                let bias = Tensor { shape: bias.shape.clone(), data: Data::Floats(scaled(bias.numbers(), beta)) };
-                self.with_constant("Add", view, &bias, false)
+                let bias = Tensor { shape: bias.shape.clone(), data: Data::Floats(scaled(bias.numbers(), beta)?) };
+                self.with_constant(Pair::Engine(Pairwise::Add), view, &bias, false)
             }
         }
     }
@@ -90,9 +95,14 @@ impl Importer {
         let order: Vec<usize> =
             order.iter().map(|place| if flat { *place as usize } else { *place as usize / pixels }).collect();
         let columns = weight.columns;
+        self.budget.take(weight.values.len(), size_of::<f32>())?;
         let values = weight.by_column(&order);
+        let sorted = order.iter().copied().eq(0..order.len());
         let (window, shape) = if flat {
             value = self.row(value)?;
+            if !sorted {
+                self.orders.insert(value, order.iter().map(|place| *place as u32).collect());
+            }
             (None, vec![columns, order.len()])
         } else {
             let &[_, height, width] = self.graph.shape(value) else { refuse!("its input has no pixels") };

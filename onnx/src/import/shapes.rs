@@ -38,6 +38,10 @@ impl Importer {
             self.settle(&mut view)?;
         }
         let shape = view::shape(&view.axes);
+        if matches!(call.node.op, "Slice" | "Gather" | "Pad") {
+            // Lists of places.
+            self.budget.take(shape.iter().sum(), size_of::<Option<usize>>())?;
+        }
         match call.node.op {
             "Transpose" => {
                 let order = self.order(args, shape.len())?;
@@ -45,7 +49,7 @@ impl Importer {
             }
             "Reshape" => {
                 let Some(to) = args.ints(1)? else { refuse!("it has no shape") };
-                let to = call::wanted(&shape, &to, call.int("allowzero", 0)? != 0)?;
+                let to = call::wanted(&shape, &to, call.flag("allowzero", false)?)?;
                 self.with_shape(view, &to)
             }
             "Flatten" => {
@@ -130,6 +134,8 @@ impl Importer {
             Some(tensor) => tensor.scalar().unwrap_or(0.0),
             None => args.call.float("value", 0.0)?,
         };
+        // Behind it a maximum is taken.
+        let fill = fill.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
         let mode = args.call.text("mode", "constant")?;
         if mode == "constant" {
             return self.around(view, pads, fill as f32);

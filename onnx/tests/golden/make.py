@@ -27,6 +27,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from torchvision.models.squeezenet import Fire
 
 import networks
+import operators
 
 HERE = pathlib.Path(__file__).parent
 
@@ -182,6 +183,10 @@ ALL = {
     "vit-18": (vit, 32, 18, None, True, "half"),
     "parts-13": (Parts, 12, 13, None, False, "float16"),
     "parts-18": (Parts, 12, 18, None, True, "float16"),
+    "activations-17": (operators.activations, 8, 17, None, False, "float32"),
+    "activations-17-half": (operators.half_activations, 8, 17, None, False, "float32"),
+    "norms-17": (operators.norms, 8, 17, None, False, "float32"),
+    "constants-17": (operators.constants, 4, 17, None, False, "float32"),
     "keras-15": (keras, None, 15, None, False, "float16"),
 }
 
@@ -259,6 +264,9 @@ def main():
         if make is keras:
             make(path)
             shape = (43, 40, 3)
+        elif make.__module__ == "operators":
+            make(path)
+            shape = (3, size, size)
         else:
             networks.export(networks.randomise(make()), path, size, opset, batch, dynamo)
             shape = (3, size, size)

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use engine::graph::{Activation, Op};
 use onnx::Options;
 
@@ -14,7 +15,7 @@ use super::weights::Sent;
 pub(super) struct OnnxFile {
     path: PathBuf,
     /// The file with the tensors of others in it, where it has some.
-    whole: Option<Vec<u8>>,
+    whole: Option<Bytes>,
     /// Of an example.
     pub(super) input: Vec<usize>,
     pub(super) output: Vec<usize>,
@@ -26,10 +27,14 @@ pub(super) struct OnnxFile {
 impl OnnxFile {
     /// Reads and imports a file; `size` is the input's, where the file leaves it open.
     pub(super) fn read(path: &Path, size: Option<[usize; 2]>) -> anyhow::Result<Self> {
-        let network = onnx::load(path, &Options { size })?;
+        // What is sent has nothing beside it: it is read without a folder here too.
+        let whole = onnx::gathered(path)?.map(Bytes::from);
+        let network = match &whole {
+            Some(whole) => onnx::parse(whole.clone(), None, &Options { size })?,
+            None => onnx::load(path, &Options { size })?,
+        };
         let mut net = engine::Net::new(&network.graph, 1, engine::Purpose::Infer, engine::Path::best())?;
         network.fill(&mut net)?;
-        let whole = onnx::gathered(path)?;
         let last = &network.graph.node(network.graph.output()).op;
         let gives_scores = matches!(last, Op::Softmax | Op::Activation(Activation::Sigmoid));
         Ok(Self {

@@ -144,7 +144,7 @@ impl Model {
         }
         let graph = match wanted {
             Output::Labels => network.graph.clone(),
-            Output::Embedding => network.graph.features().ok_or(NO_FEATURES)?,
+            Output::Embedding => network.features().ok_or(NO_FEATURES)?,
         };
         let net = engine::Net::with_precision(&graph, batch.max(1), Purpose::Infer, simd(), precision);
         let mut net = net.map_err(|error| error.to_string())?;
