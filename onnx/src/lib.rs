@@ -57,7 +57,7 @@ const NOT_FINITE: &str = "it holds numbers that are not finite (NaN or infinite)
 
 impl Network {
     /// The graph up to the features that the outputs are made of ([`Graph::features`]), in the order in which the file's last
-    /// layer reads them. Its parameters are the network's.
+    /// layer reads them, or for means of maps in that of the channels. Its parameters are the network's.
     #[must_use]
     pub fn features(&self) -> Option<Graph> {
         let mut features = self.graph.features()?;

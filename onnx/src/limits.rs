@@ -22,11 +22,9 @@ pub const RANK: usize = 10;
 pub const BATCH: usize = 1 << 16;
 /// Elements of one tensor, or of a shape.
 pub const ELEMENTS: usize = 1 << 28;
-/// Elements of one value of an example as it is planned, with whole blocks of [`BLOCK`] channels.
-pub const VALUE: usize = 1 << 26;
 /// Channels of a value, or its elements where it has no pixels.
 pub const CHANNELS: usize = 1 << 24;
-/// Elements of all values that are needed at some time.
+/// Elements of all values of an example that are needed at some time, as they are planned: with whole blocks of [`BLOCK`] channels.
 pub const LIVE: usize = 1 << 28;
 /// The engine's blocks of channels.
 pub const BLOCK: usize = 16;

@@ -123,7 +123,7 @@ async fn programs_work_as_users_of_least_privilege_on_the_broker() {
         gannet(&["dead", "drop", "--reason", "unreadable"]).await?;
         gannet(&["drain", "least"]).await?;
         ensure!(worker.wait(LIMIT).await?.success(), "{}", worker.stderr());
-        let refused = worker.stderr().lines().filter(|line| line.contains("ACCESS_REFUSED")).count();
+        let refused = worker.stderr().lines().filter(|line| line.contains("not allowed to declare")).count();
         ensure!(refused == 1, "it asks once whether it may declare, then looks: {}", worker.stderr());
         Ok(())
     })
@@ -284,7 +284,6 @@ async fn programs_work_as_users_of_least_privilege_of_the_store() {
         write_colour(&fleet.path().join("red.png"), 8, [200, 10, 10])?;
         gannet(&["model", "push", "model", "colours"]).await?;
         gannet(&["classify", "red.png", "--model", "colours", "--run", "labels"]).await?;
-        gannet(&["model", "rollback", "bars"]).await.err();
         gannet(&["run", "list"]).await?;
         gannet(&["gc", "--versions"]).await?;
         gannet(&["run", "delete", "labels"]).await?;

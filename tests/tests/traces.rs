@@ -60,8 +60,8 @@ async fn a_job_is_one_trace_with_links_from_attempt_to_attempt() {
         fleet.push_pictures().await?;
         fleet.write("study.toml", &studies::long().replace("epochs = 600", &format!("epochs = {EPOCHS}")))?;
         let collector = Collector::start().await?;
-        let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "#", LIMIT).await?;
         let first = traced_worker(fleet, &collector, "first")?;
+        let mut progress = fleet.amqp().await?.listen("gannet.v1.progress", "#", LIMIT).await?;
         let tune = traced(fleet, &collector, &["tune", "study.toml", "--run", "seen"])?;
         let killed = progress.find(LIMIT, begun).await.context("a trial begins")?;
         for executor in children_of(first.pid()) {

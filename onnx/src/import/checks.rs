@@ -35,10 +35,10 @@ pub(super) fn planned(shape: &[usize]) -> Result<usize, Problem> {
     let channels = if pixels.is_empty() { *channels } else { channels.next_multiple_of(limits::BLOCK) };
     let count = pixels.iter().try_fold(channels, |count, size| count.checked_mul(*size));
     match count {
-        Some(count) if count <= limits::VALUE && channels <= limits::CHANNELS => Ok(count),
+        Some(count) if count <= limits::LIVE && channels <= limits::CHANNELS => Ok(count),
         _ => refuse!(
             "{shape:?} is too large for a value: at most {} elements and {} channels are accepted",
-            limits::VALUE,
+            limits::LIVE,
             limits::CHANNELS
         ),
     }

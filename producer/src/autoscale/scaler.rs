@@ -114,7 +114,7 @@ impl Scaler {
     async fn open(&mut self) -> Result<(Arc<dyn Queue>, Box<dyn Heartbeats>), QueueError> {
         let queue = match &self.queue {
             Some(queue) => Arc::clone(queue),
-            None => open_at(&self.place).await?,
+            None => open_at(&with_small_frames(&self.place)).await?,
         };
         self.queue = Some(Arc::clone(&queue));
         let heartbeats = queue.heartbeats().await?;
@@ -241,5 +241,17 @@ impl Scaler {
             }
             sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// The client keeps buffers of 64 frames: 8 MiB with frames of the usual size, and half a one with the least that every broker
+/// accepts. This program runs for weeks and says little.
+fn with_small_frames(place: &QueuePlace) -> QueuePlace {
+    match place {
+        QueuePlace::Amqp(url) if !url.contains("frame_max=") => {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            QueuePlace::Amqp(format!("{url}{separator}frame_max=8192"))
+        }
+        other => other.clone(),
     }
 }
