@@ -97,6 +97,9 @@ async fn twenty_bursts_end_no_busy_worker() {
         let things = Things::push(fleet).await?;
         let amqp = fleet.amqp().await?;
         let mut scaler = autoscale(fleet, &[])?;
+        for queue in ["gannet.v1.trials", "gannet.v1.batches"] {
+            amqp.wait_for_queue(queue, LIMIT).await?;
+        }
         let (mut jobs, mut asks, mut from_zero) = (0, 0, 0);
         for burst in 0..20 {
             let (trials, batches) = (burst % 4, if burst % 2 == 0 { 1 + 3 * burst } else { 1 });
@@ -154,9 +157,9 @@ async fn a_killed_worker_is_replaced_and_the_end_of_the_autoscaler_is_its_worker
     Fleet::run(name, async |fleet| {
         let things = Things::push(fleet).await?;
         let amqp = fleet.amqp().await?;
-        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
         // One worker is always there.
         let mut scaler = autoscale(fleet, &["--min", "1"])?;
+        let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
         let mut job = studies::job("long", "bursts", &things.dataset);
         job["trial"]["training"]["epochs"] = json!(600);
         job["trial"]["network"] = json!({"layers": [

@@ -180,7 +180,10 @@ async fn a_stop_while_the_store_hangs_ends_in_time_and_costs_no_attempt() {
         signal("CONT", fleet.s3.pid())?;
         ended?;
         ensure!(first.stderr().contains("a job is passed on"), "it says what it does: {}", first.stderr());
-        ensure!(amqp.ready("gannet.v1.trials").await? == 2, "both letters lie on the queue");
+        eventually(LIMIT, "both letters lie on the queue", async || {
+            Ok((amqp.ready("gannet.v1.trials").await? == 2).then_some(()))
+        })
+        .await?;
 
         let _second = fleet.worker("second")?;
         tune.succeed(2 * LIMIT).await?;

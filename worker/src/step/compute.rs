@@ -142,7 +142,10 @@ impl Step<'_> {
                     self.context.metrics.trained();
                     timed.epoch(epoch.epoch);
                 }
-                self.context.tell(self.job, fraction, epoch);
+                // Before its first step an executor does not know how far the slices before have come.
+                if fraction > 0.0 || epoch.is_some() {
+                    self.context.tell(self.job, fraction, epoch);
+                }
             }
             Say::Begun => timed.begins(),
             Say::Loaded(took) => timed.loaded(took),
