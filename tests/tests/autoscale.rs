@@ -8,6 +8,9 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tests::{Amqp, Fleet, LIMIT, Process, eventually, json_lines, signal, studies, write_colour, write_model};
 
+/// What is declared last: when it is there, jobs find their queues.
+const LAST: &str = "gannet.v1.results";
+
 /// An autoscaler of two workers at most, which lets go of them after a second; its workers' logs lie in `logs`.
 fn autoscale(fleet: &Fleet, more: &[&str]) -> Result<Process> {
     let mut args = vec!["autoscale", "--processes", "--max", "2", "--idle", "1s", "--logs", "logs", "--format", "json"];
@@ -97,9 +100,7 @@ async fn twenty_bursts_end_no_busy_worker() {
         let things = Things::push(fleet).await?;
         let amqp = fleet.amqp().await?;
         let mut scaler = autoscale(fleet, &[])?;
-        for queue in ["gannet.v1.trials", "gannet.v1.batches"] {
-            amqp.wait_for_queue(queue, LIMIT).await?;
-        }
+        amqp.wait_for_queue(LAST, LIMIT).await?;
         let (mut jobs, mut asks, mut from_zero) = (0, 0, 0);
         for burst in 0..20 {
             let (trials, batches) = (burst % 4, if burst % 2 == 0 { 1 + 3 * burst } else { 1 });
@@ -160,6 +161,7 @@ async fn a_killed_worker_is_replaced_and_the_end_of_the_autoscaler_is_its_worker
         // One worker is always there.
         let mut scaler = autoscale(fleet, &["--min", "1"])?;
         let mut progress = amqp.listen("gannet.v1.progress", "#", LIMIT).await?;
+        amqp.wait_for_queue(LAST, LIMIT).await?;
         let mut job = studies::job("long", "bursts", &things.dataset);
         job["trial"]["training"]["epochs"] = json!(600);
         job["trial"]["network"] = json!({"layers": [
@@ -201,7 +203,7 @@ async fn workers_are_left_and_found_and_a_dry_run_does_nothing() {
         let things = Things::push(fleet).await?;
         let amqp = fleet.amqp().await?;
         let mut dry = autoscale(fleet, &["--dry-run"])?;
-        amqp.wait_for_queue("gannet.v1.trials", LIMIT).await?;
+        amqp.wait_for_queue(LAST, LIMIT).await?;
         things.enqueue(&amqp, 0, 1, 1).await?;
         eventually(LIMIT, "it says what it would do", async || {
             dry.must_run()?;

@@ -209,7 +209,7 @@ impl Policy {
             mate.stayed = None;
             match &mut mate.stage {
                 Stage::Asked { said: since, .. } | Stage::Leaving { since, .. } | Stage::Stopped { since } => {
-                    *since = now
+                    *since = now;
                 }
                 Stage::Up | Stage::Killed => {}
             }

@@ -197,7 +197,7 @@ impl Policy {
                 spare.push((Spare::Fresh, heard.at, name.clone()));
             }
         }
-        spare.sort_by(|one, other| (one.0 as u8, one.1).cmp(&(other.0 as u8, other.1)));
+        spare.sort_by_key(|one| (one.0 as u8, one.1));
         spare.into_iter().map(|(spare, _, name)| (name, spare)).collect()
     }
 }

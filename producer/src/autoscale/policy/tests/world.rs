@@ -112,7 +112,7 @@ impl World {
             self.now += STEP;
             self.work();
             self.beat();
-            if self.now.as_millis() % LOOK.as_millis() == 0 {
+            if self.now.as_millis().is_multiple_of(LOOK.as_millis()) {
                 self.look();
             }
             let live = self.workers.values().filter(|worker| worker.ended.is_none());
