@@ -49,6 +49,8 @@ async fn measure(fleet: &Fleet, arguments: &Arguments) -> Result<Measured> {
     let scaler = fleet.start(&["autoscale", "--processes", "--max", "2", "--idle", "1s"])?;
     let amqp = fleet.amqp().await?;
     let mut results = amqp.listen("gannet.v1.results", "#", LIMIT).await?;
+    // It is declared last: then jobs find their queues.
+    amqp.wait_for_queue("gannet.v1.results", LIMIT).await?;
     let mut measured = Measured::new();
     for number in 0..arguments.jobs {
         let image = json!({"image": "red.bmp", "object": object});
