@@ -2,10 +2,13 @@
 //!
 //! `golden/make.py` wrote both.
 
+mod random;
+
 use std::path::{Path, PathBuf};
 
 use engine::{Mode, Net, Purpose};
 use onnx::{Network, Options};
+use random::Random;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -159,18 +162,6 @@ fn tensors_stay_in_the_models_folder() {
     other[at..at + 14].copy_from_slice(b"../outside.dat");
     std::fs::write(&model, &other).expect("a file");
     assert!(problem().contains("a path inside the model's folder is accepted"), "{}", problem());
-}
-
-/// An xorshift: the same cases every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % end
-    }
 }
 
 #[test]

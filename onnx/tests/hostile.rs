@@ -1,12 +1,14 @@
 //! Files that are well-formed and still wrong: what they say, and that none of them brings an importer down.
 
 mod message;
+mod random;
 
 use std::path::{Path, PathBuf};
 
 use engine::{Mode, Net, Purpose};
 use message::{Field, Message, float, floats, int, ints, longs, model, node, tensor_of};
 use onnx::{Network, Options};
+use random::Random;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -178,17 +180,7 @@ fn features_are_in_the_files_order() {
     assert_eq!(net.outputs(1), expected);
 }
 
-/// An xorshift: the same cases every time.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % end
-    }
-
     fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
