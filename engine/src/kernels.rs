@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bytes;
 pub mod copy;
 pub mod dense;
 pub mod depthwise;

@@ -16,7 +16,7 @@ mod window;
 
 pub use buffer::Buffer;
 pub use burst::burst;
-pub use net::{Mode, Net, Precision, Purpose, Setter};
+pub use net::{Mode, Net, Precision, Purpose, Ranges, Setter};
 pub use simd::{LANES, Path};
 pub use team::{set_threads, threads};
 pub use window::Window;

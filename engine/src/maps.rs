@@ -116,6 +116,18 @@ impl Maps {
         }
     }
 
+    /// Copies an example's blocks to where block `first` and those behind it lie in maps of this size.
+    pub(crate) fn copy_blocks(&self, from: &[f32], to_maps: &Self, first: usize, to: &mut [f32]) {
+        assert!(self.size == to_maps.size && self.lanes == to_maps.lanes, "maps of one size");
+        let line = self.size[1] * self.lanes;
+        for block in 0..self.blocks() {
+            for row in 0..self.size[0] as isize {
+                let (from, to) = (&from[self.at(block, row, 0)..], &mut to[to_maps.at(first + block, row, 0)..]);
+                to[..line].copy_from_slice(&from[..line]);
+            }
+        }
+    }
+
     /// Sets an example's lanes beyond the last channel to zero.
     pub fn clear_padding(&self, to: &mut [f32]) {
         let used = self.channels % self.lanes;

@@ -4,8 +4,10 @@
 //! makes a stage of each layer, which owns its kernels. A step of training is one pass over the stages
 //! forwards and one backwards.
 
+mod codes;
 mod conv;
 mod convolution;
+mod int8;
 mod inverted;
 mod linear;
 mod lower;
@@ -16,22 +18,27 @@ mod parameters;
 mod parts;
 mod pooled;
 mod pools;
+mod ranges;
 mod simple;
 mod wiring;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::burst;
-use crate::graph::{Graph, Op, Unfit};
+use crate::graph::{Graph, Op, Unfit, Value};
 use crate::kernels::optimizer::{Rule, Step};
 use crate::parallel::{self, Space};
 use crate::simd::Path;
 
+use codes::Codes;
 use lower::{Layer, LayerOp};
 use memory::{Arena, Form, Place};
 use parameters::{Layout, Parameters, Slot};
 use wiring::Wiring;
+
+pub use ranges::Ranges;
 
 /// What a network is planned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +47,21 @@ pub enum Purpose {
     Train,
     /// Outputs alone: norms become part of the weights before them, buffers are used again.
     Infer,
+    /// Outputs, and what every value is like: [`Net::observe`]. As [`Purpose::Infer`], but no value is left out.
+    Observe,
 }
 
-/// How numbers are multiplied, for outputs. Sums are in fp32 always.
+/// How numbers are multiplied, for outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// As they are.
     #[default]
     Fp32,
-    /// Rounded to bf16 first, in dense convolutions, where [`Path::has_bf16`] and it is faster.
+    /// Rounded to bf16 first, in dense convolutions, where [`Path::has_bf16`] and it is faster. Sums are in fp32.
     Bf16,
+    /// As bytes, in convolutions, where [`Path::has_int8`]; values between them are bytes, too, as far as the layers that read them can.
+    /// For networks of [`Net::quantized`].
+    Int8,
 }
 
 /// What a pass is for.
@@ -81,6 +93,8 @@ struct Run<'a> {
     parameters: &'a mut Parameters,
     /// What convolutions sum the gradients of their weights in, one after the other.
     spaces: &'a mut Vec<Space<Buffer>>,
+    /// For each example whether it has a number that no byte stands for: it is not finite.
+    odd: &'a [AtomicBool],
 }
 
 /// A layer that runs.
@@ -108,6 +122,8 @@ trait Stage: Send + Sync {
 /// A stage with what it is called, an example's products, and the time that it has taken forwards and backwards.
 struct Timed {
     name: String,
+    /// The value that it makes.
+    output: (Value, Place),
     products: usize,
     stage: Box<dyn Stage>,
     spent: [Duration; 2],
@@ -136,6 +152,7 @@ pub struct Net {
     input: Place,
     output: Place,
     output_gradient: Option<Place>,
+    odd: Vec<AtomicBool>,
     /// Whether parameters have changed since the stages were prepared.
     stale: bool,
 }
@@ -160,11 +177,31 @@ impl Net {
         path: Path,
         precision: Precision,
     ) -> Result<Self, Unfit> {
+        Self::planned(graph, batch, purpose, path, precision, None)
+    }
+
+    /// For outputs by bytes, as far as this machine and the network's layers can. `ranges` are what [`Net::observe`] saw of the same
+    /// graph, in fp32: an output's bits depend on these, the parameters and the path.
+    ///
+    /// # Errors
+    /// Those of [`Net::new`].
+    pub fn quantized(graph: &Graph, batch: usize, path: Path, ranges: &Ranges) -> Result<Self, Unfit> {
+        Self::planned(graph, batch, Purpose::Infer, path, Precision::Int8, Some(ranges))
+    }
+
+    fn planned(
+        graph: &Graph,
+        batch: usize,
+        purpose: Purpose,
+        path: Path,
+        precision: Precision,
+        ranges: Option<&Ranges>,
+    ) -> Result<Self, Unfit> {
         let precision = if purpose == Purpose::Train { Precision::Fp32 } else { precision };
         let lean;
         let graph = match purpose {
             Purpose::Train => graph,
-            Purpose::Infer => {
+            Purpose::Infer | Purpose::Observe => {
                 lean = graph.without_dropout();
                 &lean
             }
@@ -173,8 +210,9 @@ impl Net {
             return Err(Unfit(format!("`{}` is for outputs alone: it cannot be trained", lower::alone(&node.op))));
         }
         let layers = lower::lower(graph, purpose);
+        let codes = ranges.map_or_else(|| Codes::none(graph), |ranges| Codes::new(graph, &layers, ranges, path));
         let inverted = inverted::find(graph, &layers, purpose, precision);
-        let plan = wiring::wire(graph, &layers, &inverted, batch, purpose);
+        let plan = wiring::wire(graph, &layers, &inverted, &codes, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
         let size = Size { path, batch, together, precision };
@@ -183,14 +221,18 @@ impl Net {
         while index < layers.len() {
             let own = index..index + if inverted[index] { inverted::LAYERS } else { 1 };
             index = own.end;
+            let output = (layers[own.end - 1].output, plan.wirings[own.end - 1].output);
             let (layers, wirings) = (&layers[own.clone()], &plan.wirings[own]);
             let names: Vec<String> = layers.iter().map(|layer| layer.name(graph)).collect();
             let products = layers.iter().map(|layer| layer.products(graph)).sum();
             let stage = match (layers, wirings) {
-                ([layer], [wiring]) => stage(graph, layer, wiring, size, &mut layouts)?,
+                ([layer], [wiring]) => match int8::stage(layer, wiring, path, &codes, graph, &mut layouts) {
+                    Some(stage) => stage,
+                    None => stage(graph, layer, wiring, size, &mut layouts)?,
+                },
                 _ => Box::new(inverted::InvertedStage::new(layers, wirings, size, &mut layouts)),
             };
-            stages.push(Timed { name: names.join("; "), products, stage, spent: [Duration::ZERO; 2] });
+            stages.push(Timed { name: names.join("; "), output, products, stage, spent: [Duration::ZERO; 2] });
         }
         let parameters = Parameters::new(graph, layouts, purpose == Purpose::Train);
         Ok(Self {
@@ -204,6 +246,7 @@ impl Net {
             input: plan.input,
             output: plan.output,
             output_gradient: plan.output_gradient,
+            odd: std::iter::repeat_with(AtomicBool::default).take(batch).collect(),
             stale: true,
         })
     }
@@ -232,10 +275,10 @@ impl Net {
         self.bytes() + (parameters + kept) * size_of::<f32>()
     }
 
-    /// How its products are computed: in bf16 where any of them are.
+    /// How its products are computed: in bf16, or as bytes, where any of them are.
     pub fn precision(&self) -> Precision {
-        let rounds = |timed: &Timed| timed.stage.precision() == Precision::Bf16;
-        if self.stages.iter().any(rounds) { Precision::Bf16 } else { Precision::Fp32 }
+        let mut all = self.stages.iter().map(|timed| timed.stage.precision());
+        all.find(|precision| *precision != Precision::Fp32).unwrap_or_default()
     }
 
     /// What each layer is called, and the time that it has taken so far forwards and backwards.
@@ -297,17 +340,31 @@ impl Net {
 
     /// Computes the outputs of the first `n` examples.
     pub fn forward(&mut self, n: usize, mode: &Mode<'_>) {
+        self.forwards(n, mode, |_, _, _| {});
+    }
+
+    /// The same in a network that is planned for it, and adds what it sees of every value to `ranges`.
+    pub fn observe(&mut self, n: usize, ranges: &mut Ranges) {
+        assert!(self.purpose == Purpose::Observe, "a network that is planned for observing");
+        ranges.add(Value(0), &self.input.form, self.arena.read(&self.input), n);
+        self.forwards(n, &Mode::Infer, |value, place, arena| ranges.add(value, &place.form, arena.read(place), n));
+    }
+
+    /// Calls `seen` with every value as soon as it is there.
+    fn forwards(&mut self, n: usize, mode: &Mode<'_>, mut seen: impl FnMut(Value, &Place, &Arena)) {
         assert!(n <= self.batch, "a batch of the planned size");
         if self.stale {
             self.stages.iter_mut().for_each(|timed| timed.stage.prepare(&self.parameters));
             self.stale = false;
         }
+        self.odd.iter().for_each(|odd| odd.store(false, Ordering::Relaxed));
         let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
-        let mut run = Run { n, mode, step: None, arena, parameters, spaces };
-        for Timed { stage, spent: [forwards, _], .. } in &mut self.stages {
+        let mut run = Run { n, mode, step: None, arena, parameters, spaces, odd: &self.odd };
+        for Timed { stage, output: (value, place), spent: [forwards, _], .. } in &mut self.stages {
             let begun = Instant::now();
             stage.forward(&mut run);
             *forwards += begun.elapsed();
+            seen(*value, place, run.arena);
         }
     }
 
@@ -315,6 +372,18 @@ impl Net {
     pub fn outputs(&self, n: usize) -> Vec<f32> {
         let len = self.output.form.len();
         let from = &self.arena.read(&self.output)[..n * len];
+        let mut outputs = self.plain_outputs(n, from);
+        let each = outputs.len() / n.max(1);
+        for (odd, outputs) in self.odd.iter().zip(outputs.chunks_exact_mut(each.max(1))) {
+            if odd.load(Ordering::Relaxed) {
+                outputs.fill(f32::NAN);
+            }
+        }
+        outputs
+    }
+
+    fn plain_outputs(&self, n: usize, from: &[f32]) -> Vec<f32> {
+        let len = self.output.form.len();
         match self.output.form {
             Form::Row(_) => from.to_vec(),
             Form::Maps(maps) => {
@@ -367,7 +436,7 @@ impl Net {
             }
         }
         let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
-        let mut run = Run { n, mode, step, arena, parameters, spaces };
+        let mut run = Run { n, mode, step, arena, parameters, spaces, odd: &self.odd };
         for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
             let begun = Instant::now();
             stage.backward(&mut run);

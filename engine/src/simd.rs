@@ -7,7 +7,7 @@
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, FLOATS, PAIRS, QUADS};
 
 /// Floats of a vector, and channels of a block of maps.
 pub const LANES: usize = 16;
@@ -56,6 +56,18 @@ impl Path {
         false
     }
 
+    /// Whether this machine multiplies bytes on this path, faster than others (AVX-512 VNNI, and VBMI to put them into order).
+    ///
+    /// AVX2's `vpmaddubsw` is no substitute: it adds two products in 16 bits, where 2 * 255 * 127 has no room, and cuts what is larger.
+    pub fn has_int8(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512
+            && std::arch::is_x86_feature_detected!("avx512vnni")
+            && std::arch::is_x86_feature_detected!("avx512vbmi");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Its name, as results carry it.
     pub fn name(self) -> &'static str {
         match self {
@@ -74,7 +86,7 @@ macro_rules! on_path {
         match $path {
             #[cfg(target_arch = "x86_64")]
             $crate::simd::Path::Avx512 => {
-                type $simd = $crate::simd::Avx512<false>;
+                type $simd = $crate::simd::Avx512<{ $crate::simd::FLOATS }>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
@@ -132,6 +144,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store(to: *mut f32, v: Self::V);
     /// `a * b + c`, rounded once but on the portable path.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b + c`, where a lane of `a` and of `b` may be several short numbers: all their products are added.
+    #[inline(always)]
+    unsafe fn dot(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the caller's.
+        unsafe { Self::fma(a, b, c) }
+    }
+    /// What [`Simd::dot`] has added up, as floats.
+    #[inline(always)]
+    unsafe fn sum(sum: Self::V) -> Self::V {
+        sum
+    }
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -224,6 +247,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         count
     }
+}
+
+/// Vectors whose products are of bytes, four a lane: [`Simd::dot`] adds `a`'s from 0 to 255 times `b`'s from -128 to 127 to a whole
+/// number of 32 bits, exactly but for multiples of 2^32. Everything else is of floats.
+///
+/// # Safety
+/// As for [`Simd`].
+pub(crate) trait Quads: Simd {
+    /// Four times sixteen numbers from 0 to 255, rounded to the nearest (of two the even one): those of a lane as bytes of a word, the first one lowest.
+    unsafe fn words(channels: [Self::V; 4]) -> Self::V;
+    /// Up to four pixels of sixteen bytes, with their axes exchanged: lane `i` holds byte `i` of each. Those beyond `count` are not read, and zero.
+    unsafe fn turned(pixels: *const f32, count: usize) -> Self::V;
 }
 
 /// Added to a number it leaves whole numbers in the lowest bits.

@@ -1,26 +1,27 @@
 //! Our side of the benchmark of outputs: runs an ONNX file for a while in this process and prints a line of JSON.
 //!
-//! `infer_once MODEL.onnx SECONDS THREADS [fp32|bf16] [SIMD PATH]`; each example alone, on pixels that the peers' script makes alike.
+//! `infer_once MODEL.onnx SECONDS THREADS [fp32|bf16|int8] [SIMD PATH]`; each example alone, on pixels that the peers' script makes alike.
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use engine::{Mode, Net, Precision, Purpose};
+use engine::{Mode, Net, Precision, Purpose, Ranges};
 
 fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let arguments: Vec<String> = std::env::args().collect();
     let [_, model, seconds, threads, rest @ ..] = arguments.as_slice() else {
-        bail!("usage: infer_once MODEL.onnx SECONDS THREADS [fp32|bf16] [SIMD PATH]");
+        bail!("usage: infer_once MODEL.onnx SECONDS THREADS [fp32|bf16|int8] [SIMD PATH]");
     };
     let seconds: f64 = seconds.parse().context("read the seconds")?;
     engine::set_threads(threads.parse().context("read the number of threads")?);
     let precision = match rest.first().map_or("fp32", String::as_str) {
         "fp32" => Precision::Fp32,
         "bf16" => Precision::Bf16,
-        other => bail!("no precision `{other}`: fp32 or bf16"),
+        "int8" => Precision::Int8,
+        other => bail!("no precision `{other}`: fp32, bf16 or int8"),
     };
     let mut paths = engine::Path::available().into_iter();
     let path = match rest.get(1) {
@@ -34,11 +35,23 @@ fn main() -> anyhow::Result<()> {
     let file = unsafe { memmap2::Mmap::map(&file) }.with_context(|| model.clone())?;
     let network =
         onnx::parse(Bytes::from_owner(file), None, &onnx::Options::default()).with_context(|| model.clone())?;
-    let mut net = Net::with_precision(&network.graph, 1, Purpose::Infer, path, precision)?;
-    network.fill(&mut net)?;
     let len: usize = network.graph.shape(network.graph.input()).iter().product();
     let pixel = |index: u64| (index.wrapping_mul(2_654_435_761) % 1000) as f32 / 500.0 - 1.0;
     let pixels: Vec<f32> = (0..len as u64).map(pixel).collect();
+    let (purpose, plain) = match precision {
+        Precision::Int8 => (Purpose::Observe, Precision::Fp32),
+        precision => (Purpose::Infer, precision),
+    };
+    let mut net = Net::with_precision(&network.graph, 1, purpose, path, plain)?;
+    network.fill(&mut net)?;
+    if precision == Precision::Int8 {
+        // Calibrated on the same pixels: what is measured is the speed.
+        let mut ranges = Ranges::new();
+        net.set_input(0, &pixels);
+        net.observe(1, &mut ranges);
+        net = Net::quantized(&network.graph, 1, path, &ranges)?;
+        network.fill(&mut net)?;
+    }
     let mut step = || {
         net.set_input(0, &pixels);
         net.forward(1, &Mode::Infer);

@@ -213,8 +213,9 @@ mod tests {
 
     fn job(id: &str) -> Job {
         let model = ObjectRef { key: Key::new("models/m").expect("a key"), sha256: Digest::of(b"m") };
-        let (scores, output, precision) = (None, Output::Labels, Precision::Fp32);
-        let batch = Batch { model, images: Vec::new(), top_k: 1, threshold: None, scores, output, precision };
+        let (scores, output, precision, calibration) = (None, Output::Labels, Precision::Fp32, Vec::new());
+        let batch =
+            Batch { model, images: Vec::new(), top_k: 1, threshold: None, scores, output, precision, calibration };
         let (id, run) = (JobId::new(id).expect("an id"), Name::new("r").expect("a name"));
         Job { id, run, work: Work::Batch(Box::new(batch)) }
     }

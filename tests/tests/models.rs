@@ -204,6 +204,63 @@ async fn bf16_is_compared_with_fp32_and_refused_where_it_is_too_coarse() {
 }
 
 #[tokio::test]
+async fn int8_is_calibrated_on_pictures_and_says_how_it_agrees() {
+    const TEST: &str = "int8_is_calibrated_on_pictures_and_says_how_it_agrees";
+    Fleet::run(TEST, async |fleet| {
+        for folder in ["photos", "samples"] {
+            std::fs::create_dir_all(fleet.path().join(folder))?;
+        }
+        for number in 0..30u8 {
+            write_colour(&fleet.path().join(format!("photos/{number:02}.bmp")), 8, [100 + 5 * number, 9, 9])?;
+            write_colour(&fleet.path().join(format!("samples/{number:02}.bmp")), 8, [50 + 6 * number, 20, 9])?;
+        }
+        write_fine_model(&fleet.path().join("fine"))?;
+        fleet.gannet(&["model", "push", "fine", "fine"]).await?;
+        let _worker = fleet.worker("first")?;
+        let label = |run, more: &[&'static str]| {
+            let args = ["--model", "fine", "--precision", "int8", "--batch-size", "8", "--ordered", "--scores", "raw"];
+            [&["classify"][..], more, &args, &["--min-agreement", "0", "--run", run]].concat()
+        };
+        let others = ["--calibrate-on", "samples"];
+        let wrong = ["classify", "photos", "--model", "fine", "--calibrate-on", "samples"];
+        let said = refused(fleet.start(&wrong)?).await?;
+        ensure!(said.contains("--calibrate-on is for --precision int8"), "{said}");
+        // Files that are no pictures tell nothing.
+        let mut blind = fleet.start(&label("blind", &["photos", "--calibrate-on", "fine/labels.txt"]))?;
+        ensure!(blind.wait(LIMIT).await?.success(), "{}", blind.stderr());
+        ensure!(blind.stderr().contains("no picture to calibrate on can be read"), "{}", blind.stderr());
+
+        let mut own = fleet.start(&label("own", &["photos"]))?;
+        ensure!(own.wait(LIMIT).await?.success(), "{}", own.stderr());
+        let said = own.stderr();
+        ensure!(said.contains("int8 is calibrated on 30 pictures of this run"), "{said}");
+        if !engine::Path::best().has_int8() {
+            ensure!(said.contains("all was computed in fp32"), "{said}");
+            tests::skipped(TEST, "the rest needs AVX-512 VNNI and VBMI");
+            return Ok(());
+        }
+        ensure!(said.contains("int8: ") && said.contains("of 8 pictures that were computed in fp32, too"), "{said}");
+        let lines = json_lines(&own.stdout())?;
+        ensure!(lines.len() == 30 && lines.iter().all(|line| line["precision"] == "int8"), "{lines:?}");
+
+        // A picture's numbers follow from what it is calibrated on, in whatever company: here alone, by another worker.
+        let mut all = fleet.start(&label("all", &[&["photos"][..], &others].concat()))?;
+        ensure!(all.wait(LIMIT).await?.success(), "{}", all.stderr());
+        ensure!(!all.stderr().contains("of this run:"), "{}", all.stderr());
+        let all = json_lines(&all.stdout())?;
+        ensure!(
+            all.iter().zip(&lines).any(|(a, b)| a["predictions"] != b["predictions"]),
+            "other ranges, other scores"
+        );
+        let _second = fleet.worker("second")?;
+        let alone = fleet.gannet(&label("alone", &[&["photos/07.bmp"][..], &others].concat())).await?;
+        ensure!(json_lines(&alone)?[0]["predictions"] == all[7]["predictions"], "{alone}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_worker_computes_with_the_instructions_that_it_is_told() {
     Fleet::run("a_worker_computes_with_the_instructions_that_it_is_told", async |fleet| {
         write_colour(&fleet.path().join("red.bmp"), 30, [255, 0, 0])?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use shared::contract::{
-    Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageVerdict, Job,
-    JobResult, Model, Trial, TrialOutcome, Work,
+    Batch, BatchOutcome, Cost, Dataset, Durations, ErrorCode, ErrorReport, ImageError, ImageOutcome, ImageRef,
+    ImageVerdict, Job, JobResult, Model, Trial, TrialOutcome, Work,
 };
 use shared::names::ObjectRef;
 use shared::store::{MAX_SMALL, StoreError, get_optional, layout};
@@ -186,9 +186,16 @@ impl Step<'_> {
     async fn batch(&mut self, batch: &Batch, warm: &Warm) -> Early<Ended> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
-        let (images, missing) = self.images(batch).await?;
+        let (images, missing) = self.images(&batch.images).await?;
+        let (calibration, missing_there) = self.images(&batch.calibration).await?;
+        if let Some((_, outcome)) = missing_there.first() {
+            // Without it the numbers would be others.
+            let message = format!("`{}`, which int8 is to be calibrated on, cannot be had", outcome.image);
+            return Err(failed(ErrorCode::MissingObject, &message));
+        }
+        let calibration = calibration.into_iter().map(|(_, path)| path).collect();
         let (wanted, precision) = (Wanted::of(batch, &model), batch.precision);
-        let order = Order::Classify(Box::new(Classify { model, weights, images, wanted, precision }));
+        let order = Order::Classify(Box::new(Classify { model, weights, images, wanted, precision, calibration }));
         let Report::Classified { mut images, precision, agreement } = self.compute(&order, warm).await? else {
             return Err(nonsense());
         };
@@ -202,9 +209,9 @@ impl Step<'_> {
 
     /// The pictures' files, and the outcomes of those that cannot be had, by position: one missing
     /// picture costs one line, not the batch.
-    async fn images(&mut self, batch: &Batch) -> Early<(Vec<(String, PathBuf)>, Vec<(usize, ImageOutcome)>)> {
+    async fn images(&mut self, images: &[ImageRef]) -> Early<(Vec<(String, PathBuf)>, Vec<(usize, ImageOutcome)>)> {
         let (mut files, mut missing) = (Vec::new(), Vec::new());
-        for (position, image) in batch.images.iter().enumerate() {
+        for (position, image) in images.iter().enumerate() {
             let fetched = match (&image.object, &image.file) {
                 (Some(object), _) => self.file(object).await,
                 (None, Some(file)) if self.context.settings.local_files => Ok(PathBuf::from(file)),

@@ -51,7 +51,7 @@ fn order(folder: &Path, labels: [&str; 2], images: Vec<(String, PathBuf)>) -> Or
     });
     let model = serde_json::from_value(model).expect("a model");
     let (weights, precision) = (folder.join("weights"), Precision::Fp32);
-    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
+    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision, calibration: Vec::new() }))
 }
 
 async fn run(executor: &Executor, order: &Order) -> Result<Vec<ImageOutcome>, Death> {
@@ -114,7 +114,7 @@ fn large(folder: &Path, name: &str, mib: usize, image: (String, PathBuf)) -> Ord
     });
     let model = serde_json::from_value(model).expect("a model");
     let (images, precision) = (vec![image], Precision::Fp32);
-    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
+    Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision, calibration: Vec::new() }))
 }
 
 #[tokio::test]

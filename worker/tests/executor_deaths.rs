@@ -95,7 +95,7 @@ impl Orders {
         let weights = self.path("weights");
         let model = serde_json::from_value(model).expect("a model");
         let precision = Precision::Fp32;
-        Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision }))
+        Order::Classify(Box::new(Classify { model, weights, images, wanted: ONE, precision, calibration: Vec::new() }))
     }
 }
 

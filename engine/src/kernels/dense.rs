@@ -6,6 +6,7 @@
 
 mod bf16;
 mod gather;
+mod int8;
 mod phase;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use gather::Gather;
 
 pub use super::tile::Finish;
 pub use bf16::Forward as Bf16Forward;
+pub use int8::{Forward as Int8Forward, Weights as Int8Weights};
 pub(super) use phase::{Phase, phases};
 
 /// A convolution's shape.
@@ -67,6 +69,7 @@ impl Forward {
     /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Self {
         assert!(x.channels == shape.ins && y.channels == shape.outs, "maps of the planned channels");
+        assert_eq!(y.lanes, LANES, "outputs in blocks");
         let phase = Phase::forward(&shape.window);
         let packing = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), x.lanes);
         let tile = on_path!(path, S => S::TILE);
@@ -94,7 +97,7 @@ impl Forward {
         y: &mut [f32],
         finish: Finish,
     ) {
-        on_path!(self.path, S => self.gather.run::<S>(rows, weights, bias, x, y, finish));
+        on_path!(self.path, S => self.gather.run::<S, _>(rows, weights, bias, x, y, finish));
     }
 }
 
@@ -111,7 +114,7 @@ impl InputGradient {
     /// From gradients of outputs like `dy`, whose halo holds [`Shape::gradient_halo`], to gradients of inputs like `dx`.
     pub fn new(path: Path, shape: &Shape, dx: Maps, dy: Maps) -> Self {
         assert!(dx.channels == shape.ins && dy.channels == shape.outs, "maps of the planned channels");
-        assert!(dy.lanes == LANES, "gradients in blocks");
+        assert!([dx.lanes, dy.lanes] == [LANES; 2], "gradients in blocks");
         let weights = Packing::new(shape.outs, shape.ins, shape.groups, shape.window.taps(), LANES);
         let tile = on_path!(path, S => S::TILE);
         let mut start = 0;
@@ -148,7 +151,7 @@ impl InputGradient {
     pub fn run(&self, transposed: &[f32], dy: &[f32], dx: &mut [f32], finish: Finish) {
         for (gather, start) in &self.gathers {
             let rows = 0..gather.phase.count[0];
-            on_path!(self.path, S => gather.run::<S>(rows, &transposed[*start..], None, dy, dx, finish));
+            on_path!(self.path, S => gather.run::<S, _>(rows, &transposed[*start..], None, dy, dx, finish));
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Packing {
     ins: usize,
     groups: usize,
     taps: usize,
-    /// Channels of an input's block: [`LANES`], or 1.
+    /// Channels of an input's block: [`LANES`], 1, or words of several channels.
     lanes: usize,
     /// Where each block of outputs begins, and the end.
     starts: Vec<usize>,
@@ -43,7 +43,7 @@ impl Packing {
 
     /// Channels of a run.
     pub(super) fn run(&self) -> usize {
-        if self.lanes == 1 { 1 } else { RUN }
+        self.lanes.min(RUN)
     }
 
     /// Floats of all weights.

@@ -63,21 +63,24 @@ impl Span {
     }
 }
 
+/// For each output along an axis the taps that are inside maps of this size.
+pub(super) fn taps_inside(window: &Window, axis: usize, size: usize) -> Vec<Range<usize>> {
+    let of = |output: usize| {
+        let inside = |tap: &usize| {
+            let at = output * window.stride[axis] + tap * window.dilation[axis];
+            at >= window.before[axis] && at < window.before[axis] + size
+        };
+        let first = (0..window.kernel[axis]).find(inside).unwrap_or(0);
+        first..first + (first..window.kernel[axis]).take_while(inside).count()
+    };
+    (0..window.output[axis]).map(of).collect()
+}
+
 impl Places {
     fn new(window: &Window, x: Maps, y: Maps) -> Self {
         assert!(x.lanes == LANES && y.lanes == LANES, "maps in blocks");
         assert!(x.channels == y.channels && y.size == window.output, "outputs of the window");
-        let taps = [0, 1].map(|axis| {
-            let of = |output: usize| {
-                let inside = |tap: &usize| {
-                    let at = output * window.stride[axis] + tap * window.dilation[axis];
-                    at >= window.before[axis] && at < window.before[axis] + x.size[axis]
-                };
-                let first = (0..window.kernel[axis]).find(inside).unwrap_or(0);
-                first..first + (first..window.kernel[axis]).take_while(inside).count()
-            };
-            (0..window.output[axis]).map(of).collect::<Vec<_>>()
-        });
+        let taps = [0, 1].map(|axis| taps_inside(window, axis, x.size[axis]));
         let [uses, columns] = [0, 1].map(|axis| {
             let mut uses = vec![Vec::new(); x.size[axis]];
             for (output, taps) in taps[axis].iter().enumerate() {

@@ -5,6 +5,7 @@ mod bf16;
 mod copy;
 mod dense;
 mod depthwise;
+mod int8;
 mod inverted;
 mod linear;
 mod norm;

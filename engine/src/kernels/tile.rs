@@ -5,7 +5,7 @@ use crate::simd::{LANES, Simd};
 
 /// One tile's work. Pointers are good for what the other fields make of them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tile {
+pub(super) struct Tile<F = Finish> {
     /// The first pixel's source.
     pub(super) x: *const f32,
     /// Floats from a pixel's source to the next one's, where the kernel has no step of its own.
@@ -31,10 +31,28 @@ pub(super) struct Tile {
     /// From a pixel's sums to the next one's.
     pub(super) y_step: usize,
     /// What becomes of the sums.
-    pub(super) finish: Finish,
+    pub(super) finish: F,
 }
 
-impl Tile {
+/// What becomes of a tile's sums.
+pub(super) trait End: Copy + Sync {
+    /// Whether sums may stand where their outputs come, until a later tile goes on with them. Else a tile has all of its sums.
+    const RESUMES: bool;
+
+    /// The same for a panel that begins with block `block`, and for a part of its sums.
+    fn part(self, block: usize, is_first: bool, is_last: bool) -> Self;
+
+    /// Writes what becomes of a tile's sums.
+    ///
+    /// # Safety
+    /// As for [`Simd`]; the tile's `y` is good for what is written.
+    unsafe fn put<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize>(
+        tile: &Tile<Self>,
+        sums: [[S::V; BLOCKS]; PIXELS],
+    );
+}
+
+impl<F> Tile<F> {
     /// Where a pixel's sums of a block lie.
     #[inline(always)]
     unsafe fn sums<const STEP: usize>(&self, pixel: usize, block: usize) -> *mut f32 {
@@ -83,6 +101,32 @@ impl Finish {
     }
 }
 
+impl End for Finish {
+    const RESUMES: bool = true;
+
+    /// What stands there is added at once: the sums lie in its place from then on.
+    fn part(self, _: usize, is_first: bool, is_last: bool) -> Self {
+        Self { add: self.add && is_first, clamp: self.clamp.filter(|_| is_last) }
+    }
+
+    #[expect(clippy::needless_range_loop, reason = "with iterators the sums would live in memory")]
+    #[inline(always)]
+    unsafe fn put<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize>(
+        tile: &Tile<Self>,
+        sums: [[S::V; BLOCKS]; PIXELS],
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            for pixel in 0..PIXELS {
+                for block in 0..BLOCKS {
+                    let to = tile.sums::<STEP>(pixel, block);
+                    S::store(to, tile.finish.apply::<S>(sums[pixel][block], to));
+                }
+            }
+        }
+    }
+}
+
 /// What a panel's tiles ask the memory for meanwhile: the weights that follow, a part with each tile.
 ///
 /// The weights of many channels come from the third cache or from memory; the hardware foresees the lines of a panel, and not
@@ -117,7 +161,7 @@ impl<'a> Ahead<'a> {
 }
 
 /// A compiled tile.
-pub(super) type Kernel = unsafe fn(&Tile);
+pub(super) type Kernel<F = Finish> = unsafe fn(&Tile<F>);
 
 /// The step of a kernel whose pixels lie anywhere.
 pub(super) const SCATTERED: usize = usize::MAX;
@@ -126,19 +170,21 @@ pub(super) const SCATTERED: usize = usize::MAX;
 pub(super) const MOST: usize = 14;
 
 /// All tiles of an instruction set, for a step from pixel to pixel and a run of inputs: by blocks and pixels, each less one.
-pub(super) struct Kernels<S, const STEP: usize, const RUN: usize>(std::marker::PhantomData<S>);
+pub(super) struct Kernels<S, const STEP: usize, const RUN: usize, F = Finish>(std::marker::PhantomData<(S, F)>);
 
 macro_rules! row {
-    ($blocks:literal: $($pixels:literal)*) => { [$(tile::<S, $pixels, $blocks, STEP, RUN> as Kernel),*] };
+    ($blocks:literal: $($pixels:literal)*) => { [$(tile::<S, F, $pixels, $blocks, STEP, RUN> as Kernel<F>),*] };
 }
 
-impl<S: Simd, const STEP: usize, const RUN: usize> Kernels<S, STEP, RUN> {
-    pub(super) const ALL: [[Kernel; MOST]; 2] =
+impl<S: Simd, F: End, const STEP: usize, const RUN: usize> Kernels<S, STEP, RUN, F> {
+    pub(super) const ALL: [[Kernel<F>; MOST]; 2] =
         [row!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), row!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)];
 }
 
 /// `PIXELS` pixels that are `STEP` floats apart (0: as the tile says; [`SCATTERED`]), `BLOCKS` blocks, runs of `RUN` inputs.
-unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
+unsafe fn tile<S: Simd, F: End, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(
+    job: &Tile<F>,
+) {
     if PIXELS > S::TILE[BLOCKS - 1] {
         // Not compiled for this instruction set: its registers would spill. Nobody asks for it.
         return;
@@ -147,7 +193,7 @@ unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
     unsafe {
         S::run(
             #[inline(always)]
-            || sums::<S, PIXELS, BLOCKS, STEP, RUN>(job),
+            || sums::<S, F, PIXELS, BLOCKS, STEP, RUN>(job),
         );
     }
 }
@@ -155,7 +201,9 @@ unsafe fn tile<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
 // Loops over indices: with iterators the sums would live in memory.
 #[expect(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
-unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(job: &Tile) {
+unsafe fn sums<S: Simd, F: End, const PIXELS: usize, const BLOCKS: usize, const STEP: usize, const RUN: usize>(
+    job: &Tile<F>,
+) {
     // SAFETY: the caller's.
     unsafe {
         let mut sources = [0; PIXELS];
@@ -167,7 +215,7 @@ unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
             };
         }
         let mut sums = [[S::splat(0.0); BLOCKS]; PIXELS];
-        if job.resume {
+        if F::RESUMES && job.resume {
             for pixel in 0..PIXELS {
                 for block in 0..BLOCKS {
                     sums[pixel][block] = S::load(job.sums::<STEP>(pixel, block));
@@ -193,16 +241,11 @@ unsafe fn sums<S: Simd, const PIXELS: usize, const BLOCKS: usize, const STEP: us
                 for pixel in 0..PIXELS {
                     let x = S::splat(*x.add(sources[pixel] + input));
                     for block in 0..BLOCKS {
-                        sums[pixel][block] = S::fma(x, w[block], sums[pixel][block]);
+                        sums[pixel][block] = S::dot(x, w[block], sums[pixel][block]);
                     }
                 }
             }
         }
-        for pixel in 0..PIXELS {
-            for block in 0..BLOCKS {
-                let to = job.sums::<STEP>(pixel, block);
-                S::store(to, job.finish.apply::<S>(sums[pixel][block], to));
-            }
-        }
+        F::put::<S, PIXELS, BLOCKS, STEP>(job, sums);
     }
 }

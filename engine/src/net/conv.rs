@@ -31,16 +31,23 @@ pub(super) struct ConvStage {
 }
 
 /// A batch norm that has become part of weights and bias.
-struct Norm {
+pub(super) struct Norm {
     of: Folded,
     layout: Layout,
     channels: usize,
-    weights: Buffer,
-    bias: Buffer,
+    pub(super) weights: Buffer,
+    pub(super) bias: Buffer,
 }
 
 impl Norm {
-    fn prepare(&mut self, weight: ParameterId, bias: Option<ParameterId>, parameters: &Parameters) {
+    /// Behind a convolution of this shape, whose weights lie so.
+    pub(super) fn new(of: Folded, layout: Layout, shape: &Shape) -> Self {
+        let weights = Buffer::zeros(layout.len(shape.outs * shape.ins / shape.groups * shape.window.taps()));
+        let bias = Buffer::zeros(Layout::Lanes.len(shape.outs));
+        Self { of, layout, channels: shape.outs, weights, bias }
+    }
+
+    pub(super) fn prepare(&mut self, weight: ParameterId, bias: Option<ParameterId>, parameters: &Parameters) {
         let of = &self.of;
         let value = |id: ParameterId| parameters.value(id);
         self.weights.copy_from_slice(value(weight));
@@ -55,6 +62,14 @@ impl Norm {
         }
         scale(&self.layout, &mut self.weights, &factors);
     }
+}
+
+/// Says how a convolution's parameters lie, with weights in this order.
+pub(super) fn lay(op: &LayerOp, order: &Layout, layouts: &mut [Layout]) {
+    let LayerOp::Conv { weight, bias, norm, .. } = op else { unreachable!("a convolution") };
+    layouts[weight.index()] = order.clone();
+    let norms = norm.iter().flat_map(|of| [of.affine.weight, of.affine.bias, of.mean, of.variance]);
+    bias.iter().copied().chain(norms).for_each(|parameter| layouts[parameter.index()] = Layout::Lanes);
 }
 
 /// What training needs besides.
@@ -73,14 +88,8 @@ impl ConvStage {
         let (x_maps, y_maps) = (x.form.maps(), y.form.maps());
         let shape: Shape = conv_shape(op, x_maps.channels, y_maps.channels);
         let order = layout(&shape, &x_maps);
-        layouts[weight.index()] = order.clone();
-        let norms = norm.iter().flat_map(|of| [of.affine.weight, of.affine.bias, of.mean, of.variance]);
-        bias.iter().copied().chain(norms).for_each(|parameter| layouts[parameter.index()] = Layout::Lanes);
-        let folded = norm.map(|of| {
-            let weights = Buffer::zeros(order.len(shape.outs * shape.ins / shape.groups * shape.window.taps()));
-            let bias = Buffer::zeros(Layout::Lanes.len(shape.outs));
-            Norm { of, layout: order, channels: shape.outs, weights, bias }
-        });
+        lay(op, &order, layouts);
+        let folded = norm.map(|of| Norm::new(of, order, &shape));
         let residual = wiring.inputs.get(1);
         let added = residual.filter(|residual| **residual != y);
         let added = added.and_then(|residual| Pass::new(path, *residual, Into::Write(y)));

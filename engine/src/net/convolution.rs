@@ -36,7 +36,7 @@ enum Kernel {
 }
 
 /// Whether every channel is convolved by itself.
-fn is_depthwise(shape: &Shape) -> bool {
+pub(super) fn is_depthwise(shape: &Shape) -> bool {
     shape.groups > 1 && shape.groups == shape.ins && shape.groups == shape.outs
 }
 

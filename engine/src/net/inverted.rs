@@ -14,10 +14,11 @@ use super::{Precision, Purpose, Run, Size, Stage};
 /// Layers of an inverted residual.
 pub(super) const LAYERS: usize = 3;
 
-/// For each layer whether an inverted residual begins with it. What is between its layers, nobody else reads.
+/// For each layer whether an inverted residual begins with it. What is between its layers, nobody else reads, and nobody observes. Those of bytes are
+/// layers of their own.
 pub(super) fn find(graph: &Graph, layers: &[Layer], purpose: Purpose, precision: Precision) -> Vec<bool> {
     let mut begins = vec![false; layers.len()];
-    if purpose == Purpose::Train || precision != Precision::Fp32 {
+    if purpose != Purpose::Infer || precision != Precision::Fp32 {
         return begins;
     }
     let mut readers = vec![0; graph.nodes().len()];

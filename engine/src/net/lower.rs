@@ -194,9 +194,9 @@ impl Chains<'_> {
         let mut inputs = node.inputs;
         let op = match node.op {
             Op::Conv { window, groups, weight, bias } => {
-                let is_norm = |op: &Op| purpose == Purpose::Infer && matches!(op, Op::BatchNorm { .. });
+                let is_norm = |op: &Op| purpose != Purpose::Train && matches!(op, Op::BatchNorm { .. });
                 let norm = self.take(&mut output, is_norm).and_then(|op| folded(&op));
-                if purpose == Purpose::Infer {
+                if purpose != Purpose::Train {
                     inputs.extend(self.take_sum(&mut output, inputs[0]));
                 }
                 let bounds = |op: &Op| clamp(op, purpose).is_some();
@@ -230,7 +230,7 @@ fn folded(op: &Op) -> Option<Folded> {
 fn clamp(op: &Op, purpose: Purpose) -> Option<[f32; 2]> {
     match op {
         Op::Activation(Activation::Relu) => Finish::RELU.clamp,
-        Op::Activation(Activation::Relu6) if purpose == Purpose::Infer => Some([0.0, 6.0]),
+        Op::Activation(Activation::Relu6) if purpose != Purpose::Train => Some([0.0, 6.0]),
         _ => None,
     }
 }

@@ -22,6 +22,11 @@ impl Form {
         }
     }
 
+    /// Whether these are maps in blocks of channels, of floats or of bytes.
+    pub(crate) fn is_blocks(&self) -> bool {
+        matches!(self, Self::Maps(maps) if maps.lanes > 1)
+    }
+
     /// The maps, of a value that is known to have some.
     pub(crate) fn maps(&self) -> Maps {
         match self {
@@ -46,6 +51,8 @@ pub(crate) struct Need {
     pub(crate) form: Form,
     pub(crate) from: usize,
     pub(crate) until: usize,
+    /// What halos hold: zeros, or four bytes that stand for zero.
+    pub(crate) padding: u32,
     /// Whether some of it is a place of its own: one that does not begin where an example does reaches into the room of one more.
     pub(crate) has_parts: bool,
 }
@@ -57,8 +64,8 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// Places for `needs`, of `batch` examples each. A buffer is shared by needs of one form that do not overlap: so halos, which
-    /// nobody writes, stay zero.
+    /// Places for `needs`, of `batch` examples each. A buffer is shared by needs of one form and padding that do not overlap: so halos,
+    /// which nobody writes, stay as they are.
     pub(crate) fn place(&mut self, needs: &[Need], batch: usize) -> Vec<Place> {
         let mut order: Vec<usize> = (0..needs.len()).collect();
         order.sort_by_key(|index| needs[*index].from);
@@ -68,7 +75,8 @@ impl Arena {
         let mut places = vec![Place { buffer: 0, start: 0, form: Form::Row(0) }; needs.len()];
         for index in order {
             let need = &needs[index];
-            let is_free = |buffer: &Need| buffer.form == need.form && buffer.until < need.from;
+            let is_free =
+                |buffer: &Need| (buffer.form, buffer.padding) == (need.form, need.padding) && buffer.until < need.from;
             let buffer = wanted.iter().position(is_free).unwrap_or_else(|| {
                 wanted.push(*need);
                 wanted.len() - 1
@@ -77,7 +85,13 @@ impl Arena {
             wanted[buffer].has_parts |= need.has_parts;
             places[index] = Place { buffer: first + buffer, start: 0, form: need.form };
         }
-        let room = |need: &Need| Buffer::zeros((batch + usize::from(need.has_parts)) * need.form.len());
+        let room = |need: &Need| {
+            let mut room = Buffer::zeros((batch + usize::from(need.has_parts)) * need.form.len());
+            if need.padding != 0 {
+                room.fill(f32::from_bits(need.padding));
+            }
+            room
+        };
         self.buffers.extend(wanted.iter().map(room));
         places
     }

@@ -2,6 +2,7 @@
 //! where one of its terms lies. So neither copies.
 
 use crate::graph::{Graph, Op, Value};
+use crate::maps::Halo;
 use crate::simd::LANES;
 
 use super::lower::{Layer, LayerOp};
@@ -46,7 +47,7 @@ impl Parts {
 
     /// Whether this value may become a part of another.
     fn is_free(&self, plan: &Plan<'_>, value: Value, forms: &[Form]) -> bool {
-        let blocks = matches!(forms[value.index()], Form::Maps(maps) if maps.lanes == LANES);
+        let blocks = forms[value.index()].is_blocks();
         // Constants are copied as a whole.
         let computed = !matches!(plan.graph.node(value).op, Op::Constant(_));
         computed
@@ -58,7 +59,7 @@ impl Parts {
 
     fn concatenate(&mut self, plan: &Plan<'_>, layer: &Layer, forms: &[Form]) {
         let channels = |value: &Value| match forms[value.index()] {
-            Form::Maps(maps) if maps.lanes == LANES => maps.channels,
+            form if form.is_blocks() => plan.graph.shape(*value)[0],
             _ => 0,
         };
         let begins = layer.inputs.iter().scan(0, |next, input| {
@@ -86,7 +87,11 @@ impl Parts {
         let added = layer.inputs[1];
         let readers = &plan.readers[added.index()];
         let last = readers.last().is_some_and(|reader| plan.layers[*reader].output == layer.output);
-        if last && self.is_free(plan, added, forms) {
+        // The sum's halo is there from the start: what is added has it, too, or needs none.
+        let halo = |value: Value| plan.codes.padding(value);
+        let form = forms[added.index()];
+        let fits = halo(added) == halo(layer.output) || form.is_blocks() && form.maps().halo == Halo::default();
+        if last && fits && self.is_free(plan, added, forms) {
             self.0[added.index()] = Some((layer.output, 0));
         }
     }

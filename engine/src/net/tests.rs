@@ -1,5 +1,6 @@
 //! Whole networks against a scalar forward pass in `f64` and its central differences.
 
+mod int8;
 mod outputs;
 mod parts;
 mod reference;

@@ -1,11 +1,13 @@
 //! Which places each layer reads and writes.
 
 use crate::graph::{Graph, Op, Value};
+use crate::kernels::bytes;
 use crate::kernels::dense::Shape;
 use crate::maps::{Halo, Maps};
 use crate::simd::LANES;
 
 use super::Purpose;
+use super::codes::Codes;
 use super::inverted;
 use super::lower::{Layer, LayerOp};
 use super::memory::{Arena, Form, Need, Place};
@@ -55,13 +57,20 @@ pub(crate) fn conv_shape(layer: &LayerOp, input: usize, outs: usize) -> Shape {
 }
 
 /// Decides where everything lies. `inverted` tells with which layers inverted residuals begin: what is between their layers has a form, and no buffer.
-pub(crate) fn wire(graph: &Graph, layers: &[Layer], inverted: &[bool], batch: usize, purpose: Purpose) -> Wired {
-    let plan = Plan::new(graph, layers, inverted);
+pub(crate) fn wire(
+    graph: &Graph,
+    layers: &[Layer],
+    inverted: &[bool],
+    codes: &Codes,
+    batch: usize,
+    purpose: Purpose,
+) -> Wired {
+    let plan = Plan::new(graph, layers, inverted, codes);
     let mut arena = Arena::default();
     let values = plan.values(&mut arena, batch, purpose);
     let gradients = match purpose {
         Purpose::Train => plan.gradients(&mut arena, batch),
-        Purpose::Infer => vec![None; graph.nodes().len()],
+        Purpose::Infer | Purpose::Observe => vec![None; graph.nodes().len()],
     };
     let mut written = vec![false; graph.nodes().len()];
     let mut wirings = Vec::with_capacity(layers.len());
@@ -100,6 +109,7 @@ pub(super) struct Plan<'a> {
     pub(super) readers: Vec<Vec<usize>>,
     /// For each value the layer that computes it.
     maker: Vec<Option<usize>>,
+    pub(super) codes: &'a Codes,
     /// For each value whether it is between the layers of an inverted residual, and for each layer the first and the last one of its stage.
     inner: Vec<bool>,
     stages: Vec<[usize; 2]>,
@@ -109,7 +119,7 @@ pub(super) struct Plan<'a> {
 const NOWHERE: usize = usize::MAX;
 
 impl<'a> Plan<'a> {
-    fn new(graph: &'a Graph, layers: &'a [Layer], inverted: &[bool]) -> Self {
+    fn new(graph: &'a Graph, layers: &'a [Layer], inverted: &[bool], codes: &'a Codes) -> Self {
         let mut readers = vec![Vec::new(); graph.nodes().len()];
         let mut maker = vec![None; graph.nodes().len()];
         for (index, layer) in layers.iter().enumerate() {
@@ -123,7 +133,7 @@ impl<'a> Plan<'a> {
             layers[first..end].iter().for_each(|layer| inner[layer.output.index()] = true);
             stages[first..=end].fill([first, end]);
         }
-        Self { graph, layers, readers, maker, inner, stages }
+        Self { graph, layers, readers, maker, codes, inner, stages }
     }
 
     /// The first layer of a layer's stage.
@@ -147,6 +157,9 @@ impl<'a> Plan<'a> {
                 let maps = Maps::new(*channels, [*height, *width]);
                 let few = value.0 == 0 && *channels <= FEW;
                 let dense = |layer: &usize| matches!(self.layers[*layer].op, LayerOp::Conv { groups: 1, .. });
+                if self.codes.stored(value).is_some() {
+                    return Form::Maps(bytes::words(maps));
+                }
                 Form::Maps(if few && self.readers[0].iter().all(dense) { maps.planar() } else { maps })
             }
             shape => Form::Row(shape.iter().product()),
@@ -170,24 +183,26 @@ impl<'a> Plan<'a> {
         }
         let parts = match purpose {
             Purpose::Train => Parts::none(self.graph),
-            Purpose::Infer => Parts::new(self, &forms),
+            Purpose::Infer | Purpose::Observe => Parts::new(self, &forms),
         };
         let end = self.layers.len() + 1;
         let mut needs: Vec<Option<Need>> = vec![None; forms.len()];
         for value in self.placed() {
             let (whole, _) = parts.whole(value);
             let (mut from, mut until) = (0, end);
-            if purpose == Purpose::Infer {
+            if purpose != Purpose::Train {
                 from = self.maker[value.0].map_or(0, |layer| layer + 1);
                 let last = self.readers[value.0].last().map_or(0, |layer| self.stages[*layer][1] + 1);
                 until = if value == self.graph.output() { end } else { last };
             }
             let form = forms[value.0];
-            let need = needs[whole.0].get_or_insert(Need { form: forms[whole.0], from, until, has_parts: false });
+            let padding = self.codes.padding(whole);
+            let need =
+                needs[whole.0].get_or_insert(Need { form: forms[whole.0], from, until, padding, has_parts: false });
             (need.from, need.until) = (need.from.min(from), need.until.max(until));
             need.has_parts |= whole != value;
-            if let (Form::Maps(maps), Form::Maps(part)) = (&mut need.form, form) {
-                *maps = maps.with_halo(part.halo);
+            if whole != value {
+                widen(&mut need.form, form.maps().halo);
             }
         }
         let wholes: Vec<usize> = (0..forms.len()).filter(|value| needs[*value].is_some()).collect();
@@ -203,7 +218,8 @@ impl<'a> Plan<'a> {
             let (whole, first) = parts.whole(value);
             if whole != value {
                 let place = places[whole.0].expect("what has parts has a place");
-                let (maps, start) = place.form.maps().part(first, forms[value.0].maps().channels);
+                let (own, maps) = (forms[value.0].maps(), place.form.maps());
+                let (maps, start) = maps.part(first * maps.lanes / LANES, own.channels);
                 places[value.0] = Some(Place { start, form: Form::Maps(maps), ..place });
             }
         }
@@ -259,7 +275,7 @@ impl<'a> Plan<'a> {
                     maps.lanes = LANES;
                 }
                 widen(&mut form, halos[group]);
-                Need { form, from, until, has_parts: false }
+                Need { form, from, until, padding: 0, has_parts: false }
             });
             (need.from, need.until) = (need.from.min(from), need.until.max(until));
         }

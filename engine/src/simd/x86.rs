@@ -2,16 +2,23 @@
 
 use std::arch::x86_64::*;
 
-use super::{EXPONENT, Simd};
+use super::{EXPONENT, Quads, Simd};
 
-/// One register a vector. With `PAIRS` a lane of a factor is two numbers in bf16, and [`Simd::fma`] adds both products to a sum in fp32.
+/// A lane of a factor is a number.
+pub(crate) const FLOATS: u8 = 1;
+/// Two numbers in bf16; the sum of their products is in fp32.
+pub(crate) const PAIRS: u8 = 2;
+/// Four bytes, of one factor without and of the other with a sign; the sum of their products is a whole number of 32 bits.
+pub(crate) const QUADS: u8 = 4;
+
+/// One register a vector, with lanes of a product's factors as `LANE` says.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512<const PAIRS: bool>;
+pub(crate) struct Avx512<const LANE: u8>;
 
 // SAFETY of every block below: intrinsics need the features that `run`'s caller vouches for, and the pointers are the
 // caller's, good for sixteen floats.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
-impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
+impl<const LANE: u8> Simd for Avx512<LANE> {
     type V = __m512;
     type M = __mmask16;
     // As the two-source permutation wants them.
@@ -32,7 +39,17 @@ impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
         fn inside_pairs<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
-        unsafe { if PAIRS { inside_pairs(f) } else { inside(f) } }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,popcnt")]
+        fn inside_quads<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        unsafe {
+            match LANE {
+                PAIRS => inside_pairs(f),
+                QUADS => inside_quads(f),
+                _ => inside(f),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(line: *const f32) {
@@ -53,14 +70,30 @@ impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     }
     #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn dot(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe {
-            if PAIRS {
-                let pairs = |words: __m512| std::mem::transmute::<__m512, __m512bh>(words);
-                _mm512_dpbf16_ps(c, pairs(a), pairs(b))
-            } else {
-                _mm512_fmadd_ps(a, b, c)
+            match LANE {
+                PAIRS => {
+                    let pairs = |words: __m512| std::mem::transmute::<__m512, __m512bh>(words);
+                    _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+                }
+                QUADS => {
+                    let [a, b, c] = [a, b, c].map(
+                        #[inline(always)]
+                        |v| _mm512_castps_si512(v),
+                    );
+                    _mm512_castsi512_ps(_mm512_dpbusd_epi32(c, a, b))
+                }
+                _ => _mm512_fmadd_ps(a, b, c),
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn sum(sum: __m512) -> __m512 {
+        unsafe { if LANE == QUADS { _mm512_cvtepi32_ps(_mm512_castps_si512(sum)) } else { sum } }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
@@ -184,6 +217,33 @@ impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
             _mm512_storeu_si512(places.cast(), _mm512_maskz_compress_epi32(chosen, all));
             _mm512_storeu_ps(values, _mm512_maskz_compress_ps(chosen, from));
             chosen.count_ones() as usize
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason holds for all of them, above")]
+impl Quads for Avx512<QUADS> {
+    #[inline(always)]
+    unsafe fn words(channels: [__m512; 4]) -> __m512 {
+        unsafe {
+            let [a, b, c, d] = channels.map(
+                #[inline(always)]
+                |v| _mm512_cvtps_epi32(v),
+            );
+            let low = _mm512_or_epi32(a, _mm512_slli_epi32::<8>(b));
+            let high = _mm512_or_epi32(_mm512_slli_epi32::<16>(c), _mm512_slli_epi32::<24>(d));
+            _mm512_castsi512_ps(_mm512_or_epi32(low, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn turned(pixels: *const f32, count: usize) -> __m512 {
+        unsafe {
+            // Byte `i` of pixel `p` is number 16 p + i.
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x0101_0101));
+            let places = _mm512_add_epi32(places, _mm512_set1_epi32(0x3020_1000));
+            let bytes = _mm512_maskz_loadu_epi32(first(4 * count), pixels.cast());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi8(places, bytes))
         }
     }
 }

@@ -12,6 +12,7 @@ use shared::store::{Store, get_optional_json, layout};
 use tokio::sync::Notify;
 
 use self::agreement::Agreements;
+use self::calibration::Calibration;
 use self::lines::Lines;
 use self::take::Picture;
 use super::embedded::{Embedded, with_workers};
@@ -25,12 +26,13 @@ use crate::session::Session;
 use crate::words::{count, quoted};
 
 mod agreement;
+mod calibration;
 mod lines;
 mod take;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gannet classify photos/ --model squeezenet\n  gannet classify 'photos/*.jpg' one.png @list.txt --model squeezenet@3f2a91c0 --top-k 1\n  find . -name '*.webp' | gannet classify - --model squeezenet > labels.jsonl\n  gannet classify photos/ --model resnet50 --precision bf16\n  gannet classify photos/ --model tags --threshold 0.3\n  gannet classify photos/ --model squeezenet --output embedding > vectors.jsonl\n\nOne JSON line a picture: {\"image\", \"model\", \"predictions\": [{\"label\", \"index\", \"score\"}]}, {\"image\", \"model\", \"embedding\": [numbers]} or {\"image\", \"model\", \"error\": {\"code\", \"message\"}}; \"model\" is the digest of the version, the same in all of a run, and \"precision\" stands beside it with --precision bf16. A line of a list is a file, a folder or an s3:// prefix as it stands there, never a pattern."
+    after_help = "Examples:\n  gannet classify photos/ --model squeezenet\n  gannet classify 'photos/*.jpg' one.png @list.txt --model squeezenet@3f2a91c0 --top-k 1\n  find . -name '*.webp' | gannet classify - --model squeezenet > labels.jsonl\n  gannet classify photos/ --model resnet50 --precision bf16\n  gannet classify photos/ --model resnet50 --precision int8 --calibrate-on samples/\n  gannet classify photos/ --model tags --threshold 0.3\n  gannet classify photos/ --model squeezenet --output embedding > vectors.jsonl\n\nOne JSON line a picture: {\"image\", \"model\", \"predictions\": [{\"label\", \"index\", \"score\"}]}, {\"image\", \"model\", \"embedding\": [numbers]} or {\"image\", \"model\", \"error\": {\"code\", \"message\"}}; \"model\" is the digest of the version, the same in all of a run, and \"precision\" stands beside it with --precision bf16 or int8. A line of a list is a file, a folder or an s3:// prefix as it stands there, never a pattern."
 )]
 pub(super) struct Arguments {
     /// Files, folders, patterns of files, `@LIST` for a file of names, `-` for names on standard input, s3:// prefixes
@@ -54,10 +56,16 @@ pub(super) struct Arguments {
     /// Pictures a job; fewer with more than 100 labels each or embeddings, so that its result stays readable
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch_size: u32,
-    /// `bf16` is faster where processors have AVX-512 BF16, and fp32 elsewhere; two pictures of each job are computed both ways
+    /// `bf16` is faster where processors have AVX-512 BF16, `int8` where they have AVX-512 VNNI, and both are fp32 elsewhere; two pictures of each job are
+    /// computed both ways
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
-    /// With bf16: ends the run when, of at least 20 pictures, a smaller share has the same best label both ways, 0 to 1; of fewer, one more may differ
+    /// With int8: pictures like those to come, of which 32 at most tell what the network's values are like; files, folders and so on. A picture's
+    /// scores then depend on these and the model alone [default: the run's own]
+    #[arg(long, value_name = "INPUT", add = completions::inputs())]
+    calibrate_on: Vec<OsString>,
+    /// With bf16 and int8: ends the run when, of at least 20 pictures, a smaller share has the same best label both ways, 0 to 1; of fewer, one more may
+    /// differ
     #[arg(long, value_name = "SHARE", default_value_t = 0.98, allow_negative_numbers = true)]
     min_agreement: f64,
     /// Lines in the order of the input, not as they come
@@ -76,6 +84,7 @@ enum Precision {
     #[default]
     Fp32,
     Bf16,
+    Int8,
 }
 
 impl From<Precision> for contract::Precision {
@@ -83,6 +92,7 @@ impl From<Precision> for contract::Precision {
         match precision {
             Precision::Fp32 => Self::Fp32,
             Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }
@@ -147,13 +157,17 @@ impl Arguments {
         let usual = if manifest.limit(scores).is_some() { all } else { 5 };
         let top_k = self.top_k.unwrap_or(usual);
         let (threshold, precision) = (self.threshold, self.precision.into());
-        Ok(Batch { model, images: Vec::new(), top_k, threshold, scores, output, precision })
+        let (images, calibration) = (Vec::new(), Vec::new());
+        Ok(Batch { model, images, top_k, threshold, scores, output, precision, calibration })
     }
 }
 
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !(0.0..=1.0).contains(&arguments.min_agreement) {
         bail!("--min-agreement is {}: 0 to 1 is accepted", arguments.min_agreement);
+    }
+    if !arguments.calibrate_on.is_empty() && arguments.precision != Precision::Int8 {
+        bail!("--calibrate-on is for --precision int8: without it nothing is calibrated");
     }
     let session = Session::open().await?;
     let store = session.store.as_ref();
@@ -219,6 +233,11 @@ async fn label(
             Err((index, outcome)) => lines.put(index, &outcome)?,
         }
     }
+    let calibration = match arguments.precision {
+        Precision::Int8 => Calibration::of(session, run, &arguments.calibrate_on, &pending).await?,
+        Precision::Fp32 | Precision::Bf16 => Calibration::default(),
+    };
+    let wanted = &Batch { calibration: calibration.images, ..wanted.clone() };
     let job = |(number, pictures): (usize, Vec<Picture>)| {
         let indices: Vec<usize> = pictures.iter().map(|picture| picture.index).collect();
         let stamps: Vec<_> = pictures.iter().map(|picture| picture.stamp).collect();
@@ -226,12 +245,13 @@ async fn label(
         let batch = Batch { images, ..wanted.clone() };
         // The same pictures are the same job. Others are not, nor is a file that was changed: a run that is taken up
         // never gives them an old answer.
-        let digest = Digest::of(&serde_json::to_vec(&(&batch, stamps))?).to_string();
+        let digest = Digest::of(&serde_json::to_vec(&(&batch, stamps, &calibration.stamps))?).to_string();
         let id = JobId::new(format!("b{number:06}-{}", &digest[..12]))?;
         anyhow::Ok((indices, Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))
     };
     let most = Batch::most_images(wanted.output, wanted.top_k).min(arguments.batch_size as usize);
-    let batches = cut(pending, most).into_iter().enumerate().map(job);
+    let frame = FRAME + serde_json::to_vec(&wanted.calibration)?.len();
+    let batches = cut(pending, most, frame).into_iter().enumerate().map(job);
     let batches = batches.collect::<anyhow::Result<Vec<_>>>()?;
     classify(session, &arguments.embedded, run, &batches, lines).await
 }
@@ -240,8 +260,8 @@ async fn label(
 const FRAME: usize = 4 * 1024;
 
 /// Cuts the pictures into batches of at most `most`, fewer where their names are so long that a message would not hold
-/// more.
-fn cut(pictures: Vec<Picture>, most: usize) -> Vec<Vec<Picture>> {
+/// more beside what takes `frame` bytes.
+fn cut(pictures: Vec<Picture>, most: usize, frame: usize) -> Vec<Vec<Picture>> {
     let mut batches: Vec<Vec<Picture>> = Vec::new();
     let mut free = 0;
     for picture in pictures {
@@ -253,7 +273,7 @@ fn cut(pictures: Vec<Picture>, most: usize) -> Vec<Vec<Picture>> {
             }
             _ => {
                 batches.push(vec![picture]);
-                free = (MAX_MESSAGE - FRAME).saturating_sub(size);
+                free = MAX_MESSAGE.saturating_sub(frame + size);
             }
         }
     }
@@ -314,10 +334,10 @@ mod tests {
     fn batches_are_as_large_as_asked_or_as_a_message_holds() {
         let picture = |index: usize, name: &str| Picture { index, image: ImageRef::file(name, "/x"), stamp: None };
         let pictures = |count: usize, name: &str| (0..count).map(|index| picture(index, name)).collect::<Vec<_>>();
-        let sizes = |pictures, most| cut(pictures, most).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |pictures, most| cut(pictures, most, FRAME).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(pictures(7, "a"), 3), [3, 3, 1]);
-        assert!(cut(Vec::new(), 3).is_empty());
-        let long = cut(pictures(200, &"x".repeat(4_000)), 200);
+        assert!(cut(Vec::new(), 3, FRAME).is_empty());
+        let long = cut(pictures(200, &"x".repeat(4_000)), 200, FRAME);
         let bytes = |batch: &Vec<Picture>| {
             batch.iter().map(|picture| serde_json::to_vec(&picture.image).expect("plain data").len() + 1).sum::<usize>()
         };

@@ -93,8 +93,9 @@ async fn classify(session: &Session, embedded: &Embedded, table: &Table, model: 
     let asked = Asked::Classification { model: model.clone(), images: images.len() as u64 };
     RunManifest::new(run.clone(), asked).create(session.store.as_ref()).await?;
     let id = JobId::new("b0000").expect("a letter and digits");
-    let (scores, output, precision) = (None, Output::Labels, Precision::Fp32);
-    let batch = Batch { model: model.clone(), images, top_k: 3, threshold: None, scores, output, precision };
+    let (scores, output, precision, calibration) = (None, Output::Labels, Precision::Fp32, Vec::new());
+    let batch =
+        Batch { model: model.clone(), images, top_k: 3, threshold: None, scores, output, precision, calibration };
     let job = Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) };
     let kinds = [Kind::Batch];
     let results =

@@ -31,17 +31,23 @@ pub struct Batch {
     /// How the network is computed, where the worker's machine is faster with it.
     #[serde(default, skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
+    /// The pictures that int8 is calibrated on: what the network's values are like on them says what their bytes stand for. With int8, and
+    /// not without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<ImageRef>,
 }
 
-/// How the numbers of a network are multiplied. Sums are in fp32 always.
+/// How the numbers of a network are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// As they are.
     #[default]
     Fp32,
-    /// Rounded to bf16 (8 bits of precision) first, in convolutions.
+    /// Rounded to bf16 (8 bits of precision) first, in convolutions; sums are in fp32.
     Bf16,
+    /// As bytes, in convolutions, with whole sums; values between layers are bytes as far as possible.
+    Int8,
 }
 
 impl Precision {
@@ -50,6 +56,7 @@ impl Precision {
         match self {
             Self::Fp32 => "fp32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 
@@ -109,7 +116,7 @@ impl ImageRef {
 pub struct BatchOutcome {
     /// The model's digest: that of its `model.json`.
     pub model: Digest,
-    /// How it was computed: not always as the job asked, since not every machine has bf16.
+    /// How it was computed: not always as the job asked, since not every machine has bf16 or int8.
     #[serde(default, skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
     /// How it compares with fp32, where it was computed otherwise.
@@ -178,6 +185,8 @@ pub struct ImageError {
 
 /// Pictures a batch may hold.
 const MOST_IMAGES: usize = 1_000;
+/// Pictures that int8 may be calibrated on: each worker computes them in fp32 before its first batch.
+const MOST_CALIBRATION: usize = 128;
 /// Labels that a batch may ask for in all: its result is one object, read whole.
 const MOST_LABELS: usize = 100_000;
 /// Embeddings that a batch may ask for, likewise: of several thousand numbers each.
@@ -204,15 +213,22 @@ impl Batch {
                 "1 to 1000 are accepted",
             ));
         }
-        for (index, image) in self.images.iter().enumerate() {
-            if image.object.is_some() == image.file.is_some() {
-                let at = format!("batch.images[{index}]");
+        for (list, images) in [("images", &self.images), ("calibration", &self.calibration)] {
+            let is_wrong = |image: &&ImageRef| image.object.is_some() == image.file.is_some();
+            if let Some((index, image)) = images.iter().enumerate().find(|(_, image)| is_wrong(image)) {
                 return Err(Problem::new(
-                    at,
+                    format!("batch.{list}[{index}]"),
                     format!("`{}`", image.image),
                     "exactly one of `object` and `file` is accepted",
                 ));
             }
+        }
+        let (accepted, what) = match self.precision {
+            Precision::Int8 => (1..=MOST_CALIBRATION, "1 to 128 are accepted with int8"),
+            Precision::Fp32 | Precision::Bf16 => (0..=0, "none is accepted without int8"),
+        };
+        if !accepted.contains(&self.calibration.len()) {
+            return Err(Problem::new("batch.calibration", format!("{} pictures", self.calibration.len()), what));
         }
         if !(1..=1_000).contains(&self.top_k) {
             return Err(Problem::new("batch.top_k", self.top_k, "1 to 1000 is accepted"));
@@ -246,4 +262,31 @@ impl Batch {
 
 fn five() -> u32 {
     5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{Job, Work};
+
+    #[test]
+    fn int8_goes_with_pictures_to_calibrate_on_and_nothing_else_does() {
+        let job: Job =
+            serde_json::from_str(include_str!("../../golden/v1/job-int8.json")).expect("the golden file is a job");
+        let Work::Batch(batch) = job.work else { panic!("a batch") };
+        batch.check().expect("it is sound");
+        let problem = |change: &dyn Fn(&mut Batch)| {
+            let mut other = (*batch).clone();
+            change(&mut other);
+            other.check().expect_err("it is refused").to_string()
+        };
+        let none = problem(&|batch| batch.calibration.clear());
+        assert!(none.contains("batch.calibration") && none.contains("1 to 128"), "{none}");
+        let many = problem(&|batch| batch.calibration = vec![batch.images[0].clone(); MOST_CALIBRATION + 1]);
+        assert!(many.contains("1 to 128"), "{many}");
+        let other = problem(&|batch| batch.precision = Precision::Bf16);
+        assert!(other.contains("none is accepted without int8"), "{other}");
+        let both = problem(&|batch| batch.calibration[0].file = Some("/x".into()));
+        assert!(both.contains("batch.calibration[0]"), "{both}");
+    }
 }

@@ -37,8 +37,12 @@ const NETWORKS: [(&str, f64); 4] =
     [("squeezenet1_1", 0.70e9), ("mobilenet_v2", 0.60e9), ("resnet50", 8.2e9), ("inception_v3", 11.4e9)];
 
 /// Ours, and what they are told after the number of threads.
-const OURS: [(&str, &[&str]); 3] =
-    [("Gannet", &["fp32"]), ("Gannet, bf16", &["bf16"]), ("Gannet, AVX2", &["fp32", "avx2"])];
+const OURS: [(&str, &[&str]); 4] = [
+    ("Gannet", &["fp32"]),
+    ("Gannet, bf16", &["bf16"]),
+    ("Gannet, int8", &["int8"]),
+    ("Gannet, AVX2", &["fp32", "avx2"]),
+];
 
 const PEERS: [(&str, &str); 3] = [("ONNX Runtime", "ort"), ("OpenVINO", "openvino"), ("ncnn", "ncnn")];
 

@@ -146,6 +146,7 @@ impl Ours {
                 scores: None,
                 output: Output::Labels,
                 precision: Precision::Fp32,
+                calibration: Vec::new(),
             };
             let id = JobId::new(format!("{number}"))?;
             Ok(Letter::new(&Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))

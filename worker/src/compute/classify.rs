@@ -1,15 +1,16 @@
 //! Labelling pictures with a model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use engine::Purpose;
+use engine::{Purpose, Ranges};
 use serde::{Deserialize, Serialize};
 use shared::contract::{
     Agreement, Batch, ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Output, Precision,
     Prediction, Preprocessing, Scores,
 };
 
-use super::model::Model as Computed;
+use super::model::{Model as Computed, Numbers};
 use super::rows::Standard;
 use super::{Backend, ComputeError, simd, weights};
 
@@ -74,7 +75,8 @@ fn invalid(model: &Model, problem: impl std::fmt::Display) -> ComputeError {
 /// A model that is ready to label pictures.
 pub struct Classifier {
     model: Computed,
-    rounded: Rounded,
+    /// The same network in another precision, if one was asked for.
+    coarse: Option<Coarse>,
     output: Output,
     /// Of the present order.
     precision: Precision,
@@ -86,17 +88,34 @@ pub struct Classifier {
     labels: Vec<String>,
 }
 
-/// The same network in bf16.
-enum Rounded {
-    /// Nobody has asked for it yet.
-    Unknown,
-    /// Nothing would be computed in bf16: this machine, this device or this network has no use for it.
-    Useless,
-    /// Ready.
-    Ready(Box<Computed>),
+/// A network in another precision.
+struct Coarse {
+    asked: Asked,
+    /// `None` where nothing would be computed so: this machine, this device or this network has no use for it, or there is no picture to
+    /// calibrate it on.
+    network: Option<Computed>,
 }
 
-/// Pictures of each order in bf16 that are computed in fp32, too.
+/// What a network in another precision was made for.
+#[derive(PartialEq)]
+struct Asked {
+    precision: Precision,
+    /// The files that it is calibrated on, with their sizes and times: a file may change under its name.
+    calibration: Vec<(PathBuf, Option<(u64, SystemTime)>)>,
+}
+
+impl Asked {
+    fn of(precision: Precision, calibration: &[PathBuf]) -> Self {
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok()?))
+        };
+        let calibration = if precision == Precision::Int8 { calibration } else { &[] };
+        Self { precision, calibration: calibration.iter().map(|path| (path.clone(), stamp(path))).collect() }
+    }
+}
+
+/// Pictures of each order that are computed in fp32, too, where it is not the precision.
 const COMPARED: u32 = 2;
 
 impl Classifier {
@@ -112,12 +131,11 @@ impl Classifier {
             let network = Network { layers: layers.clone() };
             network.check(shape, model.labels.len()).map_err(|error| invalid(model, error))?;
         }
-        let computed = computed(model, weights, output, batch, backend, engine::Precision::Fp32)?;
+        let computed = computed(model, weights, output, batch, backend, Numbers::Fp32)?;
         let standard = Standard::new(&preprocessing.mean, &preprocessing.std, preprocessing.rescale);
         Ok(Self {
             model: computed,
-            // Embeddings are in fp32 always.
-            rounded: if output == Output::Embedding { Rounded::Useless } else { Rounded::Unknown },
+            coarse: None,
             output,
             precision: Precision::Fp32,
             agreement: Agreement::default(),
@@ -128,31 +146,64 @@ impl Classifier {
         })
     }
 
-    /// Begins an order in a precision. `model`, `weights` and `backend` are those it was loaded with: bf16 is made ready when it
-    /// is asked for first.
+    /// Begins an order in a precision. `model`, `weights` and `backend` are those it was loaded with: what is asked for first is made ready
+    /// then. Int8 is calibrated on pictures' files; those that cannot be read are left out.
     ///
     /// # Errors
     /// Those of [`Classifier::load`].
     pub fn begin(
         &mut self,
-        precision: Precision,
+        (precision, calibration): (Precision, &[PathBuf]),
         (model, weights): (&Model, &Path),
         backend: &Backend,
     ) -> Result<(), ComputeError> {
-        if precision == Precision::Bf16 && matches!(self.rounded, Rounded::Unknown) {
-            let has = matches!(backend, Backend::Engine) && simd().has_bf16();
-            let rounded =
-                has.then(|| computed(model, weights, self.output, self.batch, backend, engine::Precision::Bf16));
-            let rounded = rounded.transpose()?;
-            self.rounded = match rounded {
-                Some(rounded) if rounded.precision() == engine::Precision::Bf16 => Rounded::Ready(Box::new(rounded)),
-                _ => Rounded::Useless,
-            };
+        // Embeddings are in fp32 always.
+        let is_wanted = precision != Precision::Fp32 && self.output == Output::Labels;
+        if is_wanted && matches!(backend, Backend::Engine) {
+            let asked = Asked::of(precision, calibration);
+            if self.coarse.as_ref().is_none_or(|coarse| coarse.asked != asked) {
+                // Its memory first.
+                self.coarse = None;
+                let network = self.coarse(precision, calibration, (model, weights), backend)?;
+                self.coarse = Some(Coarse { asked, network });
+            }
         }
-        let is_ready = matches!(self.rounded, Rounded::Ready(_));
+        let is_ready = is_wanted && self.coarse.as_ref().is_some_and(|coarse| coarse.network.is_some());
         self.precision = if is_ready { precision } else { Precision::Fp32 };
         self.agreement = Agreement::default();
         Ok(())
+    }
+
+    /// The network in another precision, where it is of use.
+    fn coarse(
+        &self,
+        precision: Precision,
+        calibration: &[PathBuf],
+        (model, weights): (&Model, &Path),
+        backend: &Backend,
+    ) -> Result<Option<Computed>, ComputeError> {
+        let make = |batch, numbers: Numbers<'_>| computed(model, weights, self.output, batch, backend, numbers);
+        let (network, wanted) = match precision {
+            Precision::Bf16 if simd().has_bf16() => (make(self.batch, Numbers::Bf16)?, engine::Precision::Bf16),
+            Precision::Int8 if simd().has_int8() => {
+                // One by one: what is seen does not depend on how many are computed at once.
+                let ranges = self.ranges(calibration, make(1, Numbers::Observed)?, &PictureReader::of(model)?);
+                (make(self.batch, Numbers::Int8(&ranges))?, engine::Precision::Int8)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(network).filter(|network| network.precision() == wanted))
+    }
+
+    /// What a network's values are like on pictures, but for those that cannot be read.
+    fn ranges(&self, calibration: &[PathBuf], mut observer: Computed, reader: &PictureReader) -> Ranges {
+        let mut ranges = Ranges::new();
+        for pixels in calibration.iter().filter_map(|path| reader.read(path).ok()) {
+            let mut input = Vec::with_capacity(pixels.len());
+            self.standard.extend(&mut input, &pixels, |pixel| f32::from(*pixel));
+            observer.observe(&input, &mut ranges);
+        }
+        ranges
     }
 
     /// How the present order is computed, and how that compares with fp32 where it is not.
@@ -162,8 +213,8 @@ impl Classifier {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        let rounded = if let Rounded::Ready(rounded) = &self.rounded { rounded.bytes() } else { 0 };
-        self.model.bytes() + rounded
+        let coarse = self.coarse.as_ref().and_then(|coarse| coarse.network.as_ref());
+        self.model.bytes() + coarse.map_or(0, Computed::bytes)
     }
 
     /// The best labels of each picture, best first, or its embedding: what [`Classifier::load`] was told.
@@ -215,12 +266,13 @@ impl Classifier {
         self.logits(&input)
     }
 
-    /// The logits of pictures as the network reads them. In bf16 the first of an order are computed in fp32, too.
+    /// The logits of pictures as the network reads them. In another precision the first of an order are computed in fp32, too.
     fn logits(&mut self, input: &[f32]) -> Result<Vec<f32>, ComputeError> {
-        let (Precision::Bf16, Rounded::Ready(rounded)) = (self.precision, &mut self.rounded) else {
+        let coarse = self.coarse.as_mut().and_then(|coarse| coarse.network.as_mut());
+        let Some(coarse) = coarse.filter(|_| self.precision != Precision::Fp32) else {
             return Ok(self.model.logits(input)?);
         };
-        let logits = rounded.logits(input)?;
+        let logits = coarse.logits(input)?;
         let pictures = input.chunks_exact(self.input.iter().product()).zip(logits.chunks_exact(self.labels.len()));
         for (picture, logits) in pictures {
             if self.agreement.compared == COMPARED {
@@ -257,14 +309,14 @@ fn computed(
     output: Output,
     batch: usize,
     backend: &Backend,
-    precision: engine::Precision,
+    numbers: Numbers<'_>,
 ) -> Result<Computed, ComputeError> {
     let shape = model.config.input.as_slice();
     match &model.config.network {
         ModelNetwork::Layers(layers) => {
             let network = Network { layers: layers.clone() };
             let mut computed = match output {
-                Output::Labels => Computed::with_precision(&network, shape, batch, Purpose::Infer, backend, precision)?,
+                Output::Labels => Computed::with_numbers(&network, shape, batch, Purpose::Infer, backend, numbers)?,
                 Output::Embedding => Computed::features(&network, shape, batch, backend)?,
             };
             computed.set(&weights::read(weights, computed.parameters())?)?;
@@ -272,7 +324,7 @@ fn computed(
         }
         ModelNetwork::Onnx(_) => {
             let file = weights::mapped(weights)?;
-            Computed::of_onnx(file, shape, model.labels.len(), output, batch, backend, precision)
+            Computed::of_onnx(file, shape, model.labels.len(), output, batch, backend, numbers)
                 .map_err(|problem| invalid(model, problem))
         }
     }

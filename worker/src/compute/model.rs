@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use candle_core::{DType, Device, Result as Computed, Tensor};
-use engine::graph::Graph;
+use engine::graph::{Graph, Unfit};
 use engine::kernels::optimizer::{Rule, Step};
 use engine::kernels::softmax;
-use engine::{Mode, Precision, Purpose};
+use engine::{Mode, Precision, Purpose, Ranges};
 use rand_chacha::rand_core::Rng as _;
 use shared::contract::{Init, Network, Optimizer, Output, Parameter, Training};
 use shared::random;
@@ -32,6 +32,31 @@ pub(super) struct Model {
     outputs: usize,
 }
 
+/// How a network is to be computed, as far as the engine has kernels for it here: see [`Model::precision`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    /// In fp32.
+    Fp32,
+    /// For outputs and [`Model::observe`], in fp32.
+    Observed,
+    /// For outputs, with products in bf16.
+    Bf16,
+    /// For outputs, by bytes that stand for what was seen between these ranges.
+    Int8(&'a Ranges),
+}
+
+/// The engine's plan of a graph.
+fn plan(graph: &Graph, batch: usize, purpose: Purpose, numbers: Numbers<'_>) -> Result<Net, Unfit> {
+    let batch = batch.max(1);
+    let net = match numbers {
+        Numbers::Fp32 => engine::Net::new(graph, batch, purpose, simd()),
+        Numbers::Observed => engine::Net::new(graph, batch, Purpose::Observe, simd()),
+        Numbers::Bf16 => engine::Net::with_precision(graph, batch, purpose, simd(), Precision::Bf16),
+        Numbers::Int8(ranges) => engine::Net::quantized(graph, batch, simd(), ranges),
+    };
+    net.map(|net| Net::Engine(Box::new(net)))
+}
+
 /// What computes it.
 enum Net {
     Engine(Box<engine::Net>),
@@ -50,24 +75,24 @@ impl Model {
         purpose: Purpose,
         backend: &Backend,
     ) -> Result<Self, ComputeError> {
-        Self::with_precision(network, input, batch, purpose, backend, Precision::Fp32)
+        Self::with_numbers(network, input, batch, purpose, backend, Numbers::Fp32)
     }
 
-    /// The same in a precision, as far as the engine has kernels for it here: see [`Model::precision`].
+    /// The same, computed otherwise.
     ///
     /// # Errors
     /// Those of [`Model::new`].
-    pub(super) fn with_precision(
+    pub(super) fn with_numbers(
         network: &Network,
         input: &[usize],
         batch: usize,
         purpose: Purpose,
         backend: &Backend,
-        precision: Precision,
+        numbers: Numbers<'_>,
     ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
         let parameters = network.parameters(input).map_err(|error| invalid(&error))?;
-        Self::of_graph(graph(network, input, &parameters)?, parameters, batch, (purpose, precision), backend)
+        Self::of_graph(graph(network, input, &parameters)?, parameters, batch, (purpose, numbers), backend)
     }
 
     /// The part of a network that [`Graph::features`] computes, likewise. It has all the network's parameters.
@@ -83,14 +108,14 @@ impl Model {
         let parameters = network.parameters(input).map_err(|error| ComputeError::InvalidJob(error.to_string()))?;
         let features = graph(network, input, &parameters)?.features();
         let graph = features.ok_or_else(|| ComputeError::InvalidJob(NO_FEATURES.into()))?;
-        Self::of_graph(graph, parameters, batch, (Purpose::Infer, Precision::Fp32), backend)
+        Self::of_graph(graph, parameters, batch, (Purpose::Infer, Numbers::Fp32), backend)
     }
 
     fn of_graph(
         graph: Graph,
         parameters: Vec<Parameter>,
         batch: usize,
-        (purpose, precision): (Purpose, Precision),
+        (purpose, numbers): (Purpose, Numbers<'_>),
         backend: &Backend,
     ) -> Result<Self, ComputeError> {
         let invalid = |error: &dyn std::fmt::Display| ComputeError::InvalidJob(format!("the network's {error}"));
@@ -102,10 +127,7 @@ impl Model {
         });
         let dropouts = dropouts.collect();
         let net = match backend {
-            Backend::Engine => {
-                let net = engine::Net::with_precision(&graph, batch.max(1), purpose, simd(), precision);
-                Net::Engine(Box::new(net.map_err(|error| invalid(&error))?))
-            }
+            Backend::Engine => plan(&graph, batch, purpose, numbers).map_err(|error| invalid(&error))?,
             Backend::Candle(device) => Net::Generic(generic::Net::new(graph, device, DType::F32)?),
         };
         Ok(Self { net, parameters, dropouts, input, outputs })
@@ -127,7 +149,7 @@ impl Model {
         wanted: Output,
         batch: usize,
         backend: &Backend,
-        precision: Precision,
+        numbers: Numbers<'_>,
     ) -> Result<Self, String> {
         if !matches!(backend, Backend::Engine) {
             return Err(
@@ -137,8 +159,8 @@ impl Model {
         let size = input.get(1..3).and_then(|size| <[usize; 2]>::try_from(size).ok());
         let network = onnx::parse(file, None, &onnx::Options { size }).map_err(|error| error.to_string())?;
         let found = network.graph.shape(network.graph.input());
-        let numbers: usize = network.graph.shape(network.graph.output()).iter().product();
-        if found != input || network.output_shape != [outputs] || numbers != outputs {
+        let count: usize = network.graph.shape(network.graph.output()).iter().product();
+        if found != input || network.output_shape != [outputs] || count != outputs {
             let shapes = format!("from {found:?} to {:?}", network.output_shape);
             return Err(format!("the ONNX file goes {shapes}: from {input:?} to [{outputs}] is needed"));
         }
@@ -146,12 +168,20 @@ impl Model {
             Output::Labels => network.graph.clone(),
             Output::Embedding => network.features().ok_or(NO_FEATURES)?,
         };
-        let net = engine::Net::with_precision(&graph, batch.max(1), Purpose::Infer, simd(), precision);
-        let mut net = net.map_err(|error| error.to_string())?;
-        network.fill(&mut net).map_err(|error| error.to_string())?;
-        let (net, outputs) = (Net::Engine(Box::new(net)), graph.shape(graph.output()).iter().product());
-        let input = input.iter().product();
+        let mut net = plan(&graph, batch, Purpose::Infer, numbers).map_err(|error| error.to_string())?;
+        if let Net::Engine(net) = &mut net {
+            network.fill(net).map_err(|error| error.to_string())?;
+        }
+        let (input, outputs) = (input.iter().product(), graph.shape(graph.output()).iter().product());
         Ok(Self { net, parameters: Vec::new(), dropouts: HashMap::new(), input, outputs })
+    }
+
+    /// Computes rows and adds what the network's values are like to `ranges`; by the engine alone, with [`Numbers::Observed`].
+    pub(super) fn observe(&mut self, rows: &[f32], ranges: &mut Ranges) {
+        if let Net::Engine(net) = &mut self.net {
+            let n = fill(net, rows, self.input);
+            net.observe(n, ranges);
+        }
     }
 
     /// How its products are computed.

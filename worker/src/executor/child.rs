@@ -166,8 +166,7 @@ fn classify(
     held: &mut Held,
     teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
-    let (output, precision) = (order.wanted.output, order.precision);
-    let classifier = held.models.get(&order.model, &order.weights, output, precision, &held.backend)?;
+    let classifier = held.models.get(order, &held.backend)?;
     teller.has_loaded();
     let mut outcomes = Vec::new();
     for chunk in pictures {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use shared::contract::{Model, Output, Precision};
+use shared::contract::{Model, Output};
 
+use super::wire::Classify;
 use crate::compute::{Backend, Classifier, ComputeError};
 
 /// Loaded models.
@@ -47,15 +48,10 @@ impl Models {
         Self { loaded: Vec::new(), room, sizes: HashMap::new() }
     }
 
-    /// The model, ready for an order in this precision.
-    pub(super) fn get(
-        &mut self,
-        model: &Model,
-        weights: &PathBuf,
-        output: Output,
-        precision: Precision,
-        backend: &Backend,
-    ) -> Result<&mut Classifier, ComputeError> {
+    /// The order's model, ready for it.
+    pub(super) fn get(&mut self, order: &Classify, backend: &Backend) -> Result<&mut Classifier, ComputeError> {
+        let Classify { model, weights, precision, calibration, .. } = order;
+        let output = order.wanted.output;
         // The manifest too: two models may share their weights and differ in their labels.
         let is_wanted =
             |loaded: &Loaded| loaded.weights == *weights && loaded.output == output && loaded.model == *model;
@@ -69,8 +65,8 @@ impl Models {
             }
         };
         let before = loaded.bytes();
-        // In bf16 it is a second network, which is made now if this is the first time.
-        loaded.classifier.begin(precision, (model, weights), backend)?;
+        // In another precision than fp32 it is a second network, which is made now if this is the first time.
+        loaded.classifier.begin((*precision, calibration), (model, weights), backend)?;
         let bytes = loaded.bytes();
         if known.is_none() || bytes != before {
             self.make_room(bytes);
@@ -107,8 +103,10 @@ impl Models {
 mod tests {
     use candle_core::{DType, Device, Tensor};
     use serde_json::json;
+    use shared::contract::{Precision, Scores};
 
     use super::*;
+    use crate::compute::Wanted;
 
     const INPUTS: usize = 3 * 32 * 32;
     const UNITS: usize = 64;
@@ -130,22 +128,26 @@ mod tests {
         (serde_json::from_value(model).expect("a model"), weights)
     }
 
+    fn order((model, weights): &(Model, PathBuf)) -> Classify {
+        let wanted = Wanted { output: Output::Labels, scores: Scores::Softmax, top_k: 1, threshold: None };
+        let (model, weights, precision) = (model.clone(), weights.clone(), Precision::Fp32);
+        Classify { model, weights, images: Vec::new(), wanted, precision, calibration: Vec::new() }
+    }
+
     #[test]
     fn what_was_not_used_for_longest_goes_when_there_is_no_room() {
         let folder = tempfile::tempdir().expect("a folder");
         let all = ["a", "b", "c"].map(|name| model(&folder, name));
         let each = {
             let mut models = Models::with_room(u64::MAX);
-            let (model, weights) = &all[0];
-            models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded").bytes()
-                as u64
+            models.get(&order(&all[0]), &Backend::Engine).expect("loaded").bytes() as u64
         };
         let file = (INPUTS * UNITS * size_of::<f32>()) as u64;
         assert!(each >= file, "{each} bytes are held of {file} of weights");
         let mut models = Models::with_room(2 * each + each / 2);
         let mut use_one = |name: &str| {
-            let (model, weights) = &all[usize::from(name.as_bytes()[0] - b'a')];
-            models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded");
+            let wanted = &all[usize::from(name.as_bytes()[0] - b'a')];
+            models.get(&order(wanted), &Backend::Engine).expect("loaded");
             let held: u64 = models.loaded.iter().map(Loaded::bytes).sum();
             assert!(held <= models.room, "{held} bytes where {} have room", models.room);
             models.loaded.iter().map(|loaded| loaded.model.name.to_string()).collect::<Vec<_>>().concat()
@@ -158,8 +160,7 @@ mod tests {
         assert_eq!(held, ["ca", "ab", "ba", "ac", "ca", "ac", "cb", "ba"]);
         // One that has no room at all is held alone.
         models.room = each / 2;
-        let (model, weights) = &all[2];
-        models.get(model, weights, Output::Labels, Precision::Fp32, &Backend::Engine).expect("loaded");
+        models.get(&order(&all[2]), &Backend::Engine).expect("loaded");
         assert_eq!(models.loaded.len(), 1);
     }
 }

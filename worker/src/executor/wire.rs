@@ -57,6 +57,8 @@ pub struct Classify {
     pub wanted: Wanted,
     /// How to compute, where this machine is faster with it.
     pub precision: Precision,
+    /// The pictures that int8 is calibrated on.
+    pub calibration: Vec<PathBuf>,
 }
 
 /// From the executor.

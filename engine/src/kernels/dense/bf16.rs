@@ -26,6 +26,7 @@ impl Forward {
     /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`, both in fp32. `None` where the machine has no such products, for
     /// groups, and for planar inputs.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
+        assert_eq!(y.lanes, LANES, "outputs in blocks");
         if !path.has_bf16() || shape.groups > 1 || x.lanes != LANES {
             return None;
         }
@@ -109,7 +110,7 @@ impl Forward {
             );
         });
         #[cfg(target_arch = "x86_64")]
-        self.gather.run::<crate::simd::Avx512<true>>(
+        self.gather.run::<crate::simd::Avx512<{ crate::simd::PAIRS }>, _>(
             0..self.gather.phase.count[0],
             words,
             bias,
@@ -128,7 +129,7 @@ fn vectors(f: impl FnOnce()) {
     // SAFETY: `Forward::new` has seen that it has these instructions.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        <crate::simd::Avx512<true> as crate::simd::Simd>::run(f);
+        <crate::simd::Avx512<{ crate::simd::PAIRS }> as crate::simd::Simd>::run(f);
     }
     #[cfg(not(target_arch = "x86_64"))]
     f();

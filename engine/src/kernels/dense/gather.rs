@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::phase::Phase;
 use crate::kernels::packing::{Packing, RUN, Slot};
-use crate::kernels::tile::{Ahead, Finish, Kernel, Kernels, MOST, SCATTERED, Tile};
+use crate::kernels::tile::{Ahead, End, Finish, Kernel, Kernels, MOST, SCATTERED, Tile};
 use crate::maps::Maps;
 use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Simd};
@@ -25,7 +25,7 @@ pub(super) struct Gather {
     /// For each panel its blocks and the places of its runs, from a pixel's source.
     panels: Vec<Panel>,
     pub(super) x: Maps,
-    y: Maps,
+    pub(super) y: Maps,
     /// Where the first output's source begins.
     source: usize,
     /// Every output's source and place, from the first ones, row by row; empty where tiles are cut row by row.
@@ -63,7 +63,7 @@ impl Gather {
     pub(super) fn new(phase: Phase, packing: Packing, x: Maps, y: Maps, tile: [usize; 2]) -> Self {
         assert!(x.halo == x.halo.union(phase.halo(x.size)), "zeros around the source");
         let right = phase.first[1] + (phase.count[1] - 1) * phase.step[1];
-        assert!(y.lanes == LANES && y.blocks() == packing.blocks() && right < y.size[1], "maps for all outputs");
+        assert!(y.blocks() == packing.blocks() && right < y.size[1], "maps for all outputs");
         let top = [0, 1].map(|axis| phase.taps.iter().map(|(_, place)| place[axis]).min().unwrap_or(0));
         let source = x.at(0, top[0], top[1]);
         let place = |slot: Slot| {
@@ -101,18 +101,18 @@ impl Gather {
     /// Floats from an output to that of the next row and column.
     fn steps(&self) -> [usize; 2] {
         let [down, right] = self.phase.step;
-        [down * self.y.row(), right * LANES]
+        [down * self.y.row(), right * self.y.lanes]
     }
 
     /// Adds up some rows of one example; the first of them is the first row of `y`, which may end with the last one's outputs.
-    pub(super) fn run<S: Simd>(
+    pub(super) fn run<S: Simd, F: Tiles<S>>(
         &self,
         wanted: Range<usize>,
         weights: &[f32],
         bias: Option<&[f32]>,
         x: &[f32],
         y: &mut [f32],
-        finish: Finish,
+        finish: F,
     ) {
         if wanted.is_empty() {
             return;
@@ -121,7 +121,7 @@ impl Gather {
         assert!(wanted.end <= self.phase.count[0] && last < self.y.size[0], "rows of the maps");
         let [down, right] = self.steps();
         let first = self.y.at(self.packing.blocks() - 1, self.phase.first[0] as isize, self.phase.first[1] as isize);
-        let end = first + (wanted.len() - 1) * down + (self.phase.count[1] - 1) * right + LANES;
+        let end = first + (wanted.len() - 1) * down + (self.phase.count[1] - 1) * right + self.y.lanes;
         assert!(x.len() >= self.x.len() && y.len() >= end, "maps of the planned size");
         assert!(weights.len() >= self.packing.len(), "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.packing.blocks() * LANES), "a bias for every lane");
@@ -135,11 +135,11 @@ impl Gather {
         let y = Columns::new(&mut y[..end], end);
         let (panels, threads) = (self.panels.len(), team::threads());
         if threads == 1 {
-            self.area::<S>(&self.panels, &area, weights, bias, x, &y, finish);
+            self.area::<S, F>(&self.panels, &area, weights, bias, x, &y, finish);
         } else if panels >= 4 * threads {
             // Each thread has weights of its own, and finds them in its cache.
             parallel::each(panels, |panel| {
-                self.area::<S>(&self.panels[panel..=panel], &area, weights, bias, x, &y, finish);
+                self.area::<S, F>(&self.panels[panel..=panel], &area, weights, bias, x, &y, finish);
             });
         } else {
             let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
@@ -147,14 +147,14 @@ impl Gather {
                 let mut area = area.clone();
                 *(if area.flat { &mut area.columns } else { &mut area.rows }) =
                     cut.start + part.start..cut.start + part.end;
-                self.area::<S>(&self.panels, &area, weights, bias, x, &y, finish);
+                self.area::<S, F>(&self.panels, &area, weights, bias, x, &y, finish);
             });
         }
     }
 
     /// Some outputs of some panels.
     #[expect(clippy::too_many_arguments, reason = "operands of a sum")]
-    fn area<S: Simd>(
+    fn area<S: Simd, F: Tiles<S>>(
         &self,
         panels: &[Panel],
         area: &Area,
@@ -162,12 +162,12 @@ impl Gather {
         bias: Option<&[f32]>,
         x: &[f32],
         y: &Columns<'_>,
-        finish: Finish,
+        finish: F,
     ) {
         let phase = &self.phase;
-        let kernels = self.kernels::<S>();
         let [x_row, x_step] = self.source_steps();
         let [y_row, y_step] = self.steps();
+        let kernels = F::of(if self.places.is_empty() { x_step } else { SCATTERED }, self.packing.run());
         let Area { rows, columns, first_row: top, .. } = area.clone();
         // Rows whose sources stay in the cache while all weights pass.
         let row_bytes = x_row * 4 * self.x.blocks();
@@ -176,12 +176,13 @@ impl Gather {
         } else {
             ((CHUNK / row_bytes).clamp(1, rows.len()), columns.len())
         };
+        let depth = if F::RESUMES { DEPTH } else { usize::MAX };
         let y_first = self.y.at(0, phase.first[0] as isize, phase.first[1] as isize);
         for first_row in rows.clone().step_by(chunk_rows) {
             for first_column in columns.clone().step_by(chunk_columns) {
                 let width = chunk_columns.min(columns.end - first_column);
                 let rows = first_row..rows.end.min(first_row + chunk_rows);
-                let mut passes = panels.iter().flat_map(|panel| self.passes(panel)).peekable();
+                let mut passes = panels.iter().flat_map(|panel| self.passes(panel, depth)).peekable();
                 while let Some(Pass { panel, runs }) = passes.next() {
                     let most = S::TILE[panel.blocks - 1];
                     let tiles = width.div_ceil(most);
@@ -190,8 +191,7 @@ impl Gather {
                     let mut ahead = Ahead::new(next.map(|range| &weights[range]), tiles * rows.len());
                     let [own, beside] = self.weights_of(&Pass { panel, runs: runs.clone() });
                     let (is_first, is_last) = (runs.start == 0, runs.end == panel.offsets.len());
-                    // What stands there is added at once: the sums lie in its place from then on.
-                    let finish = Finish { add: finish.add && is_first, clamp: finish.clamp.filter(|_| is_last) };
+                    let finish = finish.part(panel.block, is_first, is_last);
                     for row in rows.clone() {
                         for tile in 0..tiles {
                             let (start, end) = (width * tile / tiles, width * (tile + 1) / tiles);
@@ -228,10 +228,10 @@ impl Gather {
         }
     }
 
-    /// A panel's runs in even parts, each of at most [`DEPTH`] bytes of weights; one where there is nothing to sum up.
-    fn passes<'a>(&self, panel: &'a Panel) -> impl Iterator<Item = Pass<'a>> + use<'a> {
+    /// A panel's runs in even parts, each of at most so many bytes of weights; one where there is nothing to sum up.
+    fn passes<'a>(&self, panel: &'a Panel, depth: usize) -> impl Iterator<Item = Pass<'a>> + use<'a> {
         let count = panel.offsets.len();
-        let parts = (count * panel.blocks * self.packing.run() * LANES * 4).div_ceil(DEPTH).max(1);
+        let parts = (count * panel.blocks * self.packing.run() * LANES * 4).div_ceil(depth).max(1);
         (0..parts).map(move |part| Pass { panel, runs: count * part / parts..count * (part + 1) / parts })
     }
 
@@ -247,22 +247,6 @@ impl Gather {
         })
     }
 
-    fn kernels<S: Simd>(&self) -> [[Kernel; MOST]; 2] {
-        let [_, step] = self.source_steps();
-        if !self.places.is_empty() {
-            return Kernels::<S, SCATTERED, RUN>::ALL;
-        }
-        match (step, self.packing.run()) {
-            (16, RUN) => Kernels::<S, 16, RUN>::ALL,
-            (32, RUN) => Kernels::<S, 32, RUN>::ALL,
-            (8, RUN) => Kernels::<S, 8, RUN>::ALL,
-            (_, RUN) => Kernels::<S, 0, RUN>::ALL,
-            (1, _) => Kernels::<S, 1, 1>::ALL,
-            (2, _) => Kernels::<S, 2, 1>::ALL,
-            _ => Kernels::<S, 0, 1>::ALL,
-        }
-    }
-
     /// Whether all rows are one long row: a kernel of one tap on maps without halos.
     fn is_one_row(&self) -> bool {
         let phase = &self.phase;
@@ -271,6 +255,27 @@ impl Gather {
             && phase.count == self.x.size
             && phase.count == self.y.size
             && self.x.row() == self.x.size[1] * self.x.lanes
-            && self.y.row() == self.y.size[1] * LANES
+            && self.y.row() == self.y.size[1] * self.y.lanes
+    }
+}
+
+/// A tile's end with the tiles that are compiled for it.
+pub(super) trait Tiles<S: Simd>: End {
+    /// Those for sources of outputs that are so many floats apart, or [`SCATTERED`], and runs of so many inputs.
+    fn of(step: usize, run: usize) -> [[Kernel<Self>; MOST]; 2];
+}
+
+impl<S: Simd> Tiles<S> for Finish {
+    fn of(step: usize, run: usize) -> [[Kernel<Self>; MOST]; 2] {
+        match (step, run) {
+            (16, RUN) => Kernels::<S, 16, RUN>::ALL,
+            (32, RUN) => Kernels::<S, 32, RUN>::ALL,
+            (8, RUN) => Kernels::<S, 8, RUN>::ALL,
+            (SCATTERED, RUN) => Kernels::<S, SCATTERED, RUN>::ALL,
+            (_, RUN) => Kernels::<S, 0, RUN>::ALL,
+            (1, _) => Kernels::<S, 1, 1>::ALL,
+            (2, _) => Kernels::<S, 2, 1>::ALL,
+            _ => Kernels::<S, 0, 1>::ALL,
+        }
     }
 }

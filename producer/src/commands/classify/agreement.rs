@@ -1,4 +1,4 @@
-//! How often a run in bf16 gives pictures the best label that they have in fp32, as far as its results tell.
+//! How often a run in bf16 or int8 gives pictures the best label that they have in fp32, as far as its results tell.
 
 use anyhow::bail;
 use shared::contract::{Agreement, BatchOutcome, Precision};
@@ -85,8 +85,9 @@ impl Agreements {
         }
         let name = self.asked.as_str();
         if self.full == self.batches {
+            let or = if self.asked == Precision::Int8 { ", or no picture to calibrate on can be read" } else { "" };
             return Some(format!(
-                "note: all was computed in fp32: nothing is faster in {name} on these workers with this model"
+                "note: all was computed in fp32: nothing is faster in {name} on these workers with this model{or}"
             ));
         }
         let mut said = format!(

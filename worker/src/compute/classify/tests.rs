@@ -192,7 +192,7 @@ fn where_nothing_is_multiplied_in_bf16_it_is_fp32() {
     weights::write(&weights, &[("1.weight".into(), zeros)], None).expect("a file");
     let mut classifier = Classifier::load(&linear, &weights, Output::Labels, &Backend::Engine).expect("a classifier");
     let alone = classifier.bytes();
-    classifier.begin(Precision::Bf16, (&linear, &weights), &Backend::Engine).expect("ready");
+    classifier.begin((Precision::Bf16, &[]), (&linear, &weights), &Backend::Engine).expect("ready");
     assert_eq!((classifier.precision(), classifier.bytes()), ((Precision::Fp32, None), alone));
 }
 

@@ -58,7 +58,7 @@ fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
     let mut whole = Whole::load(&model, &path).expect("a model");
     let before = (whole.classify(&images, 10, 0.0), whole.classifier.bytes());
     let begin = |whole: &mut Whole, precision| {
-        whole.classifier.begin(precision, (&model, &path), &Backend::Engine).expect("ready");
+        whole.classifier.begin((precision, &[]), (&model, &path), &Backend::Engine).expect("ready");
     };
     begin(&mut whole, Precision::Bf16);
     let rounded = whole.classify(&images, 10, 0.0);
@@ -81,6 +81,50 @@ fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
     begin(&mut whole, Precision::Fp32);
     assert_eq!(whole.classify(&images, 10, 0.0), before.0);
     assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+}
+
+#[test]
+fn in_int8_it_is_calibrated_and_nothing_is_left_behind() {
+    let path = file("mobilenet_v3-13.onnx");
+    let folder = tempfile::tempdir().expect("a folder");
+    let images: Vec<(String, PathBuf)> = (1..=6_u32)
+        .map(|number| {
+            let picture = folder.path().join(number.to_string());
+            let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * number) as u8, (x * y % 256) as u8]);
+            let image = RgbImage::from_fn(64, 64, pixel);
+            image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
+            (number.to_string(), picture)
+        })
+        .collect();
+    let model = model(10);
+    let mut whole = Whole::load(&model, &path).expect("a model");
+    let before = whole.classify(&images, 10, 0.0);
+    let files: Vec<PathBuf> = images.iter().map(|(_, path)| path.clone()).collect();
+    let begin = |whole: &mut Whole, asked: (Precision, &[PathBuf])| {
+        whole.classifier.begin(asked, (&model, &path), &Backend::Engine).expect("ready");
+    };
+    begin(&mut whole, (Precision::Int8, &files[..]));
+    let found = whole.classify(&images, 10, 0.0);
+    if Simd::best().has_int8() {
+        let (precision, agreement) = whole.classifier.precision();
+        assert_eq!((precision, agreement.map(|agreement| agreement.compared)), (Precision::Int8, Some(2)));
+        assert_ne!(found, before);
+        // Another precision takes its place; back in int8 it is calibrated to the same bits.
+        begin(&mut whole, (Precision::Bf16, &[]));
+        whole.classify(&images, 10, 0.0);
+        begin(&mut whole, (Precision::Int8, &files[..]));
+        assert_eq!(whole.classify(&images[2..3], 10, 0.0), found[2..3], "alone");
+        // A file that was changed under its name is looked at again.
+        let white = RgbImage::from_pixel(64, 64, Rgb([255; 3]));
+        white.save_with_format(&files[0], image::ImageFormat::Png).expect("a picture");
+        begin(&mut whole, (Precision::Int8, &files[..]));
+        assert_ne!(whole.classify(&images[2..3], 10, 0.0), found[2..3]);
+    } else {
+        assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+        assert_eq!(found, before);
+    }
+    begin(&mut whole, (Precision::Fp32, &[]));
+    assert_eq!(whole.classify(&images[1..], 10, 0.0), before[1..]);
 }
 
 #[test]

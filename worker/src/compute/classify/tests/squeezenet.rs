@@ -47,26 +47,36 @@ fn data() -> Option<PathBuf> {
     here.ancestors().map(|folder| folder.join("shared/data")).find(|data| data.join("squeezenet1_1").is_dir())
 }
 
+/// The network's manifest for pictures of `side` by `side` pixels, cut out of ones whose shorter edge has 8/7 of these, and its weights.
+fn pretrained(data: &Path, side: usize) -> (Model, PathBuf) {
+    let labels = std::fs::read_to_string(data.join("squeezenet1_1/labels.txt")).expect("labels");
+    let model = serde_json::from_value(json!({
+        "name": "squeezenet", "config": {"input": [3, side, side], "network": {"layers": network()}},
+        "preprocessing": {
+            "resize": {"shortest_edge": side * 8 / 7}, "filter": "bilinear", "rescale": 1.0,
+            "mean": [123.0, 117.0, 104.0], "std": [1.0, 1.0, 1.0]
+        },
+        "labels": labels.lines().collect::<Vec<_>>(),
+        "weights": {"key": "w", "sha256": "0".repeat(64)}
+    }));
+    (model.expect("a model"), data.join("squeezenet1_1/model.safetensors"))
+}
+
+/// The pictures with the five best labels that are expected of each.
+fn photographs(data: &Path) -> BTreeMap<String, Vec<Prediction>> {
+    let expected = std::fs::read_to_string(data.join("images/expected-top5.json")).expect("labels");
+    serde_json::from_str(&expected).expect("labels")
+}
+
 /// Every picture's labels, all thousand, and the five that are expected; nothing where the data is not there.
 fn outcomes(test: &str) -> Vec<(ImageOutcome, Vec<Prediction>)> {
     let Some(data) = data() else {
         eprintln!("SKIPPED {test}: ../shared/data/squeezenet1_1 is not there");
         return Vec::new();
     };
-    let labels = std::fs::read_to_string(data.join("squeezenet1_1/labels.txt")).expect("labels");
-    let model = serde_json::from_value(json!({
-        "name": "squeezenet", "config": {"input": [3, 224, 224], "network": {"layers": network()}},
-        "preprocessing": {
-            "resize": {"shortest_edge": 256}, "filter": "bilinear", "rescale": 1.0,
-            "mean": [123.0, 117.0, 104.0], "std": [1.0, 1.0, 1.0]
-        },
-        "labels": labels.lines().collect::<Vec<_>>(),
-        "weights": {"key": "w", "sha256": "0".repeat(64)}
-    }));
-    let weights = data.join("squeezenet1_1/model.safetensors");
-    let mut classifier = Whole::load(&model.expect("a model"), &weights).expect("a classifier");
-    let expected = std::fs::read_to_string(data.join("images/expected-top5.json")).expect("labels");
-    let expected: BTreeMap<String, Vec<Prediction>> = serde_json::from_str(&expected).expect("labels");
+    let (model, weights) = pretrained(&data, 224);
+    let mut classifier = Whole::load(&model, &weights).expect("a classifier");
+    let expected = photographs(&data);
     let images: Vec<_> = expected.keys().map(|name| (name.clone(), data.join("images").join(name))).collect();
     assert!(images.len() > 10);
     let start = std::time::Instant::now();
@@ -93,4 +103,68 @@ fn a_pretrained_network_gives_the_known_labels_and_scores() {
         assert_eq!(predictions(&outcome)[0].index, expected[0].index, "the best of {}", outcome.image);
     }
     eprintln!("the scores are at most {furthest:.5} apart");
+}
+
+/// Nine parts of every photograph, each two thirds as high and wide.
+fn parts(data: &Path, folder: &Path) -> Vec<(String, PathBuf)> {
+    const WHOLE: usize = 336;
+    const PART: u32 = 224;
+    let reader = PictureReader::of(&pretrained(data, WHOLE).0).expect("a reader");
+    let mut parts = Vec::new();
+    for name in photographs(data).into_keys() {
+        let planes = reader.read(&data.join("images").join(&name)).expect("a picture");
+        for part in 0..9 {
+            let [left, top] = [part % 3, part / 3].map(|at| at * (WHOLE - PART as usize) / 2);
+            let pixel = |x: u32, y: u32| {
+                let at = (top + y as usize) * WHOLE + left + x as usize;
+                Rgb([0, 1, 2].map(|channel| planes[channel * WHOLE * WHOLE + at]))
+            };
+            let path = folder.join(format!("{name}-{part}"));
+            let cut = RgbImage::from_fn(PART, PART, pixel);
+            cut.save_with_format(&path, image::ImageFormat::Bmp).expect("a picture");
+            parts.push((format!("{name}-{part}"), path));
+        }
+    }
+    parts
+}
+
+#[test]
+fn int8_mostly_sees_what_fp32_sees() {
+    const TEST: &str = "int8_mostly_sees_what_fp32_sees";
+    let Some(data) = data() else {
+        eprintln!("SKIPPED {TEST}: ../shared/data/squeezenet1_1 is not there");
+        return;
+    };
+    if !simd().has_int8() {
+        eprintln!("SKIPPED {TEST}: it needs AVX-512 VNNI and VBMI");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let parts = parts(&data, folder.path());
+    // Others than those that are compared.
+    let calibration: Vec<PathBuf> = parts.iter().step_by(3).map(|(_, path)| path.clone()).collect();
+    let compared: Vec<_> =
+        parts.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, part)| part.clone()).collect();
+    let (model, weights) = pretrained(&data, 224);
+    let mut whole = Whole::load(&model, &weights).expect("a classifier");
+    let full = whole.classify(&compared, 1, 0.0);
+    let begin = |whole: &mut Whole, calibration: &[PathBuf]| {
+        let asked = (Precision::Int8, calibration);
+        whole.classifier.begin(asked, (&model, &weights), &Backend::Engine).expect("ready");
+    };
+    begin(&mut whole, &calibration);
+    let short = whole.classify(&compared, 1, 0.0);
+    assert_eq!(whole.classifier.precision().0, Precision::Int8);
+    let best = |outcome: &ImageOutcome| predictions(outcome)[0].index;
+    let agreed = full.iter().zip(&short).filter(|(full, short)| best(full) == best(short)).count();
+    eprintln!("{agreed} of {} have the same best label", compared.len());
+    assert!(agreed * 100 >= compared.len() * 90, "{agreed} of {}", compared.len());
+    // The same pictures to calibrate on, the same bits; others, others. Files that are no pictures say nothing.
+    begin(&mut whole, &calibration[..8]);
+    assert_ne!(whole.classify(&compared, 1, 0.0), short);
+    begin(&mut whole, &[calibration.clone(), vec![weights.clone()]].concat());
+    assert_eq!(whole.classify(&compared, 1, 0.0), short);
+    begin(&mut whole, std::slice::from_ref(&weights));
+    assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
+    assert_eq!(whole.classify(&compared, 1, 0.0), full);
 }
