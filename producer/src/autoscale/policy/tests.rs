@@ -172,6 +172,17 @@ fn an_alarm_of_the_broker_ends_and_starts_nobody() {
 }
 
 #[test]
+fn an_alarm_of_any_length_doubles_nobody() {
+    for (begins, lasts) in (0..10).flat_map(|n| (1..40).map(move |seconds| (s(20) + ms(500 * n), s(seconds)))) {
+        let trouble = Trouble { alarm: Some((begins, begins + lasts)), ..Trouble::default() };
+        let outcome =
+            World::new(vec![Pool::new("all", 8)], None, jobs(2, Kind::Trial, s(10), s(90)), trouble).finish(s(120));
+        check("alarm", &outcome, 8);
+        assert_eq!(outcome.starts, 2, "from {begins:?} for {lasts:?}: {outcome:?}");
+    }
+}
+
+#[test]
 fn workers_that_start_in_an_alarm_are_not_multiplied() {
     let trouble = Trouble { alarm: Some((s(20), s(300))), ..Trouble::default() };
     let outcome =
