@@ -105,9 +105,13 @@ impl Scaler {
                 false => self.was_refused(&error),
             };
             tracing::debug!(%error, "the queue is not seen");
-            self.report.unseen(&error.to_string());
-            let turn = self.policy.decide(self.now(), None);
-            self.tell(&turn);
+            if self.queue.as_ref().is_some_and(|queue| queue.is_blocked()) {
+                self.is_blocked();
+            } else {
+                self.report.unseen(&error.to_string());
+                let turn = self.policy.decide(self.now(), None);
+                self.tell(&turn);
+            }
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {}
@@ -152,13 +156,15 @@ impl Scaler {
                 () = stop.cancelled() => return Ok(()),
                 word = heartbeats.next() => self.hear(&word?),
                 _ = ticks.tick() => {
-                    if queue.is_blocked() {
+                    let depths = tokio::select! {
+                        biased;
+                        () = until_blocked(queue.as_ref()) => None,
+                        depths = queue.depths_of(&self.options.kinds) => Some(depths?),
+                        () = stop.cancelled() => return Ok(()),
+                    };
+                    let Some(depths) = depths else {
                         self.is_blocked();
                         continue;
-                    }
-                    let depths = tokio::select! {
-                        depths = queue.depths_of(&self.options.kinds) => depths?,
-                        () = stop.cancelled() => return Ok(()),
                     };
                     // Never left in the middle: what was begun is known to be begun.
                     self.turn(queue.as_ref(), &depths).await?;
@@ -174,6 +180,10 @@ impl Scaler {
             None => open_at(&with_small_frames(&self.place)).await?,
         };
         self.queue = Some(Arc::clone(&queue));
+        // A connection that is blocked answers nothing.
+        while queue.is_blocked() {
+            sleep(self.options.every).await;
+        }
         let heartbeats = queue.heartbeats().await?;
         // Who works, and at what, is known at once.
         queue.publish_control(&Control::Report).await?;
@@ -276,6 +286,13 @@ impl Scaler {
             }
         }
         Ok(())
+    }
+}
+
+/// Waits until the broker takes no messages: then it reads nothing more of this connection, and answers nothing.
+async fn until_blocked(queue: &dyn Queue) {
+    while !queue.is_blocked() {
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
