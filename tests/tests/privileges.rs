@@ -150,9 +150,9 @@ async fn the_same_users_serve_fleets_of_two_contracts() {
             let mut worker = fleet.worker_with(contract, &[spoken, ("GANNET_AMQP_URL", worker.as_str())])?;
             let mut env = fleet.env();
             env.retain(|(variable, _)| variable != "GANNET_AMQP_URL");
-            env.extend(
-                [spoken, ("GANNET_AMQP_URL", producer.as_str())].map(|(name, value)| (name.into(), value.into())),
-            );
+            for (variable, value) in [spoken, ("GANNET_AMQP_URL", producer.as_str())] {
+                env.push((variable.to_owned(), value.to_owned()));
+            }
             let args = ["tune", "study.toml", "--run", contract];
             Process::start("gannet", "gannet", &args, &env, fleet.path())?.succeed(LIMIT).await?;
             fleet.each_trial_once(contract, 4)?;

@@ -134,7 +134,8 @@ survives_a_cut() {
 }
 
 no_worker_connected() {
-  ! docker exec "$(container rabbitmq)" rabbitmqctl --quiet list_connections user | grep -qx worker
+  local users
+  users=$(docker exec "$(container rabbitmq)" rabbitmqctl --quiet list_connections user) && ! grep -qx worker <<<"$users"
 }
 
 is_well_and_keeps_its_secrets() {
