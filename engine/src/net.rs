@@ -20,6 +20,8 @@ mod pooled;
 mod pools;
 mod ranges;
 mod simple;
+mod stage;
+mod training;
 mod wiring;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,16 +29,14 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::burst;
-use crate::graph::{Graph, Op, Unfit, Value};
-use crate::kernels::optimizer::{Rule, Step};
+use crate::graph::{Graph, Unfit, Value};
 use crate::parallel::{self, Space};
 use crate::simd::Path;
 
 use codes::Codes;
-use lower::{Layer, LayerOp};
 use memory::{Arena, Form, Place};
 use parameters::{Layout, Parameters, Slot};
-use wiring::Wiring;
+use stage::{Run, Size, Stage, Timed};
 
 pub use ranges::Ranges;
 
@@ -80,53 +80,6 @@ impl std::fmt::Debug for Mode<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if matches!(self, Self::Infer) { "Infer" } else { "Train" })
     }
-}
-
-/// What a stage works on.
-struct Run<'a> {
-    /// Examples.
-    n: usize,
-    mode: &'a Mode<'a>,
-    /// With which a layer may move its weights at once: nobody asks for their gradient.
-    step: Option<&'a Step>,
-    arena: &'a mut Arena,
-    parameters: &'a mut Parameters,
-    /// What convolutions sum the gradients of their weights in, one after the other.
-    spaces: &'a mut Vec<Space<Buffer>>,
-    /// For each example whether it has a number that no byte stands for: it is not finite.
-    odd: &'a [AtomicBool],
-}
-
-/// A layer that runs.
-trait Stage: Send + Sync {
-    /// Derives what it needs from parameters that have changed.
-    fn prepare(&mut self, _parameters: &Parameters) {}
-
-    /// Computes its output.
-    fn forward(&mut self, run: &mut Run<'_>);
-
-    /// Computes the gradients of its inputs and parameters from that of its output, which it may overwrite.
-    fn backward(&mut self, run: &mut Run<'_>);
-
-    /// Floats of the parameters that it keeps in a form of its own.
-    fn kept(&self) -> usize {
-        0
-    }
-
-    /// How it multiplies.
-    fn precision(&self) -> Precision {
-        Precision::Fp32
-    }
-}
-
-/// A stage with what it is called, an example's products, and the time that it has taken forwards and backwards.
-struct Timed {
-    name: String,
-    /// The value that it makes.
-    output: (Value, Place),
-    products: usize,
-    stage: Box<dyn Stage>,
-    spent: [Duration; 2],
 }
 
 /// A parameter that may be set.
@@ -228,7 +181,7 @@ impl Net {
             let stage = match (layers, wirings) {
                 ([layer], [wiring]) => match int8::stage(layer, wiring, path, &codes, graph, &mut layouts) {
                     Some(stage) => stage,
-                    None => stage(graph, layer, wiring, size, &mut layouts)?,
+                    None => stage::of(graph, layer, wiring, size, &mut layouts)?,
                 },
                 _ => Box::new(inverted::InvertedStage::new(layers, wirings, size, &mut layouts)),
             };
@@ -318,13 +271,7 @@ impl Net {
         slot.plain(&slot.value)
     }
 
-    /// A parameter's gradient after [`Net::backward`], in the order of a file; of one that is trained.
-    pub fn gradient(&self, index: usize) -> Vec<f32> {
-        let slot = &self.parameters.slots[index];
-        slot.plain(&slot.gradient)
-    }
-
-    /// Writes an example `[shape…]` into the input.
+    /// Writes an example `[shape…]` into the input. A pass may write its values where the input lies: it is set before each pass.
     pub fn set_input(&mut self, example: usize, values: &[f32]) {
         let len = self.input.form.len();
         let to = &mut self.arena.write(&self.input)[example * len..][..len];
@@ -396,126 +343,12 @@ impl Net {
             }
         }
     }
-
-    /// Computes the gradients of all parameters from those of the outputs of the first `n` examples, after a pass forwards in
-    /// [`Mode::Train`].
-    pub fn backward(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>) {
-        self.backwards(n, slopes, mode, None);
-    }
-
-    /// The same, and moves every trained parameter by its gradient, which is not kept.
-    pub fn step(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, step: &Step) {
-        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained) {
-            slot.begin(step.rule);
-            slot.moved = false;
-        }
-        self.backwards(n, slopes, mode, Some(step));
-        let path = self.path;
-        for slot in self.parameters.slots.iter_mut().filter(|slot| slot.trained && !slot.moved) {
-            let Slot { value, gradient, sums, .. } = slot;
-            let sums = sums.iter_mut().map(|sum| &mut **sum);
-            parallel::update(value, gradient, sums, |value, gradient, sums| step.run(path, value, gradient, sums));
-        }
-        self.stale = true;
-    }
-
-    fn backwards(&mut self, n: usize, slopes: &[f32], mode: &Mode<'_>, step: Option<&Step>) {
-        assert!(self.purpose == Purpose::Train, "a network that is planned for training");
-        // Nobody asks for a gradient where nothing is trained.
-        let Some(place) = self.output_gradient else { return };
-        let len = place.form.len();
-        let to = &mut self.arena.write(&place)[..n * len];
-        match place.form {
-            Form::Row(_) => to.copy_from_slice(slopes),
-            Form::Maps(maps) => {
-                let plain = maps.channels * maps.size[0] * maps.size[1];
-                for (from, to) in slopes.chunks_exact(plain).zip(to.chunks_exact_mut(len)) {
-                    to.fill(0.0);
-                    maps.pack(from, to);
-                }
-            }
-        }
-        let (arena, parameters, spaces) = (&mut self.arena, &mut self.parameters, &mut self.spaces);
-        let mut run = Run { n, mode, step, arena, parameters, spaces, odd: &self.odd };
-        for Timed { stage, spent: [_, backwards], .. } in self.stages.iter_mut().rev() {
-            let begun = Instant::now();
-            stage.backward(&mut run);
-            *backwards += begun.elapsed();
-        }
-    }
-
-    /// What `rule` remembers of a trained parameter, in the order of a file; zeros before the first step.
-    pub fn sums(&mut self, index: usize, rule: Rule) -> Vec<Vec<f32>> {
-        let slot = &mut self.parameters.slots[index];
-        slot.begin(rule);
-        slot.sums.iter().map(|sum| slot.plain(sum)).collect()
-    }
-
-    /// Goes on from what another step left: sum number `sum` of a trained parameter, in the order of a file.
-    pub fn set_sum(&mut self, index: usize, rule: Rule, sum: usize, values: &[f32]) {
-        let slot = &mut self.parameters.slots[index];
-        slot.begin(rule);
-        slot.set_sum(sum, values);
-    }
 }
 
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Net").field("stages", &self.stages.len()).field("bytes", &self.bytes()).finish_non_exhaustive()
     }
-}
-
-/// What all stages are made for.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    path: Path,
-    /// Examples at most.
-    batch: usize,
-    /// Examples that share a pass over weights. Kernels are chosen by this number, and with them an example's bits: for
-    /// outputs it is one, whatever the batch.
-    together: usize,
-    precision: Precision,
-}
-
-fn stage(
-    graph: &Graph,
-    layer: &Layer,
-    wiring: &Wiring,
-    size: Size,
-    layouts: &mut [Layout],
-) -> Result<Box<dyn Stage>, Unfit> {
-    let Size { path, batch, .. } = size;
-    Ok(match &layer.op {
-        LayerOp::Conv { pooled: true, .. } => {
-            let stage = pooled::PooledStage::new(&layer.op, wiring, size, layouts);
-            Box::new(stage.ok_or_else(|| Unfit("a pooled convolution that no kernel suits".into()))?)
-        }
-        LayerOp::Conv { .. } => Box::new(conv::ConvStage::new(&layer.op, wiring, size, layouts)),
-        LayerOp::Linear { weight, bias, relu } => {
-            Box::new(linear::LinearStage::new((*weight, *bias), *relu, wiring, path, layouts))
-        }
-        LayerOp::BatchNorm { momentum, norm, relu } => {
-            Box::new(norms::BatchNormStage::new(*momentum, *norm, *relu, wiring, path, layouts))
-        }
-        LayerOp::Add { relu } => Box::new(simple::AddStage::new(*relu, wiring, path)),
-        LayerOp::Alone(op) => match op {
-            Op::RowNorm { groups, epsilon, affine } => {
-                let by_element = *groups == 1 && graph.parameter_shape(affine.weight) == graph.shape(layer.output);
-                Box::new(norms::RowNormStage::new(*groups, *epsilon, *affine, by_element, wiring, path, layouts))
-            }
-            Op::Activation(function) => Box::new(simple::ActivationStage::new(*function, wiring, path)),
-            Op::MaxPool(window) => Box::new(pools::MaxPoolStage::new(window, wiring, path, batch)),
-            Op::AvgPool { window, count_padding } => {
-                Box::new(pools::AvgPoolStage::new(window, *count_padding, wiring, path))
-            }
-            Op::GlobalAvgPool => Box::new(pools::GlobalAvgPoolStage::new(wiring, path)),
-            Op::Dropout { rate, number } => Box::new(simple::DropoutStage::new(*rate, *number, wiring, path)),
-            Op::Flatten => Box::new(simple::FlattenStage::new(wiring, path)),
-            Op::Concat => Box::new(simple::ConcatStage::new(wiring, path)),
-            op if op.has_no_gradient() => Box::new(outputs::OutputStage::new(op, wiring, path, layouts)),
-            _ => unreachable!("lowering has layers of its own for the others"),
-        },
-    })
 }
 
 #[cfg(test)]

@@ -147,24 +147,33 @@ fn int8_mostly_sees_what_fp32_sees() {
         parts.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, part)| part.clone()).collect();
     let (model, weights) = pretrained(&data, 224);
     let mut whole = Whole::load(&model, &weights).expect("a classifier");
-    let full = whole.classify(&compared, 1, 0.0);
+    let full = whole.classify(&compared, 2, 0.0);
     let begin = |whole: &mut Whole, calibration: &[PathBuf]| {
         let asked = (Precision::Int8, calibration);
         whole.classifier.begin(asked, (&model, &weights), &Backend::Engine).expect("ready");
     };
     begin(&mut whole, &calibration);
-    let short = whole.classify(&compared, 1, 0.0);
+    let short = whole.classify(&compared, 2, 0.0);
     assert_eq!(whole.classifier.precision().0, Precision::Int8);
     let best = |outcome: &ImageOutcome| predictions(outcome)[0].index;
-    let agreed = full.iter().zip(&short).filter(|(full, short)| best(full) == best(short)).count();
-    eprintln!("{agreed} of {} have the same best label", compared.len());
-    assert!(agreed * 100 >= compared.len() * 90, "{agreed} of {}", compared.len());
+    // Many of these parts show little: fp32's two best labels are then as good as one another, and any rounding swaps some.
+    let (mut agreed, mut sure, mut agreed_and_sure) = (0, 0, 0);
+    for (full, short) in full.iter().zip(&short) {
+        let is_same = usize::from(best(full) == best(short));
+        let is_sure = usize::from(predictions(full)[0].score - predictions(full)[1].score > 0.1);
+        (agreed, sure, agreed_and_sure) = (agreed + is_same, sure + is_sure, agreed_and_sure + is_same * is_sure);
+    }
+    let all = compared.len();
+    eprintln!(
+        "{agreed} of {all} have the same best label; of those whose best label is 0.1 ahead {agreed_and_sure} of {sure}"
+    );
+    assert!(agreed * 100 >= all * 80 && 2 * sure > all && sure == agreed_and_sure, "{agreed} of {all}");
     // The same pictures to calibrate on, the same bits; others, others. Files that are no pictures say nothing.
     begin(&mut whole, &calibration[..8]);
-    assert_ne!(whole.classify(&compared, 1, 0.0), short);
+    assert_ne!(whole.classify(&compared, 2, 0.0), short);
     begin(&mut whole, &[calibration.clone(), vec![weights.clone()]].concat());
-    assert_eq!(whole.classify(&compared, 1, 0.0), short);
+    assert_eq!(whole.classify(&compared, 2, 0.0), short);
     begin(&mut whole, std::slice::from_ref(&weights));
     assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
-    assert_eq!(whole.classify(&compared, 1, 0.0), full);
+    assert_eq!(whole.classify(&compared, 2, 0.0), full);
 }
