@@ -181,6 +181,9 @@ impl Net {
             let stage = match (layers, wirings) {
                 ([layer], [wiring]) => match int8::stage(layer, wiring, path, &codes, graph, &mut layouts) {
                     Some(stage) => stage,
+                    None if codes.touch(layer) => {
+                        return Err(Unfit(format!("`{}` has no kernel for bytes", layer.name(graph))));
+                    }
                     None => stage::of(graph, layer, wiring, size, &mut layouts)?,
                 },
                 _ => Box::new(inverted::InvertedStage::new(layers, wirings, size, &mut layouts)),

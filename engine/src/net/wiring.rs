@@ -166,6 +166,11 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether `value`, maps, may lie inside of `whole`, whose halo is there from the start: it has the same, or needs none.
+    pub(super) fn padded_alike(&self, value: Value, whole: Value, forms: &[Form]) -> bool {
+        self.codes.padding(value) == self.codes.padding(whole) || forms[value.index()].maps().halo == Halo::default()
+    }
+
     /// A layer's convolution, if it is one.
     fn conv(&self, layer: &Layer) -> Option<(Shape, [usize; 2])> {
         let LayerOp::Conv { weight, .. } = layer.op else { return None };
