@@ -24,7 +24,6 @@ ARG PREBUILT=
 ARG CARGO_FLAGS="--release --locked -p worker"
 WORKDIR /src
 ENV CARGO_INCREMENTAL=0 CARGO_TERM_COLOR=never
-# Names the toolchain that the image has, where rustup would look for another one.
 COPY --from=manifests /manifests .
 RUN if [ -z "$PREBUILT" ]; then \
       { command -v nasm || { apt-get update && apt-get install -y --no-install-recommends nasm; }; } \

@@ -4,7 +4,7 @@
 #   infra/secrets/make.sh DIR          then GANNET_SECRETS=DIR docker compose …
 #   infra/secrets/make.sh DIR --tls    addresses with TLS, and certificates in DIR/tls (infra/tls/make.sh)
 #
-# What is there already stays: passwords do not change. In DIR are then
+# What is there already stays: passwords do not change. With --tls again, certificates are made anew. In DIR are then
 #
 #   amqp-ROLE           the broker's address with the role's user and password, for GANNET_AMQP_URL_FILE
 #   s3-ROLE             the store's keys, for AWS_SHARED_CREDENTIALS_FILE
@@ -25,7 +25,13 @@ password() { openssl rand -hex 24; }
 
 # secret NAME CONTENT: readable for the users of containers, who are let into no other file of DIR.
 secret() {
-  [[ ! -e $dir/$1 ]] || return 0
+  if [[ -e $dir/$1 ]]; then
+    [[ $2 != amqp*://* || $(<"$dir/$1") == "$scheme"://*:"$port"/* ]] || {
+      echo "make.sh: $dir/$1 is no address of $scheme:// at port $port: name another folder, or change it by hand" >&2
+      exit 1
+    }
+    return 0
+  fi
   printf '%s\n' "$2" >"$dir/$1"
   chmod 0444 "$dir/$1"
 }

@@ -136,9 +136,21 @@ impl Amqp {
     /// # Errors
     /// There is no such queue.
     pub async fn ready(&self, queue: &str) -> Result<u32> {
+        Ok(self.look(queue).await?.message_count())
+    }
+
+    /// Consumers of a queue.
+    ///
+    /// # Errors
+    /// As [`Amqp::ready`].
+    pub async fn consumers(&self, queue: &str) -> Result<u32> {
+        Ok(self.look(queue).await?.consumer_count())
+    }
+
+    async fn look(&self, queue: &str) -> Result<lapin::Queue> {
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+        Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?)
     }
 }
 

@@ -216,7 +216,7 @@ async fn int8_is_calibrated_on_pictures_and_says_how_it_agrees() {
         }
         write_fine_model(&fleet.path().join("fine"))?;
         fleet.gannet(&["model", "push", "fine", "fine"]).await?;
-        let _worker = fleet.worker("first")?;
+        let mut first = fleet.worker("first")?;
         let label = |run, more: &[&'static str]| {
             let args = ["--model", "fine", "--precision", "int8", "--batch-size", "8", "--ordered", "--scores", "raw"];
             [&["classify"][..], more, &args, &["--min-agreement", "0", "--run", run]].concat()
@@ -252,9 +252,24 @@ async fn int8_is_calibrated_on_pictures_and_says_how_it_agrees() {
             all.iter().zip(&lines).any(|(a, b)| a["predictions"] != b["predictions"]),
             "other ranges, other scores"
         );
+        first.terminate()?;
+        ensure!(first.wait(LIMIT).await?.success(), "{}", first.stderr());
         let _second = fleet.worker("second")?;
         let alone = fleet.gannet(&label("alone", &[&["photos/07.bmp"][..], &others].concat())).await?;
         ensure!(json_lines(&alone)?[0]["predictions"] == all[7]["predictions"], "{alone}");
+        // Taken up with one picture more, it is calibrated as when it began: what is done is not done again.
+        write_colour(&fleet.path().join("photos/30.bmp"), 8, [250, 9, 9])?;
+        let mut again = fleet.start(&label("own", &["photos"]))?;
+        ensure!(
+            !again.wait(LIMIT).await?.success() && again.stderr().contains("asked for something else"),
+            "{}",
+            again.stderr()
+        );
+        std::fs::remove_file(fleet.path().join("photos/30.bmp"))?;
+        let mut again = fleet.start(&label("own", &["photos", "--calibrate-on", "samples"]))?;
+        ensure!(again.wait(LIMIT).await?.success(), "{}", again.stderr());
+        ensure!(again.stderr().contains("stays calibrated on the 30 pictures"), "{}", again.stderr());
+        ensure!(json_lines(&again.stdout())? == lines, "the same run, the same lines");
         Ok(())
     })
     .await;

@@ -33,10 +33,16 @@ fn definitions(vhost: &str) -> Result<String> {
 
 /// Gives the fleet's virtual host these users and all that exists on a broker; returns the address of each user.
 fn restrict(fleet: &Fleet) -> Result<impl Fn(&str) -> String + use<>> {
+    restrict_to(fleet, "v1")
+}
+
+/// The same of a release that speaks another contract.
+fn restrict_to(fleet: &Fleet, contract: &str) -> Result<impl Fn(&str) -> String + use<>> {
     let address = fleet.amqp_url();
     let (_, host) = address.split_once('@').context("an address with a user")?;
     let (host, vhost) = host.rsplit_once('/').context("an address with a virtual host")?;
-    let file = fleet.write("definitions.json", &definitions(vhost)?)?;
+    let given = definitions(vhost)?.replace("gannet.v1.", &format!("gannet.{contract}."));
+    let file = fleet.write("definitions.json", &given)?;
     fleet.broker.import(&file)?;
     let place = format!("{host}/{vhost}");
     Ok(move |user: &str| format!("amqp://{user}:for-tests@{place}"))
@@ -125,6 +131,46 @@ async fn programs_work_as_users_of_least_privilege_on_the_broker() {
         ensure!(worker.wait(LIMIT).await?.success(), "{}", worker.stderr());
         let refused = worker.stderr().lines().filter(|line| line.contains("not allowed to declare")).count();
         ensure!(refused == 1, "it asks once whether it may declare, then looks: {}", worker.stderr());
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_users_serve_fleets_of_two_contracts() {
+    Fleet::run("the_same_users_serve_fleets_of_two_contracts", async |fleet| {
+        // An upgrade and, after it, the old release's file once more: neither takes the other's rights away.
+        drop(restrict_to(fleet, "v2")?);
+        let address = restrict_to(fleet, "v1")?;
+        fleet.push_pictures().await?;
+        fleet.write("study.toml", &studies::quick())?;
+        for contract in ["v1", "v2"] {
+            let (worker, producer) = (address("worker"), address("producer"));
+            let spoken = ("GANNET_TEST_CONTRACT", contract);
+            let mut worker = fleet.worker_with(contract, &[spoken, ("GANNET_AMQP_URL", worker.as_str())])?;
+            let mut env = fleet.env();
+            env.retain(|(variable, _)| variable != "GANNET_AMQP_URL");
+            for (variable, value) in [spoken, ("GANNET_AMQP_URL", producer.as_str())] {
+                env.push((variable.to_owned(), value.to_owned()));
+            }
+            let args = ["tune", "study.toml", "--run", contract];
+            Process::start("gannet", "gannet", &args, &env, fleet.path())?.succeed(LIMIT).await?;
+            fleet.each_trial_once(contract, 4)?;
+            worker.terminate()?;
+            ensure!(worker.wait(LIMIT).await?.success(), "{}", worker.stderr());
+        }
+        // What an autoscaler hears is bounded on each progress exchange.
+        let connection = Connection::connect(&address("autoscaler"), ConnectionProperties::default()).await?;
+        for (exchange, key, may) in [
+            ("gannet.v1.progress", "workers.heartbeat", true),
+            ("gannet.v2.progress", "workers.heartbeat", true),
+            ("gannet.v1.progress", "#", false),
+            ("gannet.v2.progress", "#", false),
+        ] {
+            let channel = connection.create_channel().await?;
+            let heard = attempt(&channel, "autoscaler", Deed::Hear(exchange, key)).await;
+            ensure!(heard.is_ok() == may, "the autoscaler hears {key} on {exchange}: {heard:?}");
+        }
         Ok(())
     })
     .await;

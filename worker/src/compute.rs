@@ -24,7 +24,7 @@ use std::path::Path;
 
 use shared::contract::{Dataset, EpochMetrics, ErrorCode, Metrics, Trial};
 
-pub use classify::{Classifier, PictureReader, Wanted};
+pub use classify::{Classifier, PictureReader, Sample, Wanted};
 pub use engine::Path as Simd;
 
 pub use device::{Backend, Device, DeviceChoice, DeviceError, find_device, joined_paths};

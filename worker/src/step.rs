@@ -17,7 +17,7 @@ mod compute;
 
 use crate::cache::{CacheError, Cached};
 use crate::commit::CheckpointRecord;
-use crate::compute::Wanted;
+use crate::compute::{Sample, Wanted};
 use crate::executor::{Classify, Death, Order, Report};
 use crate::supervisor::{Context, On};
 pub use compute::Warm;
@@ -187,13 +187,14 @@ impl Step<'_> {
         let model: Model = self.manifest(&batch.model).await?;
         let weights = self.file(&model.weights).await?;
         let (images, missing) = self.images(&batch.images).await?;
-        let (calibration, missing_there) = self.images(&batch.calibration).await?;
-        if let Some((_, outcome)) = missing_there.first() {
-            // Without it the numbers would be others.
-            let message = format!("`{}`, which int8 is to be calibrated on, cannot be had", outcome.image);
-            return Err(failed(ErrorCode::MissingObject, &message));
+        let mut calibration = Vec::new();
+        if self.context.settings.executor.device.computes_int8() {
+            for image in &batch.calibration {
+                // One that is missing fails the job: without it the numbers would be others.
+                let sha256 = image.object.as_ref().map(|object| object.sha256);
+                calibration.push(Sample { file: self.picture(image).await?, sha256 });
+            }
         }
-        let calibration = calibration.into_iter().map(|(_, path)| path).collect();
         let (wanted, precision) = (Wanted::of(batch, &model), batch.precision);
         let order = Order::Classify(Box::new(Classify { model, weights, images, wanted, precision, calibration }));
         let Report::Classified { mut images, precision, agreement } = self.compute(&order, warm).await? else {
@@ -207,22 +208,24 @@ impl Step<'_> {
         Ok(Ended::Finished(Finished::Classified(outcome)))
     }
 
+    /// A picture's file.
+    async fn picture(&mut self, image: &ImageRef) -> Early<PathBuf> {
+        match (&image.object, &image.file) {
+            (Some(object), _) => self.file(object).await,
+            (None, Some(file)) if self.context.settings.local_files => Ok(PathBuf::from(file)),
+            (None, _) => Err(invalid(format!(
+                "`{}` is a file of somebody's machine: a fleet takes pictures from its store",
+                image.image
+            ))),
+        }
+    }
+
     /// The pictures' files, and the outcomes of those that cannot be had, by position: one missing
     /// picture costs one line, not the batch.
     async fn images(&mut self, images: &[ImageRef]) -> Early<(Vec<(String, PathBuf)>, Vec<(usize, ImageOutcome)>)> {
         let (mut files, mut missing) = (Vec::new(), Vec::new());
         for (position, image) in images.iter().enumerate() {
-            let fetched = match (&image.object, &image.file) {
-                (Some(object), _) => self.file(object).await,
-                (None, Some(file)) if self.context.settings.local_files => Ok(PathBuf::from(file)),
-                (None, _) => {
-                    return Err(invalid(format!(
-                        "`{}` is a file of somebody's machine: a fleet takes pictures from its store",
-                        image.image
-                    )));
-                }
-            };
-            match fetched {
+            match self.picture(image).await {
                 Ok(path) => files.push((image.image.clone(), path)),
                 Err(Ended::Failed(ErrorReport {
                     code: code @ (ErrorCode::MissingObject | ErrorCode::AlteredObject),

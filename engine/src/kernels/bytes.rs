@@ -42,19 +42,24 @@ impl Code {
             return None;
         }
         let width = all[1] - all[0];
-        let zero = if width > 0.0 { (-all[0] / width * 255.0).round() } else { 0.0 };
+        let exact = if width > 0.0 { -all[0] / width * 255.0 } else { 0.0 };
         // Steps that reach from zero to both ends; without an end on one side there are no numbers there.
-        let least = |[low, high]: [f64; 2]| {
+        let least = |zero: f64, [low, high]: [f64; 2]| {
             let below = if zero > 0.0 { -low / zero } else { 0.0 };
             let above = if zero < 255.0 { high / (255.0 - zero) } else { 0.0 };
             below.max(above)
         };
-        let most = ranges().map(least).fold(0.0, f64::max);
+        // A byte at least on each side that has numbers; of the two bytes beside the exact one that with the finer steps.
+        let [lowest, highest] = [f64::from(u8::from(all[0] < 0.0)), 255.0 - f64::from(u8::from(all[1] > 0.0))];
+        let coarsest = |zero: f64| ranges().map(|range| least(zero, range)).fold(0.0, f64::max);
+        let around = [exact.floor(), exact.ceil()].map(|zero| zero.clamp(lowest, highest));
+        let zero = if coarsest(around[0]) <= coarsest(around[1]) { around[0] } else { around[1] };
+        let most = coarsest(zero);
         if most < f64::from(f32::MIN_POSITIVE) * 1e3 {
             // Nothing but zero, or next to nothing: any step will do.
             return Some(Self { scales: ranges().map(|_| 1.0).collect(), zero: 0 });
         }
-        let scale = |range| (most * (least(range) / most).max(FINEST).sqrt()) as f32;
+        let scale = |range| (most * (least(zero, range) / most).max(FINEST).sqrt()) as f32;
         Some(Self { scales: ranges().map(scale).collect(), zero: zero as u8 })
     }
 

@@ -1,7 +1,7 @@
 //! Which values of a network are bytes, and what their bytes stand for.
 
 use crate::graph::{Graph, Op, Value};
-use crate::kernels::bytes::Code;
+use crate::kernels::bytes::{Code, Depthwise};
 use crate::kernels::dense;
 use crate::simd::{LANES, Path};
 
@@ -77,6 +77,11 @@ impl Codes {
         self.codes[value.index()].as_ref().filter(|_| self.stored[value.index()])
     }
 
+    /// Whether a layer reads or writes bytes.
+    pub(crate) fn touch(&self, layer: &Layer) -> bool {
+        layer.inputs.iter().chain([&layer.output]).any(|value| self.stored(*value).is_some())
+    }
+
     /// The means of a value's channels.
     pub(crate) fn means(&self, value: Value) -> &[f32] {
         &self.means[value.index()]
@@ -104,7 +109,7 @@ impl Codes {
             LayerOp::Conv { pooled: false, weight, .. } => {
                 let ins = graph.shape(layer.inputs[0])[0];
                 let shape = conv_shape(&layer.op, ins, graph.parameter_shape(*weight)[0]);
-                if is_depthwise(&shape) && shape.window.dilation[1] == 1 {
+                if is_depthwise(&shape) && Depthwise::suits(&shape) {
                     Kind::Depthwise
                 } else if dense::Int8Forward::suits(&shape) {
                     Kind::Dense

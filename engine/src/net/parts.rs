@@ -2,7 +2,6 @@
 //! where one of its terms lies. So neither copies.
 
 use crate::graph::{Graph, Op, Value};
-use crate::maps::Halo;
 use crate::simd::LANES;
 
 use super::lower::{Layer, LayerOp};
@@ -71,12 +70,17 @@ impl Parts {
         let places: Vec<(Value, usize)> = layer.inputs.iter().map(|input| self.whole(*input)).collect();
         let side_by_side =
             places.iter().zip(&begins).all(|(place, begin)| place.0 == places[0].0 && place.1 == places[0].1 + begin);
-        if side_by_side && places[0].0 != layer.inputs[0] && self.is_free(plan, layer.output, forms) {
+        let is_inside = side_by_side && places[0].0 != layer.inputs[0];
+        if is_inside && self.is_free(plan, layer.output, forms) && plan.padded_alike(layer.output, places[0].0, forms) {
             self.0[layer.output.index()] = Some(places[0]);
             return;
         }
+        let whole = self.whole(layer.output).0;
         for (input, begin) in layer.inputs.iter().zip(begins) {
-            if begin.is_multiple_of(LANES) && self.is_free(plan, *input, forms) {
+            if begin.is_multiple_of(LANES)
+                && self.is_free(plan, *input, forms)
+                && plan.padded_alike(*input, whole, forms)
+            {
                 self.0[input.index()] = Some((layer.output, begin));
             }
         }
@@ -87,11 +91,8 @@ impl Parts {
         let added = layer.inputs[1];
         let readers = &plan.readers[added.index()];
         let last = readers.last().is_some_and(|reader| plan.layers[*reader].output == layer.output);
-        // The sum's halo is there from the start: what is added has it, too, or needs none.
-        let halo = |value: Value| plan.codes.padding(value);
-        let form = forms[added.index()];
-        let fits = halo(added) == halo(layer.output) || form.is_blocks() && form.maps().halo == Halo::default();
-        if last && fits && self.is_free(plan, added, forms) {
+        let fits = self.is_free(plan, added, forms) && plan.padded_alike(added, self.whole(layer.output).0, forms);
+        if last && fits {
             self.0[added.index()] = Some((layer.output, 0));
         }
     }

@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     /// Pictures a job; fewer with more than 100 labels each or embeddings, so that its result stays readable
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch_size: u32,
-    /// `bf16` is faster where processors have AVX-512 BF16, `int8` where they have AVX-512 VNNI, and both are fp32 elsewhere; two pictures of each job are
+    /// `bf16` is faster where processors have AVX-512 BF16, `int8` where they have AVX-512 VNNI and VBMI, and both are fp32 elsewhere; two pictures of each job are
     /// computed both ways
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
@@ -186,6 +186,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         eprintln!("note: {left_out}");
     }
     let images = found.images;
+    let samples = calibration::find(&session, &arguments.calibrate_on).await?;
     if images.is_empty() {
         let inputs: Vec<String> = arguments.inputs.iter().map(|input| quoted(&input.to_string_lossy())).collect();
         eprintln!("no pictures in {}: nothing to label", inputs.join(", "));
@@ -202,7 +203,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let agreement = Agreements::new(arguments.precision.into(), arguments.min_agreement, rest);
     let mut lines = Lines::new(arguments.ordered, images.len(), model.sha256, agreement, wanted.output);
-    let labelled = label(&session, &arguments, &run, &wanted, images, &mut lines).await;
+    let labelled = label(&session, &arguments, &run, &wanted, (images, samples), &mut lines).await;
     lines.finish(labelled)
 }
 
@@ -223,7 +224,7 @@ async fn label(
     arguments: &Arguments,
     run: &Name,
     wanted: &Batch,
-    images: Vec<Image>,
+    (images, samples): (Vec<Image>, Option<Vec<Image>>),
     lines: &mut Lines,
 ) -> anyhow::Result<()> {
     let mut pending = Vec::new();
@@ -234,7 +235,7 @@ async fn label(
         }
     }
     let calibration = match arguments.precision {
-        Precision::Int8 => Calibration::of(session, run, &arguments.calibrate_on, &pending).await?,
+        Precision::Int8 => Calibration::of(session, run, samples, &pending).await?,
         Precision::Fp32 | Precision::Bf16 => Calibration::default(),
     };
     let wanted = &Batch { calibration: calibration.images, ..wanted.clone() };

@@ -223,6 +223,12 @@ impl Batch {
                 ));
             }
         }
+        if self.precision != Precision::Fp32 && self.output == Output::Embedding {
+            return Err(Problem {
+                at: "batch.precision".into(),
+                what: "stands beside embeddings, which are computed in fp32".into(),
+            });
+        }
         let (accepted, what) = match self.precision {
             Precision::Int8 => (1..=MOST_CALIBRATION, "1 to 128 are accepted with int8"),
             Precision::Fp32 | Precision::Bf16 => (0..=0, "none is accepted without int8"),

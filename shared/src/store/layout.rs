@@ -22,6 +22,11 @@ pub fn run_manifest(run: &Name) -> Key {
     key(format!("runs/{run}/run.json"))
 }
 
+/// `runs/<run>/calibration.json`: the pictures that int8 is calibrated on, for who takes the run up.
+pub fn calibration(run: &Name) -> Key {
+    key(format!("runs/{run}/calibration.json"))
+}
+
 /// `runs/<run>/results`: one object a job.
 pub fn results(run: &Name) -> Key {
     key(format!("runs/{run}/results"))

@@ -9,6 +9,7 @@ use shared::contract::{
     Agreement, Batch, ImageError, ImageOutcome, ImageVerdict, Model, ModelNetwork, Network, Output, Precision,
     Prediction, Preprocessing, Scores,
 };
+use shared::digest::Digest;
 
 use super::model::{Model as Computed, Numbers};
 use super::rows::Standard;
@@ -88,6 +89,15 @@ pub struct Classifier {
     labels: Vec<String>,
 }
 
+/// A picture to calibrate on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sample {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its digest, where the file is an object's: then it never changes.
+    pub sha256: Option<Digest>,
+}
+
 /// A network in another precision.
 struct Coarse {
     asked: Asked,
@@ -100,18 +110,30 @@ struct Coarse {
 #[derive(PartialEq)]
 struct Asked {
     precision: Precision,
-    /// The files that it is calibrated on, with their sizes and times: a file may change under its name.
-    calibration: Vec<(PathBuf, Option<(u64, SystemTime)>)>,
+    /// What it is calibrated on.
+    calibration: Vec<Stamp>,
+}
+
+/// Tells a picture from others.
+#[derive(PartialEq)]
+enum Stamp {
+    Object(Digest),
+    /// A file with its size and time, if it has them: it may change under its name.
+    File(PathBuf, Option<(u64, SystemTime)>),
 }
 
 impl Asked {
-    fn of(precision: Precision, calibration: &[PathBuf]) -> Self {
-        let stamp = |path: &PathBuf| {
+    fn of(precision: Precision, calibration: &[Sample]) -> Self {
+        let of_file = |path: &PathBuf| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.len(), metadata.modified().ok()?))
         };
+        let stamp = |Sample { file, sha256 }: &Sample| match sha256 {
+            Some(sha256) => Stamp::Object(*sha256),
+            None => Stamp::File(file.clone(), of_file(file)),
+        };
         let calibration = if precision == Precision::Int8 { calibration } else { &[] };
-        Self { precision, calibration: calibration.iter().map(|path| (path.clone(), stamp(path))).collect() }
+        Self { precision, calibration: calibration.iter().map(stamp).collect() }
     }
 }
 
@@ -146,29 +168,40 @@ impl Classifier {
         })
     }
 
+    /// Whether [`Classifier::begin`] has nothing to make.
+    pub fn is_ready(&self, precision: Precision, calibration: &[Sample], backend: &Backend) -> bool {
+        !self.is_of_use(precision, backend)
+            || self.coarse.as_ref().is_some_and(|coarse| coarse.asked == Asked::of(precision, calibration))
+    }
+
+    /// Embeddings are in fp32 always, and other devices than the processors know nothing else.
+    fn is_of_use(&self, precision: Precision, backend: &Backend) -> bool {
+        precision != Precision::Fp32 && self.output == Output::Labels && matches!(backend, Backend::Engine)
+    }
+
     /// Begins an order in a precision. `model`, `weights` and `backend` are those it was loaded with: what is asked for first is made ready
-    /// then. Int8 is calibrated on pictures' files; those that cannot be read are left out.
+    /// then. Int8 is calibrated on pictures; what is no picture, by its bytes, is left out. `alive` is called after each.
     ///
     /// # Errors
-    /// Those of [`Classifier::load`].
+    /// Those of [`Classifier::load`], and a file to calibrate on is not there: the numbers would be others without it.
     pub fn begin(
         &mut self,
-        (precision, calibration): (Precision, &[PathBuf]),
+        (precision, calibration): (Precision, &[Sample]),
         (model, weights): (&Model, &Path),
         backend: &Backend,
+        alive: &mut dyn FnMut(),
     ) -> Result<(), ComputeError> {
-        // Embeddings are in fp32 always.
-        let is_wanted = precision != Precision::Fp32 && self.output == Output::Labels;
-        if is_wanted && matches!(backend, Backend::Engine) {
+        let is_of_use = self.is_of_use(precision, backend);
+        if is_of_use {
             let asked = Asked::of(precision, calibration);
             if self.coarse.as_ref().is_none_or(|coarse| coarse.asked != asked) {
                 // Its memory first.
                 self.coarse = None;
-                let network = self.coarse(precision, calibration, (model, weights), backend)?;
+                let network = self.coarse(precision, calibration, (model, weights), backend, alive)?;
                 self.coarse = Some(Coarse { asked, network });
             }
         }
-        let is_ready = is_wanted && self.coarse.as_ref().is_some_and(|coarse| coarse.network.is_some());
+        let is_ready = is_of_use && self.coarse.as_ref().is_some_and(|coarse| coarse.network.is_some());
         self.precision = if is_ready { precision } else { Precision::Fp32 };
         self.agreement = Agreement::default();
         Ok(())
@@ -178,16 +211,18 @@ impl Classifier {
     fn coarse(
         &self,
         precision: Precision,
-        calibration: &[PathBuf],
+        calibration: &[Sample],
         (model, weights): (&Model, &Path),
         backend: &Backend,
+        alive: &mut dyn FnMut(),
     ) -> Result<Option<Computed>, ComputeError> {
         let make = |batch, numbers: Numbers<'_>| computed(model, weights, self.output, batch, backend, numbers);
         let (network, wanted) = match precision {
             Precision::Bf16 if simd().has_bf16() => (make(self.batch, Numbers::Bf16)?, engine::Precision::Bf16),
             Precision::Int8 if simd().has_int8() => {
                 // One by one: what is seen does not depend on how many are computed at once.
-                let ranges = self.ranges(calibration, make(1, Numbers::Observed)?, &PictureReader::of(model)?);
+                let ranges =
+                    self.ranges(calibration, make(1, Numbers::Observed)?, &PictureReader::of(model)?, alive)?;
                 (make(self.batch, Numbers::Int8(&ranges))?, engine::Precision::Int8)
             }
             _ => return Ok(None),
@@ -195,15 +230,32 @@ impl Classifier {
         Ok(Some(network).filter(|network| network.precision() == wanted))
     }
 
-    /// What a network's values are like on pictures, but for those that cannot be read.
-    fn ranges(&self, calibration: &[PathBuf], mut observer: Computed, reader: &PictureReader) -> Ranges {
+    /// What a network's values are like on pictures.
+    fn ranges(
+        &self,
+        calibration: &[Sample],
+        mut observer: Computed,
+        reader: &PictureReader,
+        alive: &mut dyn FnMut(),
+    ) -> Result<Ranges, ComputeError> {
         let mut ranges = Ranges::new();
-        for pixels in calibration.iter().filter_map(|path| reader.read(path).ok()) {
-            let mut input = Vec::with_capacity(pixels.len());
-            self.standard.extend(&mut input, &pixels, |pixel| f32::from(*pixel));
-            observer.observe(&input, &mut ranges);
+        for Sample { file, .. } in calibration {
+            match reader.read(file) {
+                Ok(pixels) => {
+                    let mut input = Vec::with_capacity(pixels.len());
+                    self.standard.extend(&mut input, &pixels, |pixel| f32::from(*pixel));
+                    observer.observe(&input, &mut ranges);
+                }
+                // Its bytes are no picture, for every worker: it says nothing.
+                Err(error) if ["decode_failed", "too_large", "unsupported_format"].contains(&error.code.as_str()) => {}
+                Err(error) => {
+                    let (file, message) = (file.display(), error.message);
+                    return Err(ComputeError::InvalidJob(format!("int8 is to be calibrated on `{file}`: {message}")));
+                }
+            }
+            alive();
         }
-        ranges
+        Ok(ranges)
     }
 
     /// How the present order is computed, and how that compares with fp32 where it is not.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use shared::settings::cores;
 
-use super::simd_path;
+use super::{simd, simd_path};
 
 /// A device by its name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,6 +52,13 @@ pub enum DeviceError {
         /// What it said.
         problem: String,
     },
+}
+
+impl Device {
+    /// Whether int8 is more than another word for fp32 there.
+    pub fn computes_int8(self) -> bool {
+        self == Self::Cpu && simd().has_int8()
+    }
 }
 
 impl fmt::Display for Device {

@@ -166,7 +166,7 @@ fn classify(
     held: &mut Held,
     teller: &mut Teller<'_>,
 ) -> Result<Report, ComputeError> {
-    let classifier = held.models.get(order, &held.backend)?;
+    let classifier = held.models.get(order, &held.backend, &mut || teller.alive())?;
     teller.has_loaded();
     let mut outcomes = Vec::new();
     for chunk in pictures {

@@ -49,7 +49,12 @@ impl Models {
     }
 
     /// The order's model, ready for it.
-    pub(super) fn get(&mut self, order: &Classify, backend: &Backend) -> Result<&mut Classifier, ComputeError> {
+    pub(super) fn get(
+        &mut self,
+        order: &Classify,
+        backend: &Backend,
+        alive: &mut dyn FnMut(),
+    ) -> Result<&mut Classifier, ComputeError> {
         let Classify { model, weights, precision, calibration, .. } = order;
         let output = order.wanted.output;
         // The manifest too: two models may share their weights and differ in their labels.
@@ -66,7 +71,10 @@ impl Models {
         };
         let before = loaded.bytes();
         // In another precision than fp32 it is a second network, which is made now if this is the first time.
-        loaded.classifier.begin((*precision, calibration), (model, weights), backend)?;
+        if !loaded.classifier.is_ready(*precision, calibration, backend) {
+            self.make_room(before.saturating_add(self.expected(weights)));
+        }
+        loaded.classifier.begin((*precision, calibration), (model, weights), backend, alive)?;
         let bytes = loaded.bytes();
         if known.is_none() || bytes != before {
             self.make_room(bytes);
@@ -140,14 +148,14 @@ mod tests {
         let all = ["a", "b", "c"].map(|name| model(&folder, name));
         let each = {
             let mut models = Models::with_room(u64::MAX);
-            models.get(&order(&all[0]), &Backend::Engine).expect("loaded").bytes() as u64
+            models.get(&order(&all[0]), &Backend::Engine, &mut || {}).expect("loaded").bytes() as u64
         };
         let file = (INPUTS * UNITS * size_of::<f32>()) as u64;
         assert!(each >= file, "{each} bytes are held of {file} of weights");
         let mut models = Models::with_room(2 * each + each / 2);
         let mut use_one = |name: &str| {
             let wanted = &all[usize::from(name.as_bytes()[0] - b'a')];
-            models.get(&order(wanted), &Backend::Engine).expect("loaded");
+            models.get(&order(wanted), &Backend::Engine, &mut || {}).expect("loaded");
             let held: u64 = models.loaded.iter().map(Loaded::bytes).sum();
             assert!(held <= models.room, "{held} bytes where {} have room", models.room);
             models.loaded.iter().map(|loaded| loaded.model.name.to_string()).collect::<Vec<_>>().concat()
@@ -160,7 +168,7 @@ mod tests {
         assert_eq!(held, ["ca", "ab", "ba", "ac", "ca", "ac", "cb", "ba"]);
         // One that has no room at all is held alone.
         models.room = each / 2;
-        models.get(&order(&all[2]), &Backend::Engine).expect("loaded");
+        models.get(&order(&all[2]), &Backend::Engine, &mut || {}).expect("loaded");
         assert_eq!(models.loaded.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shared::contract::{Agreement, Dataset, EpochMetrics, ErrorReport, ImageOutcome, Metrics, Model, Precision, Trial};
 
-use crate::compute::Wanted;
+use crate::compute::{Sample, Wanted};
 
 /// To the executor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub struct Classify {
     /// How to compute, where this machine is faster with it.
     pub precision: Precision,
     /// The pictures that int8 is calibrated on.
-    pub calibration: Vec<PathBuf>,
+    pub calibration: Vec<Sample>,
 }
 
 /// From the executor.

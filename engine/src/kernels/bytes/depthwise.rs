@@ -41,11 +41,16 @@ pub struct Weights {
 }
 
 impl Depthwise {
-    /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`, both words. `None` where the machine has no such products, and
-    /// where taps of a line do not lie side by side.
+    /// Whether there are such kernels, and room for every sum. Taps of a line lie side by side.
+    pub fn suits(shape: &Shape) -> bool {
+        shape.window.dilation[1] == 1 && shape.window.taps() <= 1 << 15
+    }
+
+    /// On inputs like `x`, whose halo holds [`Shape::input_halo`], to outputs like `y`, both words. `None` where the machine has no such products, or
+    /// this does not suit the shape.
     pub fn new(path: Path, shape: &Shape, x: Maps, y: Maps) -> Option<Self> {
         let window = &shape.window;
-        if !path.has_int8() || window.dilation[1] != 1 || window.taps() > 1 << 15 {
+        if !path.has_int8() || !Self::suits(shape) {
             return None;
         }
         assert!([x.lanes, y.lanes] == [LANES / QUAD; 2] && x.channels == y.channels, "maps of words");

@@ -74,8 +74,32 @@ fn inverted() -> Graph {
     builder.graph
 }
 
-fn networks() -> [(&'static str, Graph); 3] {
-    [("residual", residual()), ("fire", fire()), ("inverted", inverted())]
+/// A sum of values without a sign in a sum of values with one: zero is another byte in each, and a window with a halo reads the inner one's term.
+fn sums() -> Graph {
+    let mut builder = Builder::new(&[16, 7, 6]);
+    let x = builder.conv(builder.graph.input(), 32, 1, 1, 1, true);
+    let mut x = builder.relu(x);
+    for is_last in [false, true] {
+        let long = builder.conv(x, 32, 3, 1, 1, true);
+        let long = builder.relu(long);
+        let long = builder.conv(long, 32, 1, 1, 1, true);
+        let inner = builder.add(Op::Add, &[long, x]);
+        let inner = builder.relu(inner);
+        let long = builder.conv(inner, 32, 1, 1, 1, true);
+        let long = builder.relu(long);
+        let long = builder.conv(long, 32, 1, 1, 1, true);
+        let sum = builder.add(Op::Add, &[long, inner]);
+        x = builder.conv(sum, 32, 1, 1, 1, true);
+        if !is_last {
+            x = builder.relu(x);
+        }
+    }
+    builder.add(Op::GlobalAvgPool, &[x]);
+    builder.graph
+}
+
+fn networks() -> [(&'static str, Graph); 4] {
+    [("residual", residual()), ("fire", fire()), ("inverted", inverted()), ("sums", sums())]
 }
 
 fn example(graph: &Graph, number: usize) -> Vec<f32> {
@@ -229,5 +253,24 @@ fn a_window_that_pads_meets_the_zero_of_the_code() {
     let scale = expected.iter().fold(0.0_f32, |most, y| most.max(y.abs()));
     for (found, expected) in found.iter().zip(&expected) {
         assert!((found - expected).abs() < 0.05 * scale, "{found} instead of {expected}");
+    }
+}
+
+#[test]
+fn what_has_no_kernel_for_bytes_is_computed_in_fp32() {
+    // More taps than a sum of bytes has room for.
+    let mut builder = Builder::new(&[16, 182, 182]);
+    let x = builder.conv(builder.graph.input(), 16, 1, 1, 1, true);
+    let x = builder.conv(x, 16, 182, 182, 16, true);
+    let x = builder.conv(x, 16, 1, 1, 1, true);
+    builder.add(Op::GlobalAvgPool, &[x]);
+    let graph = builder.graph;
+    let [mut full, mut short] = both(&graph, Path::best());
+    let examples = [example(&graph, 20)];
+    let (expected, found) = (outputs(&mut full, &examples), outputs(&mut short, &examples));
+    let scale = expected.iter().fold(0.0_f32, |most, y| most.max(y.abs()));
+    // Of 33,124 products of either sign little is left, but for what rounding makes of them.
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 0.2 * scale, "{found} instead of {expected}");
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use bollard::models::{ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, DeviceRequest, HostConfig};
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, DeviceRequest, EndpointSettings, HostConfig,
+    NetworkingConfig,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder,
@@ -23,6 +26,8 @@ use crate::autoscale::policy::{Member, State};
 const OWNER: &str = "gannet.autoscaler";
 /// Which pool's.
 const POOL: &str = "gannet.pool";
+/// What all are called on their network: who looks the name up finds each, as those of Compose's service of this name.
+const ALIAS: &str = "worker";
 /// An answer of the engine takes milliseconds, the start of a container a second.
 const ANSWER_LIMIT_S: u64 = 30;
 /// Who has done nothing asks the engine only so often: each question is a connection, and a list of all containers.
@@ -139,6 +144,10 @@ impl Containered {
                 options: None,
             }]
         });
+        let networking = shared.network.as_deref().filter(|network| has_names(network)).map(|network| {
+            let endpoint = EndpointSettings { aliases: Some(vec![ALIAS.into()]), ..EndpointSettings::default() };
+            NetworkingConfig { endpoints_config: Some(HashMap::from([(network.into(), endpoint)])) }
+        });
         let host = HostConfig {
             binds: Some(shared.volumes.clone()),
             network_mode: shared.network.clone(),
@@ -161,6 +170,7 @@ impl Containered {
             labels: Some(HashMap::from([(OWNER.into(), self.owner.clone()), (POOL.into(), pool.into())])),
             stop_timeout: Some(shared.stop_grace.as_secs().try_into().unwrap_or(i64::MAX)),
             host_config: Some(host),
+            networking_config: networking,
             ..ContainerCreateBody::default()
         })
     }
@@ -230,6 +240,11 @@ impl Backend for Containered {
             removed => removed.with_context(|| format!("remove the container {worker}")),
         }
     }
+}
+
+/// Whether containers may have names of their own there: on the engine's own networks it refuses them.
+fn has_names(network: &str) -> bool {
+    !matches!(network, "bridge" | "default" | "host" | "none") && !network.starts_with("container:")
 }
 
 /// A container's name as it was given: lists have a slash before it.

@@ -18,7 +18,7 @@ pub(super) struct DockerArguments {
     /// The workers' image
     #[arg(long, default_value = "gannet-worker")]
     image: String,
-    /// The network that they join [default: the engine's]
+    /// The network that they join, where `worker` is a name of each [default: the engine's]
     #[arg(long)]
     network: Option<String>,
     /// A volume or a folder, NAME:/path or /folder:/path, with `:ro` to be read only; again for more

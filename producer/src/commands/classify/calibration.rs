@@ -1,62 +1,130 @@
 //! The pictures that int8 is calibrated on: a sample of the run's, or of others.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::bail;
+use serde::{Deserialize, Serialize};
 use shared::contract::ImageRef;
+use shared::digest::Digest;
 use shared::names::Name;
+use shared::store::{get_optional_json, layout, settle_json};
 
 use super::take::{self, Picture};
-use crate::images;
+use crate::images::{self, Image};
 use crate::session::Session;
 use crate::words::count;
 
 /// So many tell what values are like: more change the scores less than the rounding does.
 const ENOUGH: usize = 32;
 
-/// Pictures, and the stamps of those that are files.
-#[derive(Debug, Default)]
+/// Pictures, and the stamps of those that are files. Kept with the run: who takes it up goes on with the same.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Calibration {
     pub(super) images: Vec<ImageRef>,
     pub(super) stamps: Vec<Option<[i64; 3]>>,
 }
 
+/// A sample of what `inputs` mean; `None` where there are none, and the run's own pictures are meant. Sends nothing.
+///
+/// # Errors
+/// There is no picture, or the store refuses.
+pub(super) async fn find(session: &Session, inputs: &[OsString]) -> anyhow::Result<Option<Vec<Image>>> {
+    if inputs.is_empty() {
+        return Ok(None);
+    }
+    if inputs.iter().any(|input| input == "-") {
+        bail!(
+            "--calibrate-on -: standard input is for the pictures to label; files, folders, patterns and @LIST are accepted"
+        );
+    }
+    let found = images::find(inputs, session.store.as_ref(), &session.places.store).await?;
+    if let Some(left_out) = found.left_out() {
+        eprintln!("note: --calibrate-on: {left_out}");
+    }
+    if found.images.is_empty() {
+        let inputs: Vec<_> = inputs.iter().map(|input| input.to_string_lossy()).collect();
+        bail!("--calibrate-on {}: there is no picture", inputs.join(" "));
+    }
+    Ok(Some(sample(found.images, |image| &image.name)))
+}
+
 impl Calibration {
-    /// Some of what `inputs` mean, or, where there are none, of the run's pictures.
+    /// What the run began with; of a new one these samples, or else some of its pictures.
     ///
     /// # Errors
-    /// There is none, or the store refuses.
+    /// A sample cannot be had, or has changed since the run began: scores would be others. The store refuses.
     pub(super) async fn of(
         session: &Session,
         run: &Name,
-        inputs: &[OsString],
+        samples: Option<Vec<Image>>,
         pictures: &[Picture],
     ) -> anyhow::Result<Self> {
-        if inputs.is_empty() {
-            let chosen = Self::spread(pictures);
-            eprintln!(
-                "note: int8 is calibrated on {} of this run: --calibrate-on with the same pictures gives the same scores in other runs",
-                count(chosen.images.len(), "picture")
-            );
-            return Ok(chosen);
+        let (store, key) = (session.store.as_ref(), layout::calibration(run));
+        let begun: Option<Self> = get_optional_json(store, &key).await?;
+        if let Some(begun) = begun {
+            begun.still_stands(run)?;
+            let pictures = count(begun.images.len(), "picture");
+            eprintln!("note: int8 stays calibrated on the {pictures} that the run began with");
+            return Ok(begun);
         }
-        let found = images::find(inputs, session.store.as_ref(), &session.places.store).await?;
-        let taken = take::all(session, run, found.images).await?;
-        let pictures: Vec<Picture> = taken.into_iter().filter_map(Result::ok).collect();
-        if pictures.is_empty() {
-            let inputs: Vec<_> = inputs.iter().map(|input| input.to_string_lossy()).collect();
-            bail!("--calibrate-on {}: no picture can be read there", inputs.join(" "));
-        }
-        Ok(Self::spread(&pictures))
+        let chosen = match samples {
+            Some(samples) => {
+                let mut chosen = Vec::new();
+                for taken in take::all(session, run, samples).await? {
+                    match taken {
+                        Ok(picture) => chosen.push(picture),
+                        Err((_, outcome)) => bail!("--calibrate-on {}", unreadable(&outcome)),
+                    }
+                }
+                chosen
+            }
+            None => {
+                let chosen = sample(pictures.to_vec(), |picture| &picture.image.image);
+                let pictures = count(chosen.len(), "picture");
+                eprintln!(
+                    "note: int8 is calibrated on {pictures} of this run: --calibrate-on with the same pictures gives the same scores in other runs"
+                );
+                chosen
+            }
+        };
+        let (images, stamps) = chosen.into_iter().map(|picture| (picture.image, picture.stamp)).unzip();
+        Ok(settle_json(store, &key, Self { images, stamps }).await?)
     }
 
-    /// Pictures from all parts of a list: the same for the same list.
-    fn spread(pictures: &[Picture]) -> Self {
-        let wanted = pictures.len().min(ENOUGH);
-        let chosen = (0..wanted).map(|number| &pictures[number * pictures.len() / wanted]);
-        let (images, stamps) = chosen.map(|picture| (picture.image.clone(), picture.stamp)).unzip();
-        Self { images, stamps }
+    fn still_stands(&self, run: &Name) -> anyhow::Result<()> {
+        for (image, stamp) in self.images.iter().zip(&self.stamps) {
+            let Some(file) = image.file.as_deref().filter(|_| stamp.is_some()) else { continue };
+            if take::stamp(Path::new(file)).ok() != *stamp {
+                bail!(
+                    "`{}`, which int8 was calibrated on when the run `{run}` began, has changed since: its scores would not go with the others'; choose another --run",
+                    image.image
+                );
+            }
+        }
+        Ok(())
     }
+}
+
+/// The picture of an outcome, and why there is none.
+fn unreadable(outcome: &shared::contract::ImageOutcome) -> String {
+    let why = match &outcome.verdict {
+        shared::contract::ImageVerdict::Error(error) => error.message.as_str(),
+        _ => "it cannot be had",
+    };
+    format!("{}: {why}", outcome.image)
+}
+
+/// Some of a list, in its order: the same for the same list, and nearly the same for nearly the same. By the digests of their names, so that nothing in the
+/// order, such as a file beside each picture, makes them alike.
+fn sample<T>(all: Vec<T>, name: impl Fn(&T) -> &str) -> Vec<T> {
+    let mut drawn: Vec<(Digest, usize)> =
+        all.iter().enumerate().map(|(at, one)| (Digest::of(name(one).as_bytes()), at)).collect();
+    drawn.sort_unstable();
+    drawn.truncate(ENOUGH);
+    let drawn: std::collections::BTreeSet<usize> = drawn.into_iter().map(|(_, at)| at).collect();
+    all.into_iter().enumerate().filter(|(at, _)| drawn.contains(at)).map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]
@@ -64,18 +132,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_spread_over_all() {
-        let pictures = |count: usize| -> Vec<Picture> {
-            let one = |index| Picture { index, image: ImageRef::file(index.to_string(), "/x"), stamp: None };
-            (0..count).map(one).collect()
-        };
-        let names = |count: usize| -> Vec<usize> {
-            let images = Calibration::spread(&pictures(count)).images;
-            images.iter().map(|image| image.image.parse().expect("a number")).collect()
-        };
-        assert!(names(0).is_empty());
-        assert_eq!(names(3), [0, 1, 2]);
-        assert_eq!(names(ENOUGH), (0..ENOUGH).collect::<Vec<_>>());
-        assert_eq!(names(10 * ENOUGH), (0..ENOUGH).map(|number| 10 * number).collect::<Vec<_>>());
+    fn a_sample_is_the_same_for_the_same_list_and_in_its_order() {
+        let names = |count: usize| -> Vec<String> { (0..count).map(|number| format!("{number:04}.png")).collect() };
+        let of = |names: Vec<String>| sample(names, |name| name);
+        assert!(of(names(0)).is_empty());
+        assert_eq!(of(names(ENOUGH)), names(ENOUGH));
+        let some = of(names(1000));
+        assert_eq!(some, of(names(1000)));
+        assert!(some.len() == ENOUGH && some.is_sorted());
+        // Every second one would be of one kind where each picture has a file beside it.
+        let odd = some.iter().filter(|name| name.as_bytes()[3] % 2 == 1).count();
+        assert!((8..=24).contains(&odd), "{odd} of {ENOUGH}");
+        // One that goes is replaced by one.
+        let rest = of(names(1000).into_iter().filter(|name| *name != some[0]).collect());
+        assert_eq!(rest.iter().filter(|name| some.contains(name)).count(), ENOUGH - 1);
     }
 }

@@ -24,7 +24,7 @@ const UPLOADS: usize = 16;
 const ROOM: u32 = 512;
 
 /// A picture that workers find.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Picture {
     /// Its number, from 0, in the order of the input.
     pub(super) index: usize,
@@ -90,10 +90,15 @@ fn refused(code: &str, message: String) -> ImageError {
 
 /// A picture that is read in place. `None` for a file whose name no job can hold, because it is not UTF-8.
 fn stay(name: &str, path: &Path) -> Result<Option<Had>, ImageError> {
-    let found = picture::look(path)?;
+    let stamp = stamp(path)?;
     let path = std::path::absolute(path).map_err(|error| refused("unreadable", error.to_string()))?;
-    let stamp = [found.size().cast_signed(), found.mtime(), found.mtime_nsec()];
     Ok(path.to_str().map(|path| (ImageRef::file(name, path), Some(stamp))))
+}
+
+/// A file's [`Picture::stamp`].
+pub(super) fn stamp(path: &Path) -> Result<[i64; 3], ImageError> {
+    let found = picture::look(path)?;
+    Ok([found.size().cast_signed(), found.mtime(), found.mtime_nsec()])
 }
 
 /// The way into the store.

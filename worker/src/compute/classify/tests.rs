@@ -24,6 +24,11 @@ fn model(input: &[usize], layers: &serde_json::Value, labels: usize) -> Model {
     .expect("a model")
 }
 
+/// Files to calibrate on.
+fn samples(files: &[PathBuf]) -> Vec<Sample> {
+    files.iter().map(|file| Sample { file: file.clone(), sha256: None }).collect()
+}
+
 /// A model and its reader, as an executor uses them.
 #[derive(Debug)]
 struct Whole {
@@ -192,7 +197,7 @@ fn where_nothing_is_multiplied_in_bf16_it_is_fp32() {
     weights::write(&weights, &[("1.weight".into(), zeros)], None).expect("a file");
     let mut classifier = Classifier::load(&linear, &weights, Output::Labels, &Backend::Engine).expect("a classifier");
     let alone = classifier.bytes();
-    classifier.begin((Precision::Bf16, &[]), (&linear, &weights), &Backend::Engine).expect("ready");
+    classifier.begin((Precision::Bf16, &[]), (&linear, &weights), &Backend::Engine, &mut || {}).expect("ready");
     assert_eq!((classifier.precision(), classifier.bytes()), ((Precision::Fp32, None), alone));
 }
 

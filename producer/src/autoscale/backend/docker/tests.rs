@@ -181,7 +181,8 @@ async fn a_container_can_do_little_and_belongs_to_its_pool() {
     let folder = tempfile::tempdir().expect("a folder");
     let engine = Engine::start(&folder.path().join("docker.sock"));
     let place = place(folder.path());
-    let backend = place.with("ours", "gannet-worker").await;
+    let mut backend = place.with("ours", "gannet-worker").await;
+    backend.containers.network = Some("fleet".into());
     backend.start("pool", "one", &[Kind::Batch, Kind::Trial]).await.expect("a start");
     let made = engine.0.lock().expect("no panic holds it")[0].0.clone();
     let host = &made["HostConfig"];
@@ -192,6 +193,11 @@ async fn a_container_can_do_little_and_belongs_to_its_pool() {
     assert_eq!(made["Labels"][POOL], "pool");
     let env: Vec<&str> = made["Env"].as_array().expect("variables").iter().filter_map(Value::as_str).collect();
     assert_eq!(env, ["GANNET_KINDS=batch,trial", "GANNET_SLOTS=2", "GANNET_WORKER_NAME=one"]);
+    assert_eq!(made["NetworkingConfig"]["EndpointsConfig"]["fleet"]["Aliases"], json!([ALIAS]));
+    // The engine refuses names on its own networks.
+    backend.containers.network = Some("host".into());
+    let body = backend.body("pool", &Launch::default(), "two", &[Kind::Trial]).expect("a body");
+    assert_eq!(body.networking_config, None);
 
     let error = place.with("ours", "not-there").await.start("pool", "two", &[Kind::Trial]).await.expect_err("no image");
     let error = format!("{error:#}");

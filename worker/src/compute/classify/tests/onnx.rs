@@ -58,7 +58,7 @@ fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
     let mut whole = Whole::load(&model, &path).expect("a model");
     let before = (whole.classify(&images, 10, 0.0), whole.classifier.bytes());
     let begin = |whole: &mut Whole, precision| {
-        whole.classifier.begin((precision, &[]), (&model, &path), &Backend::Engine).expect("ready");
+        whole.classifier.begin((precision, &[]), (&model, &path), &Backend::Engine, &mut || {}).expect("ready");
     };
     begin(&mut whole, Precision::Bf16);
     let rounded = whole.classify(&images, 10, 0.0);
@@ -101,7 +101,8 @@ fn in_int8_it_is_calibrated_and_nothing_is_left_behind() {
     let before = whole.classify(&images, 10, 0.0);
     let files: Vec<PathBuf> = images.iter().map(|(_, path)| path.clone()).collect();
     let begin = |whole: &mut Whole, asked: (Precision, &[PathBuf])| {
-        whole.classifier.begin(asked, (&model, &path), &Backend::Engine).expect("ready");
+        let asked = (asked.0, &samples(asked.1)[..]);
+        whole.classifier.begin(asked, (&model, &path), &Backend::Engine, &mut || {}).expect("ready");
     };
     begin(&mut whole, (Precision::Int8, &files[..]));
     let found = whole.classify(&images, 10, 0.0);
@@ -119,6 +120,31 @@ fn in_int8_it_is_calibrated_and_nothing_is_left_behind() {
         white.save_with_format(&files[0], image::ImageFormat::Png).expect("a picture");
         begin(&mut whole, (Precision::Int8, &files[..]));
         assert_ne!(whole.classify(&images[2..3], 10, 0.0), found[2..3]);
+        // An object never does, whenever its file was used.
+        let object = |file: &PathBuf| Sample {
+            sha256: Some(Digest::of(b"0")),
+            ..samples(std::slice::from_ref(file))[0].clone()
+        };
+        let objects: Vec<Sample> = files.iter().map(object).collect();
+        let mut calls = 0;
+        let asked = (Precision::Int8, &objects[..]);
+        whole.classifier.begin(asked, (&model, &path), &Backend::Engine, &mut || calls += 1).expect("ready");
+        assert_eq!(calls, files.len(), "a sign of life after each");
+        std::fs::File::options()
+            .append(true)
+            .open(&files[0])
+            .and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH))
+            .expect("a new time");
+        assert!(whole.classifier.is_ready(Precision::Int8, &objects, &Backend::Engine));
+        assert!(!whole.classifier.is_ready(Precision::Int8, &samples(&files), &Backend::Engine));
+        // Without one of them the numbers would be others.
+        let away = folder.path().join("away");
+        std::fs::rename(&files[1], &away).expect("moved away");
+        let asked = (Precision::Int8, &samples(&files)[..]);
+        let error =
+            whole.classifier.begin(asked, (&model, &path), &Backend::Engine, &mut || {}).expect_err("one is missing");
+        assert!(error.to_string().contains(&format!("calibrated on `{}`", files[1].display())), "{error}");
+        std::fs::rename(&away, &files[1]).expect("moved back");
     } else {
         assert_eq!(whole.classifier.precision(), (Precision::Fp32, None));
         assert_eq!(found, before);

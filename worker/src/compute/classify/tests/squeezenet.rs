@@ -149,8 +149,8 @@ fn int8_mostly_sees_what_fp32_sees() {
     let mut whole = Whole::load(&model, &weights).expect("a classifier");
     let full = whole.classify(&compared, 2, 0.0);
     let begin = |whole: &mut Whole, calibration: &[PathBuf]| {
-        let asked = (Precision::Int8, calibration);
-        whole.classifier.begin(asked, (&model, &weights), &Backend::Engine).expect("ready");
+        let asked = (Precision::Int8, &samples(calibration)[..]);
+        whole.classifier.begin(asked, (&model, &weights), &Backend::Engine, &mut || {}).expect("ready");
     };
     begin(&mut whole, &calibration);
     let short = whole.classify(&compared, 2, 0.0);
