@@ -8,9 +8,11 @@ use super::stage::{Size, Stage};
 use super::wiring::Wiring;
 use super::{Precision, Purpose, inverted, stem};
 
-/// The kinds of them, the longest first: how many layers, and whether these are such.
-const KINDS: [(usize, fn(&Graph, &[Layer]) -> bool); 2] =
-    [(inverted::LAYERS, inverted::is_one), (stem::LAYERS, stem::is_one)];
+/// A kind of them: how many layers, and whether these are such.
+type Kind = (usize, fn(&Graph, &[Layer]) -> bool);
+
+/// The longest first.
+const KINDS: [Kind; 2] = [(inverted::LAYERS, inverted::is_one), (stem::LAYERS, stem::is_one)];
 
 /// For each layer how many the stage has that begins with it: one, if none does. What is between a stage's layers, nobody else reads, and nobody observes. Layers of
 /// bytes are stages of their own.
@@ -24,7 +26,7 @@ pub(super) fn find(graph: &Graph, layers: &[Layer], purpose: Purpose, precision:
     let alone = |layer: &Layer| readers[layer.output.index()] == 1 && layer.output != graph.output();
     let mut index = 0;
     while index < layers.len() {
-        let is_one = |(length, is_one): &&(usize, fn(&Graph, &[Layer]) -> bool)| {
+        let is_one = |(length, is_one): &&Kind| {
             layers.get(index..index + length).is_some_and(|own| {
                 let links = |pair: &[Layer]| pair[1].inputs.first() == Some(&pair[0].output) && alone(&pair[0]);
                 let plain = own[..length - 1].iter().all(|layer| layer.inputs.len() == 1);
