@@ -96,7 +96,7 @@ ends_well() {
 }
 
 survives_kills() {
-  export GANNET_SLICE=1s
+  export GANNET_SLICE=3s
   quietly up --detach --scale worker=2
   start_study kills 6
   eventually 900 "the study is under way" has_results kills 1
