@@ -26,6 +26,7 @@ pub mod pool;
 pub mod pooled;
 pub mod slopes;
 pub mod softmax;
+pub mod stem;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;

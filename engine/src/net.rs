@@ -7,6 +7,7 @@
 mod codes;
 mod conv;
 mod convolution;
+mod fused;
 mod int8;
 mod inverted;
 mod linear;
@@ -21,6 +22,7 @@ mod pools;
 mod ranges;
 mod simple;
 mod stage;
+mod stem;
 mod training;
 mod wiring;
 
@@ -164,15 +166,15 @@ impl Net {
         }
         let layers = lower::lower(graph, purpose);
         let codes = ranges.map_or_else(|| Codes::none(graph), |ranges| Codes::new(graph, &layers, ranges, path));
-        let inverted = inverted::find(graph, &layers, purpose, precision);
-        let plan = wiring::wire(graph, &layers, &inverted, &codes, batch, purpose);
+        let lengths = fused::find(graph, &layers, purpose, precision);
+        let plan = wiring::wire(graph, &layers, &lengths, &codes, batch, purpose);
         let mut layouts = vec![Layout::Plain; graph.parameters().len()];
         let together = if purpose == Purpose::Train { batch.div_ceil(parallel::PARTS) } else { 1 };
         let size = Size { path, batch, together, precision };
         let mut stages = Vec::with_capacity(layers.len());
         let mut index = 0;
         while index < layers.len() {
-            let own = index..index + if inverted[index] { inverted::LAYERS } else { 1 };
+            let own = index..index + lengths[index];
             index = own.end;
             let output = (layers[own.end - 1].output, plan.wirings[own.end - 1].output);
             let (layers, wirings) = (&layers[own.clone()], &plan.wirings[own]);
@@ -186,7 +188,7 @@ impl Net {
                     }
                     None => stage::of(graph, layer, wiring, size, &mut layouts)?,
                 },
-                _ => Box::new(inverted::InvertedStage::new(layers, wirings, size, &mut layouts)),
+                _ => fused::stage(layers, wirings, size, &mut layouts),
             };
             stages.push(Timed { name: names.join("; "), output, products, stage, spent: [Duration::ZERO; 2] });
         }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod config;
+mod ending;
 pub mod metrics;
 pub mod policy;
 pub mod pool;

@@ -4,6 +4,7 @@
 //! be changed. Labels come from closed lists only: never a run, a job, a key or an address, so that the number of series is
 //! known beforehand.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 pub use prometheus_client::encoding::text::encode;
@@ -83,7 +84,8 @@ pub fn registry() -> Registry {
     registry
 }
 
-/// Connections at once. A scraper and a health check have one each; whoever comes later waits.
+/// Connections at once. A scraper and a health check have one each, for milliseconds. Whoever comes when all are taken has the
+/// place of who has had one for longest: those that say nothing keep nobody out.
 const MOST_CONNECTIONS: usize = 16;
 /// For a request's headers, and for the whole of a connection: one request each.
 const HEADERS_LIMIT: Duration = Duration::from_secs(5);
@@ -108,9 +110,8 @@ pub async fn serve(address: SocketAddr, observed: Arc<dyn Observed>) -> io::Resu
 }
 
 async fn accept(listener: TcpListener, observed: Arc<dyn Observed>) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let place = Arc::clone(&room).acquire_owned().await.expect("never closed");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -119,13 +120,19 @@ async fn accept(listener: TcpListener, observed: Arc<dyn Observed>) {
                 continue;
             }
         };
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
         let observed = Arc::clone(&observed);
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             if timeout(CONNECTION_LIMIT, converse(stream, observed)).await.is_err() {
                 tracing::debug!("a connection for metrics took too long");
             }
-            drop(place);
         });
+        connections.push_back(connection.abort_handle());
     }
 }
 

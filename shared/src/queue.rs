@@ -58,6 +58,12 @@ pub trait Queue: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Whether it takes no messages now, since its memory or its disk is short: what others say cannot be heard either. A
+    /// broker tells that only who has published since it began.
+    fn is_blocked(&self) -> bool {
+        false
+    }
+
     /// Publishes jobs, all confirmed when this returns. After an error some may have been published:
     /// publishing them again ([`Letter::again`]) is harmless, since a job's id makes its result one.
     /// A letter without a message id gets a fresh one.

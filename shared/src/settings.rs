@@ -9,7 +9,7 @@ use crate::strict;
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Every variable of the programs, read here or by their command lines.
-pub const VARIABLES: [&str; 25] = [
+pub const VARIABLES: [&str; 26] = [
     "GANNET_AMQP_URL",
     "GANNET_AMQP_URL_FILE",
     "GANNET_AUTOSCALER",
@@ -34,6 +34,7 @@ pub const VARIABLES: [&str; 25] = [
     "GANNET_THREADS",
     "GANNET_TIME_LIMIT",
     "GANNET_UNSANDBOXED",
+    "GANNET_WORKERS_HERE",
     "GANNET_WORKER_NAME",
 ];
 

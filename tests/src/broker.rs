@@ -129,6 +129,41 @@ impl Broker {
         self.ctl(&["delete_vhost", vhost])
     }
 
+    /// Makes a user who may do everything in a virtual host.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn add_user(&self, user: &str, password: &str, vhost: &str) -> Result<()> {
+        self.ctl(&["add_user", user, password])?;
+        self.ctl(&["set_permissions", "-p", vhost, user, ".*", ".*", ".*"])
+    }
+
+    /// Gives a user another password, and closes all connections that were opened with the old one.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn change_password(&self, user: &str, password: &str) -> Result<()> {
+        self.ctl(&["change_password", user, password])?;
+        self.ctl(&["close_all_user_connections", user, "another password"])
+    }
+
+    /// Removes a user.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn delete_user(&self, user: &str) -> Result<()> {
+        self.ctl(&["delete_user", user])
+    }
+
+    /// Has a test's own node take any memory for too much, or a usual amount: whoever publishes is blocked in between.
+    ///
+    /// # Errors
+    /// It is not a test's own, or refuses.
+    pub fn alarm(&self, on: bool) -> Result<()> {
+        ensure!(self.keeper().is_some(), "all tests share this node");
+        self.ctl(&["set_vm_memory_high_watermark", if on { "0" } else { "0.6" }])
+    }
+
     fn ctl(&self, args: &[&str]) -> Result<()> {
         let output = Command::new(self.dir.join("rabbitmqctl"))
             .arg("--quiet")

@@ -8,6 +8,9 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tests::{Amqp, Fleet, LIMIT, Process, eventually, json_lines, signal, studies, write_colour, write_model};
 
+#[path = "autoscale/trouble.rs"]
+mod trouble;
+
 /// What is declared last: when it is there, jobs find their queues.
 const LAST: &str = "gannet.v1.results";
 
@@ -33,13 +36,13 @@ fn workers(fleet: &Fleet) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let url = format!("GANNET_AMQP_URL={}", fleet.amqp_url());
-    let of_fleet = |pid: &u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let has =
-            |variable: &str| environment.split(|byte| *byte == 0).any(|text| text.starts_with(variable.as_bytes()));
-        has(&url) && has("GANNET_WORKER_NAME=")
-    };
-    pids.filter(of_fleet).collect()
+    pids.filter(|pid| has_variable(*pid, &url) && has_variable(*pid, "GANNET_WORKER_NAME=")).collect()
+}
+
+/// Whether a process has a variable that begins so in its environment.
+fn has_variable(pid: u32, beginning: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|text| text.starts_with(beginning.as_bytes()))
 }
 
 async fn at_zero(fleet: &Fleet) -> Result<()> {
@@ -177,11 +180,7 @@ async fn a_killed_worker_is_replaced_and_the_end_of_the_autoscaler_is_its_worker
         let first = word["worker"].as_str().context("it says where")?.to_owned();
         let of_name = |name: &str| {
             let wanted = format!("GANNET_WORKER_NAME={name}");
-            let has = |pid: &u32| {
-                let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                environment.split(|byte| *byte == 0).any(|text| text == wanted.as_bytes())
-            };
-            workers(fleet).into_iter().find(has)
+            workers(fleet).into_iter().find(|pid| has_variable(*pid, &wanted))
         };
         signal("KILL", of_name(&first).context("it is a process")?)?;
         let others = |word: &Value| word["id"] == "long" && word["worker"] != first.as_str();
@@ -242,6 +241,7 @@ async fn what_cannot_be_done_is_told_at_once() {
         let config: PathBuf = fleet.write("pools.toml", "[[pool]]\nname = \"a\"\nmax = 0\n")?;
         for (args, expected) in [
             (vec!["autoscale"], "--processes"),
+            (vec!["autoscale", "--health"], "give --metrics-address (GANNET_METRICS) to both"),
             (vec!["autoscale", "--processes", "--worker", "nowhere"], "name it with --worker"),
             (vec!["autoscale", "--processes", "--min", "3", "--max", "2"], "`max` is 2"),
             (vec!["autoscale", "--processes", "--config", &config.display().to_string()], "`pool[0].max` is 0"),

@@ -140,7 +140,7 @@ async fn programs_work_as_users_of_least_privilege_on_the_broker() {
 async fn the_same_users_serve_fleets_of_two_contracts() {
     Fleet::run("the_same_users_serve_fleets_of_two_contracts", async |fleet| {
         // An upgrade and, after it, the old release's file once more: neither takes the other's rights away.
-        restrict_to(fleet, "v2")?;
+        drop(restrict_to(fleet, "v2")?);
         let address = restrict_to(fleet, "v1")?;
         fleet.push_pictures().await?;
         fleet.write("study.toml", &studies::quick())?;

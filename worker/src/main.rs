@@ -71,9 +71,12 @@ struct Arguments {
     #[arg(long, env = "GANNET_STALL", default_value_t = ExecutorSettings::STALL.into())]
     stall: humantime::Duration,
     /// Memory of each executor, in MiB: one that needs more dies alone [default: nine tenths of the machine's or
-    /// container's, shared by the slots]
+    /// container's, shared by the slots, and by all workers that `gannet autoscale` may start on the machine]
     #[arg(long, env = "GANNET_EXECUTOR_MIB", value_parser = clap::value_parser!(u64).range(LEAST_MEMORY >> 20..1 << 40))]
     executor_mib: Option<u64>,
+    /// Workers like this one that share the machine's memory: `gannet autoscale` says so
+    #[arg(long, env = "GANNET_WORKERS_HERE", hide = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    workers_here: u32,
     /// Jobs after which an executor is replaced
     #[arg(long, env = "GANNET_RECYCLE_JOBS", default_value_t = ExecutorSettings::RECYCLE_JOBS, value_parser = clap::value_parser!(u64).range(1..))]
     recycle_jobs: u64,
@@ -240,8 +243,9 @@ fn settings(arguments: &Arguments, places: &Places) -> anyhow::Result<WorkerSett
     settings.executor.stall = at_least(arguments.stall, Duration::from_secs(1), "--stall")?;
     settings.executor.threads = arguments.threads;
     settings.executor.unsandboxed = arguments.unsandboxed;
-    if let Some(mib) = arguments.executor_mib {
-        settings.executor.limit_memory(Some(mib << 20));
+    match arguments.executor_mib {
+        Some(mib) => settings.executor.limit_memory(Some(mib << 20)),
+        None => settings.share_memory(arguments.workers_here),
     }
     if let Some(mib) = arguments.recycle_mib {
         settings.executor.recycle_memory = Some(mib << 20);

@@ -75,6 +75,11 @@ impl WorkerSettings {
             executor,
         })
     }
+
+    /// Executors' memory by default where so many workers of this one's kind share the machine.
+    pub fn share_memory(&mut self, workers: u32) {
+        self.executor.limit_memory(memory_each(self.slots.saturating_mul(workers), self.executor.device));
+    }
 }
 
 /// An equal share of nine tenths of the memory, so that it is an executor that runs out of it and not the machine, where
@@ -98,5 +103,25 @@ pub fn hostname() -> String {
     match std::str::from_utf8(&name[..end]) {
         Ok(name) if !failed && !name.is_empty() => name.to_owned(),
         _ => "localhost".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_of_one_machine_share_its_memory() {
+        let limits = |workers: u32| {
+            let mut settings = WorkerSettings::new("cache".into(), Some(1), Device::Cpu).expect("this program");
+            settings.share_memory(workers);
+            (settings.executor.memory, settings.executor.recycle_memory)
+        };
+        let Some(available) = crate::memory::available() else { return };
+        let all = available / 10 * 9;
+        for workers in [1, 2, 1000] {
+            let each = (all / u64::from(workers)).max(2 * LEAST_MEMORY);
+            assert_eq!(limits(workers), (Some(each), Some(each / 2)), "{workers}");
+        }
     }
 }

@@ -346,6 +346,7 @@ async fn listen(context: Arc<Context>) {
                         }
                     },
                     Control::Drain { .. } => {}
+                    Control::Report => context.beat().await,
                 }
             }
         };

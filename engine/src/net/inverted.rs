@@ -9,34 +9,13 @@ use super::lower::{Layer, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
 use super::wiring::{Wiring, conv_shape};
-use super::{Precision, Purpose, Run, Size, Stage};
+use super::{Run, Size, Stage};
 
 /// Layers of an inverted residual.
 pub(super) const LAYERS: usize = 3;
 
-/// For each layer whether an inverted residual begins with it. What is between its layers, nobody else reads, and nobody observes. Those of bytes are
-/// layers of their own.
-pub(super) fn find(graph: &Graph, layers: &[Layer], purpose: Purpose, precision: Precision) -> Vec<bool> {
-    let mut begins = vec![false; layers.len()];
-    if purpose != Purpose::Infer || precision != Precision::Fp32 {
-        return begins;
-    }
-    let mut readers = vec![0; graph.nodes().len()];
-    layers.iter().flat_map(|layer| &layer.inputs).for_each(|input| readers[input.index()] += 1);
-    let mut next = 0;
-    for (index, three) in layers.windows(LAYERS).enumerate() {
-        let alone = |layer: &Layer| readers[layer.output.index()] == 1 && layer.output != graph.output();
-        let chained = three.windows(2).all(|pair| pair[1].inputs.first() == Some(&pair[0].output) && alone(&pair[0]));
-        let plain = three[..2].iter().all(|layer| layer.inputs.len() == 1);
-        if index >= next && chained && plain && is_inverted(graph, three) {
-            begins[index] = true;
-            next = index + LAYERS;
-        }
-    }
-    begins
-}
-
-fn is_inverted(graph: &Graph, layers: &[Layer]) -> bool {
+/// Whether these are one.
+pub(super) fn is_one(graph: &Graph, layers: &[Layer]) -> bool {
     let shape = |layer: &Layer| match (&layer.op, graph.shape(layer.inputs[0]), graph.shape(layer.output)) {
         (LayerOp::Conv { pooled: false, .. }, [ins, ..], [outs, ..]) => Some(conv_shape(&layer.op, *ins, *outs)),
         _ => None,

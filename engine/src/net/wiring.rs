@@ -8,7 +8,6 @@ use crate::simd::LANES;
 
 use super::Purpose;
 use super::codes::Codes;
-use super::inverted;
 use super::lower::{Layer, LayerOp};
 use super::memory::{Arena, Form, Need, Place};
 use super::parts::Parts;
@@ -56,16 +55,16 @@ pub(crate) fn conv_shape(layer: &LayerOp, input: usize, outs: usize) -> Shape {
     Shape { ins: input, outs, groups: *groups, window: *window }
 }
 
-/// Decides where everything lies. `inverted` tells with which layers inverted residuals begin: what is between their layers has a form, and no buffer.
+/// Decides where everything lies. `lengths` tells how many layers the stage has that begins with each: what is between them has a form, and no buffer.
 pub(crate) fn wire(
     graph: &Graph,
     layers: &[Layer],
-    inverted: &[bool],
+    lengths: &[usize],
     codes: &Codes,
     batch: usize,
     purpose: Purpose,
 ) -> Wired {
-    let plan = Plan::new(graph, layers, inverted, codes);
+    let plan = Plan::new(graph, layers, lengths, codes);
     let mut arena = Arena::default();
     let values = plan.values(&mut arena, batch, purpose);
     let gradients = match purpose {
@@ -110,7 +109,7 @@ pub(super) struct Plan<'a> {
     /// For each value the layer that computes it.
     maker: Vec<Option<usize>>,
     pub(super) codes: &'a Codes,
-    /// For each value whether it is between the layers of an inverted residual, and for each layer the first and the last one of its stage.
+    /// For each value whether it is between the layers of a stage, and for each layer the first and the last one of its stage.
     inner: Vec<bool>,
     stages: Vec<[usize; 2]>,
 }
@@ -119,7 +118,7 @@ pub(super) struct Plan<'a> {
 const NOWHERE: usize = usize::MAX;
 
 impl<'a> Plan<'a> {
-    fn new(graph: &'a Graph, layers: &'a [Layer], inverted: &[bool], codes: &'a Codes) -> Self {
+    fn new(graph: &'a Graph, layers: &'a [Layer], lengths: &[usize], codes: &'a Codes) -> Self {
         let mut readers = vec![Vec::new(); graph.nodes().len()];
         let mut maker = vec![None; graph.nodes().len()];
         for (index, layer) in layers.iter().enumerate() {
@@ -128,8 +127,8 @@ impl<'a> Plan<'a> {
         }
         let mut inner = vec![false; graph.nodes().len()];
         let mut stages: Vec<_> = (0..layers.len()).map(|layer| [layer; 2]).collect();
-        for first in (0..layers.len()).filter(|layer| inverted[*layer]) {
-            let end = first + inverted::LAYERS - 1;
+        for first in (0..layers.len()).filter(|layer| lengths[*layer] > 1) {
+            let end = first + lengths[first] - 1;
             layers[first..end].iter().for_each(|layer| inner[layer.output.index()] = true);
             stages[first..=end].fill([first, end]);
         }

@@ -70,12 +70,18 @@ pub struct Launch {
     pub memory: Option<u64>,
     /// Processors, for Docker.
     pub cpus: Option<f64>,
+    /// Workers at most that share the machine's memory with each one; `None` where it has a limit of its own.
+    pub workers_here: Option<u32>,
 }
 
 impl Launch {
     /// The variables of one worker: the pool's own, and what only the autoscaler can know.
-    fn variables(&self, worker: &str, kinds: &[Kind]) -> Vec<(String, String)> {
-        let mut variables: BTreeMap<String, String> = self.env.clone();
+    pub(super) fn variables(&self, worker: &str, kinds: &[Kind]) -> Vec<(String, String)> {
+        let mut variables: BTreeMap<String, String> = BTreeMap::new();
+        if let Some(workers) = self.workers_here {
+            variables.insert("GANNET_WORKERS_HERE".into(), workers.to_string());
+        }
+        variables.extend(self.env.clone());
         let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
         variables.insert("GANNET_WORKER_NAME".into(), worker.into());
         variables.insert("GANNET_KINDS".into(), kinds.join(","));

@@ -70,7 +70,7 @@ impl Pools {
     /// One pool.
     pub fn one(pool: Pool, launch: Launch) -> Self {
         let launches = BTreeMap::from([(pool.name.clone(), launch)]);
-        Self { total: None, pools: vec![pool], launches }
+        Self { total: None, pools: vec![pool], launches }.sharing_a_machine()
     }
 
     /// Reads a file of pools; what it does not say of a pool is as in `pool` and `launch`.
@@ -92,7 +92,17 @@ impl Pools {
             }
             pools.push(pool);
         }
-        Ok(Self { total: file.total, pools, launches })
+        Ok(Self { total: file.total, pools, launches }.sharing_a_machine())
+    }
+
+    /// All workers run on one machine: each has an equal share of its memory, unless its container has a limit.
+    fn sharing_a_machine(mut self) -> Self {
+        let most = self.pools.iter().fold(0_u32, |sum, pool| sum.saturating_add(pool.max));
+        let most = self.total.map_or(most, |total| most.min(total.max(1)));
+        for launch in self.launches.values_mut() {
+            launch.workers_here = launch.memory.is_none().then_some(most);
+        }
+        self
     }
 
     /// The kinds of jobs that any of the pools takes.
@@ -116,6 +126,7 @@ impl Entry {
             gpus: self.gpus.or_else(|| launch.gpus.clone()),
             memory: self.memory_mib.map(|mib| mib << 20).or(launch.memory),
             cpus: self.cpus.or(launch.cpus),
+            workers_here: None,
         };
         let mut kinds = self.kinds.unwrap_or_else(|| pool.kinds.clone());
         kinds.dedup();
@@ -197,6 +208,24 @@ mod tests {
         let pool = &pools.pools[0];
         assert_eq!((pool.max, pool.slots, pool.idle), (4, 2, Duration::from_secs(300)));
         assert_eq!(pools.launches["gpu"].env["A"], "b");
+    }
+
+    #[test]
+    fn workers_share_the_machine_unless_their_containers_have_limits() {
+        let text = "[[pool]]\nname = \"a\"\nmax = 3\n[[pool]]\nname = \"b\"\nmax = 2\nmemory_mib = 100\n";
+        let shares = |text: &str| {
+            let launches = read(text).expect("accepted").launches;
+            (launches["a"].workers_here, launches["b"].workers_here)
+        };
+        assert_eq!(shares(text), (Some(5), None));
+        assert_eq!(shares(&format!("total = 4\n{text}")), (Some(4), None));
+        let one = Pools::one(Pool::new("a", 7), Launch::default());
+        let variables = one.launches["a"].variables("w", &[Kind::Trial]);
+        assert!(variables.contains(&("GANNET_WORKERS_HERE".into(), "7".into())), "{variables:?}");
+        let env = BTreeMap::from([("GANNET_WORKERS_HERE".into(), "1".into())]);
+        let one = Pools::one(Pool::new("a", 7), Launch { env, ..Launch::default() });
+        let variables = one.launches["a"].variables("w", &[Kind::Trial]);
+        assert!(variables.contains(&("GANNET_WORKERS_HERE".into(), "1".into())), "what is said counts: {variables:?}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! - **Out at once.** As many slots as clear what is ready and in hand within [`Pool::clear_within`], never more than jobs.
 //! - **In late.** Only what was too much all through [`Pool::idle`], and only workers with nothing in hand, or with slices
 //!   that have just begun; the worker itself has the last word (`Control::Drain`, `only_if`).
-//! - **Nothing on silence.** Whoever does not see the queue, or has just begun to hear the workers, ends nobody.
+//! - **Nothing on silence.** Whoever does not see the queue, or has just begun to hear the workers, ends nobody. Where the
+//!   broker takes no messages nobody is silent ([`Policy::blocked`]); who is quiet is asked first ([`Policy::is_quiet`]).
 //!
 //! Time is what has passed since some beginning. Should it jump, or nothing be seen for a while, the policy listens anew
 //! before it takes anybody for silent or idle.
@@ -15,8 +16,8 @@ use shared::contract::{Heartbeat, Spare};
 
 use self::crew::{Backoff, Mate, Stage};
 use self::durations::Durations;
-use self::roster::Roster;
-use super::pool::Pool;
+use self::roster::{QUIET, Roster};
+use super::pool::{Pool, START_LIMIT};
 use crate::workers::ALL_HEARD;
 
 mod crew;
@@ -77,6 +78,11 @@ impl PoolState {
             self.needs.pop_front();
         }
         self.needs[0].1
+    }
+
+    /// Workers of this pool have died.
+    fn fail(&mut self, now: Duration) {
+        self.backoff.fail(now, self.pool.start_limit);
     }
 
     /// Whether needs were seen for as long as it takes.
@@ -141,12 +147,43 @@ impl Policy {
         }
     }
 
+    /// Whether somebody should be heard by now and was not: whoever asks then for a word (`Control::Report`) either hears it, or
+    /// hears of the broker that it takes none.
+    pub fn is_quiet(&self, now: Duration) -> bool {
+        let unheard = |(name, mate): (&String, &Mate)| {
+            mate.stage == Stage::Up
+                && !mate.heard
+                && now.saturating_sub(mate.since) > QUIET
+                && !self.roster.0.contains_key(name)
+        };
+        self.crew.iter().any(unheard) || self.roster.is_quiet(now, |name| self.crew.contains_key(name))
+    }
+
+    /// The broker takes no messages: workers' words do not come through, whatever they do. Nothing is decided, and what was not
+    /// heard until the next look is nobody's silence.
+    pub fn blocked(&mut self) -> Turn {
+        self.looked = None;
+        let why = "the broker takes no messages (its memory or its disk is short), so workers cannot be heard: nobody is started, and nobody told to leave".into();
+        let decision = Decision { action: Action::Wait { pool: None }, cause: Cause::Blocked, why };
+        Turn { decisions: vec![decision], ..Turn::default() }
+    }
+
+    /// How long the start of a worker of this pool may take, its first word included.
+    pub fn start_limit(&self, pool: &str) -> Duration {
+        let of = self.pools.iter().find(|state| state.pool.name == pool);
+        of.map_or(START_LIMIT, |state| state.pool.start_limit)
+    }
+
+    fn is_starting(&self, now: Duration, mate: &Mate) -> bool {
+        mate.is_starting(now, start_limit(&self.pools, mate))
+    }
+
     /// A worker could not be started.
     pub fn could_not_start(&mut self, now: Duration, worker: &str) {
         if let Some(mate) = self.crew.remove(worker)
             && let Some(pool) = mate.pool
         {
-            self.pools[pool].backoff.fail(now);
+            self.pools[pool].fail(now);
         }
     }
 
@@ -215,4 +252,9 @@ impl Policy {
             }
         }
     }
+}
+
+/// How long a worker may take to say its first word.
+fn start_limit(pools: &[PoolState], mate: &Mate) -> Duration {
+    mate.pool.map_or(START_LIMIT, |pool| pools[pool].pool.start_limit)
 }

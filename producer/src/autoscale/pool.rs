@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use shared::contract::Kind;
 
+/// Default of [`Pool::start_limit`]: a container on a loaded machine.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// Workers of one sort.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
@@ -21,7 +24,8 @@ pub struct Pool {
     pub clear_within: Duration,
     /// For how long there must have been too many workers before one is asked to leave.
     pub idle: Duration,
-    /// How long a worker may take to say its first word before another takes its place.
+    /// How long the start of a worker may take, until its first word. So long it counts for what it will do; then it has
+    /// failed, is ended, and another takes its place.
     pub start_limit: Duration,
 }
 
@@ -36,7 +40,7 @@ impl Pool {
             slots: 1,
             clear_within: Duration::from_secs(10),
             idle: Duration::from_secs(30),
-            start_limit: Duration::from_secs(60),
+            start_limit: START_LIMIT,
         }
     }
 

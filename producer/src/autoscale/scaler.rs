@@ -2,6 +2,10 @@
 //!
 //! One task does it all: the policy and the connection have one owner. A look is two declares that declare nothing, several
 //! times a second on one channel; who has what in hand comes with the workers' heartbeats.
+//!
+//! A broker that is short of memory or disk reads no more from whoever publishes, and still answers who only looks: workers fall
+//! silent though they compute. It tells that those alone who publish. So whoever is quiet is asked for a word, on the connection
+//! that looks: then either the word comes, or the broker says that it takes none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,15 +19,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
-use super::policy::{Action, Decision, Look, Policy, State, Turn};
+use super::ending::end_all;
+use super::policy::{Action, Decision, Look, Policy, Turn};
 use super::report::Report;
 
-/// A worker has ten seconds to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// Between two tries to reach the broker.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The start of a worker that takes longer is a failure.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// The longest where it refuses: each wrong password is a line in its log.
+const LONGEST_AGAIN: Duration = Duration::from_secs(30);
+/// Between two words to those that are quiet: two of them before anybody is taken for silent.
+const ASK_EVERY: Duration = Duration::from_secs(3);
 
 /// How it goes about it.
 #[derive(Debug, Clone)]
@@ -43,47 +48,94 @@ pub struct Scaler {
     policy: Policy,
     backend: Box<dyn Backend>,
     place: QueuePlace,
+    /// The place as it is set now: a password in a file may have been changed.
+    place_now: fn() -> Option<QueuePlace>,
     queue: Option<Arc<dyn Queue>>,
     options: Options,
     report: Report,
     began: Instant,
     /// When there was nothing to do, last.
     empty: Option<Instant>,
+    /// When the workers were asked for a word, last.
+    asked: Option<Instant>,
+    /// Whether anything was ever seen.
+    has_seen: bool,
+    /// Refusals since it was.
+    refused: u32,
 }
 
 impl Scaler {
-    /// Works for the fleet whose queue is at `place`.
-    pub fn new(policy: Policy, backend: Box<dyn Backend>, place: QueuePlace, options: Options, report: Report) -> Self {
-        Self { policy, backend, place, queue: None, options, report, began: Instant::now(), empty: None }
+    /// Works for the fleet whose queue is at `place`; `place_now` reads that place again.
+    pub fn new(
+        policy: Policy,
+        backend: Box<dyn Backend>,
+        place: QueuePlace,
+        place_now: fn() -> Option<QueuePlace>,
+        options: Options,
+        report: Report,
+    ) -> Self {
+        Self {
+            policy,
+            backend,
+            place,
+            place_now,
+            queue: None,
+            options,
+            report,
+            began: Instant::now(),
+            empty: None,
+            asked: None,
+            has_seen: false,
+            refused: 0,
+        }
     }
 
-    /// Works until `stop` is cancelled. An outage of the broker is waited for, and nobody is started or ended meanwhile.
+    /// Works until `stop` is cancelled. An outage of the broker and a refusal are waited for, and nobody is started or ended
+    /// meanwhile: workers that have their connections work on.
     ///
     /// # Errors
-    /// The queue refuses: waiting would not heal that.
+    /// The queue refuses from the first: then what was asked for is wrong. Workers that run are left alone.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(workers = self.backend.place(), queue = %self.place, "sizes workers");
         while !stop.is_cancelled() {
             let Err(error) = self.watch(&stop).await else { break };
-            if !error.is_passing() {
-                self.end().await;
-                return Err(error.into());
-            }
+            let wait = match error.is_passing() {
+                true => AGAIN,
+                false if !self.has_seen => return Err(error.into()),
+                false => self.was_refused(&error),
+            };
             tracing::debug!(%error, "the queue is not seen");
             self.report.unseen(&error.to_string());
             let turn = self.policy.decide(self.now(), None);
             self.tell(&turn);
             tokio::select! {
-                () = sleep(AGAIN) => {}
+                () = sleep(wait) => {}
                 () = stop.cancelled() => {}
             }
         }
-        self.end().await;
+        if !self.options.leave && !self.options.dry_run {
+            end_all(self.backend.as_ref()).await;
+        }
         Ok(())
     }
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Takes a refusal: another password, rights that were taken away. Returns how long to wait before the next try.
+    fn was_refused(&mut self, error: &QueueError) -> Duration {
+        if self.refused == 0 {
+            tracing::error!(%error, "the queue refuses: tries again and again, and leaves the workers alone until it is seen");
+        }
+        self.refused += 1;
+        if let Some(place) = (self.place_now)().filter(|place| *place != self.place) {
+            tracing::info!(queue = %place, "the queue's address has changed");
+            self.place = place;
+            self.queue = None;
+            return AGAIN;
+        }
+        LONGEST_AGAIN.min(AGAIN * (1 << (self.refused - 1).min(5)))
     }
 
     /// Looks and acts until `stop` is cancelled or the connection is lost.
@@ -100,12 +152,17 @@ impl Scaler {
                 () = stop.cancelled() => return Ok(()),
                 word = heartbeats.next() => self.hear(&word?),
                 _ = ticks.tick() => {
+                    if queue.is_blocked() {
+                        self.is_blocked();
+                        continue;
+                    }
                     let depths = tokio::select! {
                         depths = queue.depths_of(&self.options.kinds) => depths?,
                         () = stop.cancelled() => return Ok(()),
                     };
                     // Never left in the middle: what was begun is known to be begun.
                     self.turn(queue.as_ref(), &depths).await?;
+                    self.ask_the_quiet(queue.as_ref()).await?;
                 }
             }
         }
@@ -118,7 +175,25 @@ impl Scaler {
         };
         self.queue = Some(Arc::clone(&queue));
         let heartbeats = queue.heartbeats().await?;
+        // Who works, and at what, is known at once.
+        queue.publish_control(&Control::Report).await?;
         Ok((queue, heartbeats))
+    }
+
+    /// Asks for a word where one is missing.
+    async fn ask_the_quiet(&mut self, queue: &dyn Queue) -> Result<(), QueueError> {
+        if self.policy.is_quiet(self.now()) && self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+            self.asked = Some(Instant::now());
+            queue.publish_control(&Control::Report).await?;
+        }
+        Ok(())
+    }
+
+    /// The broker takes no messages.
+    fn is_blocked(&mut self) {
+        let turn = self.policy.blocked();
+        self.report.unseen("the broker takes no messages: its memory or its disk is short (an alarm of RabbitMQ's)");
+        self.tell(&turn);
     }
 
     fn hear(&mut self, word: &Heartbeat) {
@@ -143,6 +218,7 @@ impl Scaler {
         let look = Look { ready, consumers: depths.iter().map(|depth| depth.consumers).sum(), members };
         let (now, is_dry) = (self.now(), self.options.dry_run);
         let turn = if is_dry { self.policy.ponder(now, &look) } else { self.policy.decide(now, Some(&look)) };
+        (self.has_seen, self.refused) = (true, 0);
         self.report.seen();
         self.tell(&turn);
         if turn.ready == 0 {
@@ -163,8 +239,10 @@ impl Scaler {
             == turn.decisions.iter().filter(|decision| matches!(decision.action, Action::Start { .. })).count();
         let starts = turn.decisions.iter().filter_map(|decision| match &decision.action {
             Action::Start { pool, worker, kinds } => Some(async {
-                let started = timeout(START_LIMIT, self.backend.start(pool, worker, kinds)).await;
-                (worker.as_str(), started.unwrap_or_else(|_| Err(anyhow::anyhow!("not within {START_LIMIT:?}"))))
+                let limit = self.policy.start_limit(pool);
+                let started = timeout(limit, self.backend.start(pool, worker, kinds)).await;
+                let late = |_| Err(anyhow::anyhow!("not within {limit:?} (--start-limit)"));
+                (worker.as_str(), started.unwrap_or_else(late))
             }),
             _ => None,
         });
@@ -198,49 +276,6 @@ impl Scaler {
             }
         }
         Ok(())
-    }
-
-    /// Ends our workers, in order, and waits for them; or leaves them.
-    async fn end(&self) {
-        if self.options.leave || self.options.dry_run {
-            return;
-        }
-        let begun = Instant::now();
-        let mut told = Vec::new();
-        loop {
-            let members = match self.backend.members().await {
-                Ok(members) => members,
-                Err(error) => {
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        "workers may be left: who is there cannot be found out"
-                    );
-                    return;
-                }
-            };
-            let mut runs = 0;
-            for member in &members {
-                let late = begun.elapsed() > ENDS_WITHIN;
-                let done = match member.state {
-                    State::Ended { .. } => self.backend.remove(&member.name).await,
-                    State::Runs if late => self.backend.kill(&member.name).await,
-                    State::Runs if told.contains(&member.name) => Ok(()),
-                    State::Runs => {
-                        told.push(member.name.clone());
-                        self.backend.stop(&member.name).await
-                    }
-                };
-                runs += usize::from(member.state == State::Runs);
-                if let Err(error) = done {
-                    tracing::warn!(worker = member.name, error = format!("{error:#}"), "cannot end a worker");
-                }
-            }
-            if runs == 0 || begun.elapsed() > 2 * ENDS_WITHIN {
-                tracing::info!(workers = told.len(), left = runs, "has ended its workers");
-                return;
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
     }
 }
 

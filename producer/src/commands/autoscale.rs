@@ -9,10 +9,10 @@ use anyhow::{Context as _, bail};
 use clap::{ArgGroup, ValueEnum};
 use shared::contract::Kind;
 use shared::digest::Digest;
-use shared::metrics::{MetricsArguments, serve};
+use shared::metrics::{self, MetricsArguments};
 use shared::names::Name;
 use shared::queue::fresh_message_id;
-use shared::settings::{QueuePlace, cores};
+use shared::settings::{BadSetting, QueuePlace, cores};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::autoscale::backend::{Backend, Launch};
 use crate::autoscale::config::{self, Pools};
 use crate::autoscale::metrics::Metrics;
 use crate::autoscale::policy::Policy;
-use crate::autoscale::pool::Pool;
+use crate::autoscale::pool::{Pool, START_LIMIT};
 use crate::autoscale::report::Report;
 use crate::autoscale::scaler::{Options, Scaler};
 
@@ -31,8 +31,8 @@ mod docker;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    group = ArgGroup::new("where").required(true).args(["processes", "docker"]),
-    after_help = "Examples:\n  gannet autoscale --processes --max 4\n  gannet autoscale --processes --config pools.toml --dry-run\n  gannet autoscale --docker --image gannet-worker --network gannet_default --env-file worker.env --volume cache:/cache --max 8\n\nOut at once: as many slots as clear what waits within --clear-within, never more than there are jobs. In after --idle: only workers that have nothing in hand, and they themselves decide. Nothing is done while the broker or the workers are not seen. At zero nothing runs but this command, which needs the broker alone: GANNET_AMQP_URL, and no store.\n\nSIGTERM or Ctrl-C: its workers end in order, as by `gannet drain` (--leave: they stay, and the next autoscaler of this --name takes them over)."
+    group = ArgGroup::new("where").required(true).args(["processes", "docker", "health"]),
+    after_help = "Examples:\n  gannet autoscale --processes --max 4\n  gannet autoscale --processes --config pools.toml --dry-run\n  gannet autoscale --docker --image gannet-worker --network gannet_default --env-file worker.env --volume cache:/cache --max 8\n\nOut at once: as many slots as clear what waits within --clear-within, never more than there are jobs. In after --idle: only workers that have nothing in hand, and they themselves decide. Nothing is done while the broker or the workers are not seen, while it takes no messages, or refuses. At zero nothing runs but this command, which needs the broker alone: GANNET_AMQP_URL, and no store.\n\nSIGTERM or Ctrl-C: its workers end in order, as by `gannet drain` (--leave: they stay, and the next autoscaler of this --name takes them over). Nothing else ends workers that work.\n\nMemory: nine tenths of the machine's, shared by as many workers as there may be of all pools, unless GANNET_EXECUTOR_MIB says what each executor has, or --memory-mib what each container has.\n\nMetrics: GANNET_METRICS is this command's alone. Workers of --processes answer nowhere, since one address cannot be all of theirs: --env GANNET_METRICS=127.0.0.1:0 gives each a free port, which its log names."
 )]
 pub(super) struct Arguments {
     /// Workers are processes of this machine, with this command's variables
@@ -41,13 +41,17 @@ pub(super) struct Arguments {
     /// Workers are containers of a Docker engine
     #[arg(long)]
     docker: bool,
+    /// Do nothing, but ask the autoscaler of this machine that answers at --metrics-address whether it lives: the status is 0,
+    /// or 1 with the reason
+    #[arg(long)]
+    health: bool,
     /// Says what it would do, and does nothing
     #[arg(long)]
     dry_run: bool,
     /// Workers at least
     #[arg(long, value_name = "N", default_value_t = 0)]
     min: u32,
-    /// Workers at most [default: the number of cores, shared by --slots]
+    /// Workers at most: so many share the machine's memory [default: the number of cores, shared by --slots]
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// Jobs that a worker computes at once
@@ -68,8 +72,8 @@ pub(super) struct Arguments {
     /// The time in which what waits should be done: fewer workers suffice for many short jobs
     #[arg(long, value_name = "TIME", default_value = "10s")]
     clear_within: humantime::Duration,
-    /// How long a worker may take to say its first word before another takes its place
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    /// How long the start of a worker may take, until its first word: then it is ended, and another takes its place
+    #[arg(long, value_name = "TIME", default_value_t = START_LIMIT.into())]
     start_limit: humantime::Duration,
     /// Time between two looks at the queues
     #[arg(long, value_name = "TIME", default_value = "200ms")]
@@ -116,8 +120,16 @@ fn name(text: &str) -> Result<Name, String> {
     if name.as_str().len() <= 20 { Ok(name) } else { Err("20 characters at most are accepted".into()) }
 }
 
+/// Where the queue is, by the environment and the file that it may name.
+fn place() -> Result<QueuePlace, BadSetting> {
+    QueuePlace::read(&|name| std::env::var(name).ok())
+}
+
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let place = QueuePlace::read(&|name| std::env::var(name).ok())?;
+    if arguments.health {
+        return Ok(metrics::ask(arguments.metrics.metrics_address)?);
+    }
+    let place = place()?;
     let pools = pools(&arguments)?;
     let every = Duration::from(arguments.every);
     if !(LEAST_EVERY..=MOST_EVERY).contains(&every) {
@@ -136,18 +148,18 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let program = program(arguments.worker.as_deref())?;
         Box::new(Processes::new(program, arguments.logs.clone(), mark, pools.launches.clone())?)
     };
-    let metrics = Arc::new(Metrics::default());
+    let observed = Arc::new(Metrics::default());
     if let Some(address) = arguments.metrics.metrics_address {
-        serve(address, Arc::<Metrics>::clone(&metrics)).await?;
+        metrics::serve(address, Arc::<Metrics>::clone(&observed)).await?;
     }
     let options = Options { every, kinds: pools.kinds(), dry_run: arguments.dry_run, leave: arguments.leave };
     // Names of workers never come again, whichever autoscaler of this name starts them.
     let prefix = format!("{}-{}", arguments.name, &fresh_message_id()[..4]);
     let policy = Policy::new(pools.pools, pools.total, prefix);
-    let report = Report::new(arguments.format == Form::Json, metrics);
+    let report = Report::new(arguments.format == Form::Json, observed);
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    Scaler::new(policy, backend, place, options, report).run(stop).await
+    Scaler::new(policy, backend, place, || self::place().ok(), options, report).run(stop).await
 }
 
 fn pools(arguments: &Arguments) -> anyhow::Result<Pools> {

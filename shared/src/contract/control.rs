@@ -17,6 +17,8 @@ pub enum Control {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job: Option<JobId>,
     },
+    /// Say what you have in hand: every worker answers with a heartbeat at once.
+    Report,
     /// The worker of this name takes no more jobs, lets what it runs make a checkpoint, and ends.
     Drain {
         /// Its name.

@@ -94,6 +94,30 @@ async fn health_is_told_with_its_reason() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_keeps_nobody_out_and_goes() {
+    let (_fake, at) = served().await;
+    let connect = |_| std::net::TcpStream::connect(at).expect("it listens");
+    let mut silent: Vec<_> = (0..4 * MOST_CONNECTIONS).map(connect).collect();
+    // Some begin to ask and do not go on.
+    for stream in silent.iter_mut().step_by(2) {
+        stream.write_all(b"GET /healthz HTT").expect("it reads");
+    }
+    let asked = tokio::task::spawn_blocking(move || ask(Some(at))).await.expect("no panic");
+    asked.expect("answered while they are there");
+    let all_go = move || {
+        for mut stream in silent {
+            stream.set_read_timeout(Some(12 * HEADERS_LIMIT)).expect("a time");
+            let mut rest = Vec::new();
+            // Closed or reset: it is gone either way.
+            if let Err(error) = stream.read_to_end(&mut rest) {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+            }
+        }
+    };
+    tokio::task::spawn_blocking(all_go).await.expect("all are closed");
+}
+
+#[tokio::test]
 async fn what_is_not_asked_properly_is_refused() {
     let (_fake, at) = served().await;
     for (head, expected) in [

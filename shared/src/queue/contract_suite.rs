@@ -382,6 +382,7 @@ pub(super) async fn control_reaches_all_listeners(place: &dyn Place) {
     ];
     let words = [
         Control::Cancelled { run: name("mine"), job: None },
+        Control::Report,
         Control::Drain { worker: "w1".into(), only_if: Some(Spare::Idle) },
     ];
     for word in &words {

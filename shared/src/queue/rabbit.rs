@@ -137,6 +137,10 @@ impl Queue for RabbitQueue {
         self.live().is_some()
     }
 
+    fn is_blocked(&self) -> bool {
+        self.live().is_some_and(|link| link.connection.status().blocked())
+    }
+
     async fn publish(&self, letters: &[Letter]) -> Result<(), QueueError> {
         letters.iter().try_for_each(|letter| check_size(&letter.body))?;
         let link = self.link().await?;

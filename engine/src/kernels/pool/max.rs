@@ -1,5 +1,7 @@
 //! The largest of each window.
 
+use std::ops::Range;
+
 use super::{Places, SIDE, Span};
 use crate::maps::Maps;
 use crate::simd::{LANES, Path, Simd, on_path};
@@ -37,6 +39,33 @@ impl MaxPool {
         Self { path, places: Places::new(window, x, y) }
     }
 
+    /// For [`MaxPool::run_rows`]: of `height` rows like those of `x` there are only as many at once as `x` has.
+    pub fn of_rows(path: Path, window: &Window, height: usize, x: Maps, y: Maps) -> Self {
+        let all = Maps { size: [height, x.size[1]], ..x };
+        let Self { path, places } = Self::new(path, window, all, y);
+        Self { path, places: Places { x, ..places } }
+    }
+
+    /// Some rows of one example's outputs, from maps `x` that begin with row `first` of the inputs.
+    pub fn run_rows(&self, rows: Range<usize>, first: usize, x: &[f32], y: &mut [f32]) {
+        let Places { window, x: x_maps, y: y_maps, taps, .. } = &self.places;
+        assert!(x.len() >= x_maps.len() && y.len() >= y_maps.len(), "maps of the planned size");
+        let row = |output: usize, tap: usize| output * window.stride[0] + tap * window.dilation[0];
+        let is_there = |output: usize, taps: &Range<usize>| {
+            let inside = window.before[0] + first..window.before[0] + first + x_maps.size[0];
+            taps.is_empty() || inside.contains(&row(output, taps.start)) && inside.contains(&row(output, taps.end - 1))
+        };
+        assert!(
+            rows.clone().zip(&taps[0][rows.clone()]).all(|(output, taps)| is_there(output, taps)),
+            "rows that are there"
+        );
+        let (x, y) = (x.as_ptr(), y.as_mut_ptr());
+        // SAFETY: the lengths are checked, and that the taps of these rows are there; the path is the machine's.
+        on_path!(self.path, S => unsafe {
+            S::run(#[inline(always)] || self.some::<S, 0>(rows, first, x, y, std::ptr::null_mut()));
+        });
+    }
+
     /// Bytes that an example's winning taps take, for the gradient.
     pub fn kept(&self) -> usize {
         self.places.window.outputs() * self.places.y.blocks() * LANES * self.bytes()
@@ -63,11 +92,27 @@ impl MaxPool {
     }
 
     #[inline(always)]
-    unsafe fn all<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, mut kept: *mut u8) {
+    unsafe fn all<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, kept: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { self.some::<S, KEEP>(0..self.places.window.output[0], 0, x, y, kept) }
+    }
+
+    /// Some rows of outputs, from maps that begin with row `first`.
+    #[inline(always)]
+    unsafe fn some<S: Simd, const KEEP: usize>(
+        &self,
+        lines: Range<usize>,
+        first: usize,
+        x: *const f32,
+        y: *mut f32,
+        mut kept: *mut u8,
+    ) {
         let Places { window, x: x_maps, y: y_maps, taps, inner, .. } = &self.places;
         for block in 0..y_maps.blocks() {
-            for (line, rows) in taps[0].iter().enumerate() {
-                let top = if rows.is_empty() { 0 } else { self.places.source_row(line, rows.start) };
+            for line in lines.clone() {
+                let rows = &taps[0][line];
+                let top =
+                    if rows.is_empty() { 0 } else { self.places.source_row(line, rows.start) - first * x_maps.row() };
                 // SAFETY: the caller's.
                 unsafe {
                     let x = x.add(block * x_maps.block() + top);

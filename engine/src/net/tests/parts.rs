@@ -7,6 +7,7 @@ use crate::graph::{Activation, Op, Value};
 use crate::kernels::tests::noise;
 use crate::net::{Mode, Net, Purpose};
 use crate::simd::Path;
+use crate::window::Window;
 
 /// A step of a random network: what it does, and to which of the values so far.
 type Choice = (u8, [usize; 3]);
@@ -142,4 +143,54 @@ fn concatenations_that_grow() {
     }
     b.add(Op::Concat, &features);
     check_outputs("concatenations that grow", &b.graph, 3);
+}
+
+#[test]
+fn stems() {
+    // Pools with and without padding, that reach beyond the last row, skip rows, and have rows between those they see.
+    let pools = [
+        ([3, 2, 0], 1, 0),
+        ([3, 2, 1], 1, 0),
+        ([2, 2, 0], 1, 1),
+        ([2, 3, 0], 1, 0),
+        ([3, 1, 1], 2, 0),
+        ([5, 4, 2], 1, 1),
+    ];
+    for (number, ([kernel, stride, before], dilation, beyond)) in pools.into_iter().enumerate() {
+        let mut b = Builder::new(&[[3, 16][number % 2], 141, 117]);
+        let x = b.conv(b.graph.input(), 33, 3, 2, 1, true);
+        let x = if number == 3 { x } else { b.relu(x) };
+        let window = b.window(x, 1 + (kernel - 1) * dilation, stride, before);
+        let window = Window {
+            kernel: [kernel; 2],
+            dilation: [dilation; 2],
+            output: window.output.map(|size| size + beyond),
+            ..window
+        };
+        let x = b.add(Op::MaxPool(window), &[x]);
+        b.conv(x, 5, 1, 1, 1, true);
+        for path in Path::available() {
+            let outputs = |purpose: Purpose, threads: usize, examples: usize| {
+                crate::set_threads(threads);
+                let mut net = Net::new(&b.graph, 2, purpose, path).expect("it fits");
+                let stages = net.times().filter(|(name, _)| name.contains("; max-pool")).count();
+                assert_eq!(stages, usize::from(purpose == Purpose::Infer), "{net:?}");
+                values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+                for example in 0..examples {
+                    net.set_input(
+                        example,
+                        &noise(&format!("x {example}"), b.graph.shape(b.graph.input()).iter().product()),
+                    );
+                }
+                net.forward(examples, &Mode::Infer);
+                net.outputs(examples).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            let whole = outputs(Purpose::Observe, 1, 2);
+            for threads in [1, 2, 3] {
+                let name = format!("pool {number} on {}, {threads} threads", path.name());
+                assert_eq!(outputs(Purpose::Infer, threads, 2), whole, "{name}");
+                assert_eq!(outputs(Purpose::Infer, threads, 1), whole[..whole.len() / 2], "{name}, alone");
+            }
+        }
+    }
 }

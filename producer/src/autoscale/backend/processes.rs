@@ -18,7 +18,8 @@ use crate::autoscale::policy::{Member, State};
 /// Marks a worker as ours: `<mark>/<pool>`.
 const MARK: &str = "GANNET_AUTOSCALER";
 
-/// A port that one process alone can have: workers would get the autoscaler's.
+/// A port that one process alone can have: workers would get the autoscaler's. What a pool's own variables say counts, as
+/// `127.0.0.1:0` does, a free port for each.
 const NOT_INHERITED: &str = "GANNET_METRICS";
 
 /// Starts `gannet-worker` as a child.

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use shared::contract::Spare;
 
-/// How long a worker counts for what it will do before it has said a word.
-pub(super) const STARTS_WITHIN: Duration = Duration::from_secs(15);
 /// How long a backend may take to list what was started.
 pub(super) const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// A worker that was told to end has ten seconds of its own; what runs on much longer hangs.
@@ -61,9 +59,9 @@ impl Mate {
         matches!(self.stage, Stage::Up | Stage::Asked { .. })
     }
 
-    /// Whether it starts, and not for suspiciously long.
-    pub(super) fn is_starting(&self, now: Duration) -> bool {
-        !self.heard && now.saturating_sub(self.since) < STARTS_WITHIN
+    /// Whether it starts, and has not failed to: so long it counts for what it will do.
+    pub(super) fn is_starting(&self, now: Duration, limit: Duration) -> bool {
+        !self.heard && now.saturating_sub(self.since) <= limit
     }
 }
 
@@ -79,13 +77,14 @@ pub(super) struct Backoff {
 impl Backoff {
     const LONGEST: Duration = Duration::from_secs(60);
 
-    /// Some died, at once or one alone. The first is replaced at once; then the waits double.
-    pub(super) fn fail(&mut self, now: Duration) {
+    /// Some died, at once or one alone. The first is replaced at once; then the waits double, until nobody has failed for
+    /// longer than such a wait and a start may take.
+    pub(super) fn fail(&mut self, now: Duration, start_limit: Duration) {
         if self.row > 0 && self.last == now {
             return;
         }
         let quiet = now.saturating_sub(self.until.max(self.last));
-        if self.row > 0 && quiet > Self::LONGEST {
+        if self.row > 0 && quiet > Self::LONGEST + start_limit {
             self.row = 0;
         }
         self.row += 1;

@@ -160,6 +160,8 @@ pub enum Cause {
     Busy,
     /// The queue has not been seen, or the workers not been heard, for long enough.
     Unseen,
+    /// The broker takes no messages: workers that work cannot be heard.
+    Blocked,
 }
 
 impl fmt::Display for Cause {

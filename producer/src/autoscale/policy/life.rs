@@ -6,7 +6,7 @@ use shared::contract::Spare;
 
 use super::crew::{ENDS_WITHIN, GONE, LISTED_WITHIN, Mate, SAY_EVERY, SAYS, Stage};
 use super::decision::{Action, Cause, Decision, Member, State, said};
-use super::{Policy, PoolState};
+use super::{Policy, start_limit};
 
 /// Others' workers that are not heard for so long are no more.
 const FORGOTTEN: Duration = Duration::from_secs(600);
@@ -63,7 +63,7 @@ impl Policy {
             }
         }
         // Ten that die at once are one accident.
-        self.pools.iter_mut().zip(failed).filter(|(_, failed)| *failed).for_each(|(state, _)| state.backoff.fail(now));
+        self.pools.iter_mut().zip(failed).filter(|(_, failed)| *failed).for_each(|(state, _)| state.fail(now));
     }
 
     /// Says the word again where there was no answer, and ends what hangs.
@@ -97,7 +97,7 @@ impl Policy {
                     decisions.push(Decision { action, cause: Cause::Hung, why });
                 }
                 Stage::Up => {
-                    let limit = mate.pool.map_or(GONE, |pool| self.pools[pool].pool.start_limit);
+                    let limit = start_limit(&self.pools, mate);
                     let (cause, why) = match silence {
                         Some(silence) if silence > GONE => {
                             (Cause::Silent, format!("it was not heard for {}", said(silence)))
@@ -117,8 +117,7 @@ impl Policy {
                 _ => {}
             }
         }
-        let fail = |(state, _): (&mut PoolState, bool)| state.backoff.fail(now);
-        self.pools.iter_mut().zip(failed).filter(|(_, failed)| *failed).for_each(fail);
+        self.pools.iter_mut().zip(failed).filter(|(_, failed)| *failed).for_each(|(state, _)| state.fail(now));
     }
 }
 

@@ -17,6 +17,8 @@ const LATELY: Duration = Duration::from_secs(1);
 pub(super) struct Need {
     /// Workers, between the pool's bounds.
     pub(super) workers: u32,
+    /// Workers at most: what the pool's own bound and the total leave to it.
+    pub(super) most: u32,
     /// Whether the bounds leave something to wait.
     pub(super) bounded: bool,
     /// What has no slot yet, in slots, by kind.
@@ -58,9 +60,14 @@ impl Policy {
             }
         }
         let mut total_left = self.total.unwrap_or(u32::MAX);
+        // What later pools should always have is no earlier one's. Where the total does not suffice for that, earlier pools
+        // have theirs first.
+        let mut set_aside = self.pools.iter().fold(0_u32, |sum, state| sum.saturating_add(state.pool.min));
         for (need, state) in needs.iter_mut().zip(&self.pools) {
             let pool = &state.pool;
-            let most = pool.max.min(total_left);
+            set_aside = set_aside.saturating_sub(pool.min);
+            let most = pool.max.min(total_left.saturating_sub(set_aside).max(pool.min.min(total_left)));
+            need.most = most;
             let mut slots = need.filled;
             for kind in &pool.kinds {
                 let (jobs, share) = (left.entry(*kind).or_default(), pool.share(lasts[kind]));
@@ -106,7 +113,7 @@ impl Policy {
         for (name, mate) in &self.crew {
             if let Some(pool) = mate.pool
                 && mate.is_up()
-                && mate.is_starting(now)
+                && self.is_starting(now, mate)
                 && !self.roster.0.contains_key(name)
             {
                 let sizes = &self.pools[pool].pool;

@@ -7,6 +7,8 @@ use shared::contract::{Heartbeat, Kind, Running};
 
 /// Three heartbeats: who is not heard for so long does no work that anybody could count on.
 pub(super) const SILENT: Duration = Duration::from_secs(15);
+/// A heartbeat is missing: whoever is not heard for so long should be asked for a word.
+pub(super) const QUIET: Duration = Duration::from_secs(8);
 
 /// A worker's last word.
 #[derive(Debug)]
@@ -84,6 +86,14 @@ impl Roster {
             live.flat_map(|heard| heard.ages(now)).filter(|(of, _)| *of == kind).map(|(_, age)| age).collect();
         ages.sort_unstable();
         ages.get(ages.len() / 2).copied()
+    }
+
+    /// Whether somebody has lately missed a heartbeat, or ours has.
+    pub(super) fn is_quiet(&self, now: Duration, is_ours: impl Fn(&str) -> bool) -> bool {
+        self.0.iter().any(|(name, heard)| {
+            let silence = now.saturating_sub(heard.at);
+            silence > QUIET && (silence <= 2 * SILENT || is_ours(name))
+        })
     }
 
     /// Nobody was heard for reasons of our own: that is nobody's silence.

@@ -36,7 +36,7 @@ impl Policy {
         if wanted > live {
             self.start(now, number, wanted - live, need, look, decisions);
         } else if need.bounded {
-            decisions.push(self.wait(number, Cause::Bound, self.bound_in_words(number)));
+            decisions.push(self.wait(number, Cause::Bound, self.bound_in_words(number, need)));
         }
         if live > most_needed && self.pools[number].is_stable(now) && now >= self.all_heard {
             self.ask_some(now, number, live - most_needed, decisions);
@@ -48,7 +48,7 @@ impl Policy {
         let of_pool = self.crew.iter().filter(|(_, mate)| mate.pool == Some(number) && mate.is_up());
         let answers = of_pool.filter(|(name, mate)| match self.roster.0.get(*name) {
             Some(heard) => !heard.is_silent(now),
-            None => mate.is_starting(now),
+            None => self.is_starting(now, mate),
         });
         answers.count().try_into().unwrap_or(u32::MAX)
     }
@@ -83,7 +83,17 @@ impl Policy {
         }
         let starts = u64::from(wanted).min(room);
         if starts < u64::from(wanted) {
-            decisions.push(self.wait(number, Cause::Bound, self.bound_in_words(number)));
+            let more = u32::try_from(u64::from(wanted) - starts).unwrap_or(u32::MAX);
+            let (most, of) = match self.total {
+                Some(total) if room < room_here => (total, "all pools"),
+                _ => (state.pool.max, "this pool"),
+            };
+            let why = format!(
+                "{} more should be there, but with those that end {} of {of} are there, the most that are allowed",
+                count(more, "worker"),
+                count(most, "worker")
+            );
+            decisions.push(self.wait(number, Cause::Bound, why));
         }
         let (cause, why) = self.why_start(now, number, need, look);
         let mut wanting = need.wanting.clone();
@@ -102,7 +112,7 @@ impl Policy {
     fn has_strangers(&self, now: Duration, look: &Look) -> bool {
         let heard: u64 = self.roster.0.values().map(|heard| u64::from(heard.slots)).sum();
         let starting =
-            self.crew.iter().filter(|(name, mate)| mate.is_starting(now) && !self.roster.0.contains_key(*name));
+            self.crew.iter().filter(|(name, mate)| self.is_starting(now, mate) && !self.roster.0.contains_key(*name));
         let starting: u64 =
             starting.filter_map(|(_, mate)| mate.pool).map(|pool| u64::from(self.pools[pool].pool.slots)).sum();
         look.consumers > heard + starting
@@ -124,17 +134,15 @@ impl Policy {
         (Cause::Backlog, why)
     }
 
-    fn bound_in_words(&self, number: usize) -> String {
-        let pool = &self.pools[number].pool;
-        match self.total {
-            Some(total) if total <= self.crew.len().try_into().unwrap_or(u32::MAX) => {
-                format!(
-                    "there is more to do than {} of all pools can, the most that are allowed",
-                    count(total, "worker")
-                )
+    fn bound_in_words(&self, number: usize, need: &Need) -> String {
+        let max = self.pools[number].pool.max;
+        let allowed = match self.total {
+            Some(total) if need.most < max => {
+                format!("the most that {} of all pools leave to this one", count(total, "worker"))
             }
-            _ => format!("there is more to do than {} can, the most that are allowed", count(pool.max, "worker")),
-        }
+            _ => "the most that are allowed".into(),
+        };
+        format!("there is more to do than {} can, {allowed}", count(need.most, "worker"))
     }
 
     fn wait(&self, number: usize, cause: Cause, why: String) -> Decision {

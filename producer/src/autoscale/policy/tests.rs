@@ -1,5 +1,6 @@
 //! The policy over loads: bounds kept, no busy worker ended, no flapping, done in time, at the least when all is done.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _};
@@ -7,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use shared::contract::Kind;
 
 use self::world::{Job, Outcome, Trouble, World};
+use crate::autoscale::policy::{Action, Cause, Look, Policy, Turn};
 use crate::autoscale::pool::Pool;
 
 mod world;
@@ -152,6 +154,74 @@ fn nothing_is_done_while_nothing_is_seen() {
 }
 
 #[test]
+fn an_alarm_of_the_broker_ends_and_starts_nobody() {
+    // Longer than it takes to be taken for silent, and gone; while jobs are computed that end during it and behind it.
+    for max in [1, 4] {
+        let load = [jobs(max as usize, Kind::Trial, s(10), s(60)), jobs(1, Kind::Trial, s(100), s(5))].concat();
+        let trouble = Trouble { alarm: Some((s(20), s(190))), ..Trouble::default() };
+        let pool = Pool { min: 1, ..Pool::new("all", 8) };
+        let mut world = World::new(vec![pool], None, load, trouble);
+        world.pass(s(189));
+        assert!(world.outcome.causes.contains_key("wait blocked"), "{:?}", world.outcome);
+        assert_eq!((world.live(), world.outcome.starts), (max as usize, max as usize), "{:?}", world.outcome);
+        let outcome = world.finish(s(120));
+        assert_eq!((outcome.busy_ended, outcome.blind, outcome.left), (0, 0, 1), "{outcome:?}");
+        assert!(outcome.done > s(190) && outcome.done < s(200), "it goes on: {outcome:?}");
+        assert!(!outcome.causes.keys().any(|cause| cause.starts_with("stop")), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_alarm_of_any_length_doubles_nobody() {
+    for (begins, lasts) in (0..10).flat_map(|n| (1..40).map(move |seconds| (s(20) + ms(500 * n), s(seconds)))) {
+        let trouble = Trouble { alarm: Some((begins, begins + lasts)), ..Trouble::default() };
+        let outcome =
+            World::new(vec![Pool::new("all", 8)], None, jobs(2, Kind::Trial, s(10), s(90)), trouble).finish(s(120));
+        check("alarm", &outcome, 8);
+        assert_eq!(outcome.starts, 2, "from {begins:?} for {lasts:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn workers_that_start_in_an_alarm_are_not_multiplied() {
+    let trouble = Trouble { alarm: Some((s(20), s(300))), ..Trouble::default() };
+    let outcome =
+        World::new(vec![Pool::new("all", 8)], None, jobs(2, Kind::Trial, s(30), s(60)), trouble).finish(s(120));
+    check("alarm", &outcome, 8);
+    assert_eq!((outcome.starts, outcome.causes.get("stop mute")), (2, None), "{outcome:?}");
+}
+
+#[test]
+fn one_that_hangs_is_ended_and_replaced_alone_or_not() {
+    for max in [1, 4] {
+        // An alarm in between only delays it.
+        for alarm in [None, Some((s(60), s(120)))] {
+            let load = jobs(max as usize, Kind::Trial, s(10), s(30));
+            let trouble = Trouble { hang: Some(s(20)), alarm, ..Trouble::default() };
+            let outcome = World::new(vec![Pool::new("all", max)], None, load, trouble).finish(s(120));
+            check("hang", &outcome, max);
+            assert_eq!(outcome.causes["stop silent"], 1, "{outcome:?}");
+            assert_eq!(outcome.starts, max as usize + 1, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_start_is_waited_for() {
+    let pool = Pool { start_limit: s(120), ..Pool::new("all", 8) };
+    let trouble = Trouble { start: Some(s(90)), ..Trouble::default() };
+    let outcome = World::new(vec![pool.clone()], None, jobs(2, Kind::Trial, s(10), s(5)), trouble).finish(s(120));
+    check("slow", &outcome, 8);
+    assert_eq!(outcome.starts, 2, "nobody is doubled meanwhile: {outcome:?}");
+    // One that takes longer than it may is ended, and counts as one that failed: the next ones come more and more slowly.
+    let trouble = Trouble { start: Some(s(130)), ..Trouble::default() };
+    let mut world = World::new(vec![pool], None, jobs(2, Kind::Trial, s(10), s(5)), trouble);
+    world.pass(s(10 + 20 * 130));
+    assert_eq!(world.outcome.causes["stop mute"], world.outcome.starts - 2, "{:?}", world.outcome);
+    assert!(world.outcome.starts <= 36, "{:?}", world.outcome);
+}
+
+#[test]
 fn a_clock_that_steps_ends_nobody() {
     for by in [7200, -7200] {
         let trouble = Trouble { steps: vec![(s(30), by)], ..Trouble::default() };
@@ -171,7 +241,8 @@ fn who_never_says_a_word_or_does_not_start_is_replaced() {
         World::new(vec![Pool::new("all", 4)], None, jobs(2, Kind::Trial, s(10), s(5)), trouble).finish(s(200));
     check("mute", &outcome, 4);
     assert_eq!(outcome.causes["stop mute"], 2, "{outcome:?}");
-    assert!(outcome.done < s(40), "others start meanwhile, where the bounds let them: {outcome:?}");
+    assert!(outcome.done < s(90), "others take their places when their time is over: {outcome:?}");
+    assert_eq!(outcome.starts, 4, "and nobody before: {outcome:?}");
     let trouble = Trouble { refused: 3, ..Trouble::default() };
     let outcome =
         World::new(vec![Pool::new("all", 4)], None, jobs(1, Kind::Trial, s(10), s(5)), trouble).finish(s(200));
@@ -200,6 +271,41 @@ fn pools_keep_their_kinds_their_bounds_and_the_total() {
     let outcome = world.finish(s(300));
     assert_eq!((outcome.left, outcome.busy_ended), (1, 0), "the least stays: {outcome:?}");
     assert!(outcome.most <= 5, "{outcome:?}");
+}
+
+#[test]
+fn what_later_pools_always_have_is_set_aside_first() {
+    let trials = Pool { kinds: vec![Kind::Trial], ..Pool::new("trials", 6) };
+    let batches = Pool { kinds: vec![Kind::Batch], min: 2, ..Pool::new("batches", 3) };
+    let ready = BTreeMap::from([(Kind::Trial, 10)]);
+    let desired = |turn: &Turn| turn.pools.iter().map(|pool| pool.desired).collect::<Vec<_>>();
+    let mut policy = Policy::new(vec![trials.clone(), batches.clone()], Some(5), "p");
+    let look = Look { ready: ready.clone(), ..Look::default() };
+    let turn = policy.decide(s(100), Some(&look));
+    assert_eq!(desired(&turn), [3, 2]);
+    let started = |pool: &str| {
+        let is_one = |action: &Action| matches!(action, Action::Start { pool: of, .. } if of == pool);
+        turn.decisions.iter().filter(|one| is_one(&one.action)).map(|one| (one.cause, one.why.as_str())).collect()
+    };
+    let (of_trials, of_batches): (Vec<_>, Vec<_>) = (started("trials"), started("batches"));
+    assert_eq!((of_trials.len(), of_trials[0].0), (3, Cause::Backlog));
+    assert_eq!(of_batches, [(Cause::Minimum, "2 workers should always be there"); 2]);
+    let turn = policy.decide(s(100) + ms(200), Some(&look));
+    let waits: Vec<_> = turn.decisions.iter().map(|one| (one.cause, one.why.as_str())).collect();
+    let why = "there is more to do than 3 workers can, the most that 5 workers of all pools leave to this one";
+    assert_eq!(waits, [(Cause::Bound, why)]);
+
+    // Where the total does not suffice for what there should always be, earlier pools have theirs first.
+    for (total, expected) in [(1, [1, 0]), (2, [1, 1]), (3, [1, 2]), (4, [2, 2]), (9, [6, 2])] {
+        let pools = vec![Pool { min: 1, ..trials.clone() }, batches.clone()];
+        let mut policy = Policy::new(pools, Some(total), "p");
+        assert_eq!(desired(&policy.decide(s(100), Some(&look))), expected, "{total}");
+    }
+    // The pool's own bound is said where it is that.
+    let mut policy = Policy::new(vec![trials], None, "p");
+    policy.decide(s(100), Some(&look));
+    let turn = policy.decide(s(100) + ms(200), Some(&look));
+    assert_eq!(turn.decisions[0].why, "there is more to do than 6 workers can, the most that are allowed");
 }
 
 #[test]

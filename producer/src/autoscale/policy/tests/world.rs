@@ -32,12 +32,18 @@ pub(super) struct Job {
 pub(super) struct Trouble {
     /// The broker is gone from, to.
     pub(super) outage: Option<(Duration, Duration)>,
+    /// The broker takes no messages from, to: nobody is heard and nothing is settled, but jobs are given and depths are told.
+    pub(super) alarm: Option<(Duration, Duration)>,
     /// The clock that the policy is given steps then by so many seconds.
     pub(super) steps: Vec<(Duration, i64)>,
     /// The first so many workers never say a word.
     pub(super) mute: usize,
     /// The first so many workers cannot be started.
     pub(super) refused: usize,
+    /// From then on the first worker hangs: it says nothing and does nothing.
+    pub(super) hang: Option<Duration>,
+    /// What a start takes; half a second without.
+    pub(super) start: Option<Duration>,
     /// The autoscaler is replaced by a new one then.
     pub(super) restart: Option<Duration>,
 }
@@ -48,6 +54,8 @@ struct Worker {
     slots: usize,
     born: Duration,
     mute: bool,
+    /// When it hangs.
+    hangs: Duration,
     hands: Vec<(u64, Job, Duration)>,
     draining: bool,
     /// Whether it has ended, and well.
@@ -85,7 +93,15 @@ pub(super) struct World {
     next_id: u64,
     workers: BTreeMap<String, Worker>,
     restarts: usize,
+    /// It has told the autoscaler of its alarm.
+    is_blocked: bool,
     pub(super) outcome: Outcome,
+}
+
+impl Worker {
+    fn hangs(&self, now: Duration) -> bool {
+        now >= self.hangs
+    }
 }
 
 impl World {
@@ -101,6 +117,7 @@ impl World {
             next_id: 0,
             workers: BTreeMap::new(),
             restarts: 0,
+            is_blocked: false,
             outcome: Outcome::default(),
         }
     }
@@ -161,6 +178,14 @@ impl World {
         self.trouble.outage.is_some_and(|(from, to)| (from..to).contains(&self.now))
     }
 
+    fn is_alarmed(&self) -> bool {
+        self.trouble.alarm.is_some_and(|(from, to)| (from..to).contains(&self.now))
+    }
+
+    fn start_takes(&self) -> Duration {
+        self.trouble.start.unwrap_or(START)
+    }
+
     fn work(&mut self) {
         while self.coming.front().is_some_and(|job| job.comes <= self.now) {
             if let Some(job) = self.coming.pop_front() {
@@ -168,15 +193,15 @@ impl World {
                 self.ready.entry(job.kind).or_default().push_back((self.next_id, job));
             }
         }
-        let (now, is_out) = (self.now, self.is_out());
-        for worker in self.workers.values_mut().filter(|worker| worker.ended.is_none()) {
+        let (now, is_out, is_alarmed, start) = (self.now, self.is_out(), self.is_alarmed(), self.start_takes());
+        for worker in self.workers.values_mut().filter(|worker| worker.ended.is_none() && !worker.hangs(now)) {
             // Short jobs come and go within a step.
             let mut time = if worker.hands.len() < worker.slots { STEP } else { Duration::ZERO };
             loop {
                 let before = worker.hands.len();
                 let mut killed = None;
                 worker.hands.retain(|(id, job, ends)| {
-                    if *ends > now || is_out {
+                    if *ends > now || is_out || is_alarmed {
                         return true;
                     }
                     if job.kills > 0 {
@@ -196,7 +221,7 @@ impl World {
                     }
                     break;
                 }
-                let takes = !worker.draining && !worker.mute && !is_out && now >= worker.born + START;
+                let takes = !worker.draining && !worker.mute && !is_out && now >= worker.born + start;
                 let mut took = false;
                 if takes && worker.hands.len() < worker.slots {
                     for kind in worker.kinds.clone() {
@@ -224,12 +249,13 @@ impl World {
     }
 
     fn beat(&mut self) {
-        let (now, is_out, clock) = (self.now, self.is_out(), self.clock());
+        let (now, clock, start) = (self.now, self.clock(), self.start_takes());
+        let is_lost = self.is_out() || self.is_alarmed();
         for (name, worker) in &mut self.workers {
-            let up = worker.ended.is_none() && !worker.mute && now >= worker.born + START;
+            let up = worker.ended.is_none() && !worker.mute && !worker.hangs(now) && now >= worker.born + start;
             let due =
                 worker.beat.is_none_or(|at| now - at >= BEAT) || worker.changed.is_some_and(|at| now - at >= LATE_BEAT);
-            if up && due && !is_out {
+            if up && due && !is_lost {
                 worker.beat = Some(now);
                 worker.changed = None;
                 self.policy.hear(clock, &word(name, worker, now));
@@ -250,6 +276,16 @@ impl World {
                 turn.decisions.iter().filter(|one| !matches!(one.action, Action::Wait { .. })).count();
             return;
         }
+        // Who is quiet is asked, and the broker tells whoever asks that it takes no messages.
+        self.is_blocked = self.is_alarmed() && (self.is_blocked || self.policy.is_quiet(clock));
+        if self.is_blocked {
+            let turn = self.policy.blocked();
+            *self.outcome.causes.entry("wait blocked".into()).or_default() += 1;
+            self.outcome.blind +=
+                turn.decisions.iter().filter(|one| !matches!(one.action, Action::Wait { .. })).count();
+            return;
+        }
+        let start = self.start_takes();
         let state = |worker: &Worker| match worker.ended {
             None => State::Runs,
             Some(well) => State::Ended { well, how: "an end".into() },
@@ -264,7 +300,7 @@ impl World {
         let look = Look {
             ready: self.ready.iter().map(|(kind, jobs)| (*kind, jobs.len() as u64)).collect(),
             consumers: consumers
-                .filter(|worker| self.now >= worker.born + START)
+                .filter(|worker| self.now >= worker.born + start)
                 .map(|worker| worker.slots as u64)
                 .sum(),
             members: members.collect(),
@@ -295,6 +331,7 @@ impl World {
                     slots,
                     born: now,
                     mute,
+                    hangs: self.trouble.hang.filter(|_| self.outcome.starts == 1).unwrap_or(Duration::MAX),
                     hands: Vec::new(),
                     draining: false,
                     ended: None,
@@ -321,8 +358,12 @@ impl World {
             }
             Action::Stop { worker } | Action::Kill { worker } => {
                 if let Some(told) = self.workers.get_mut(&worker) {
-                    self.outcome.busy_ended += usize::from(!told.hands.is_empty() && cause != Cause::Hung);
+                    let works = !told.hands.is_empty() && cause != Cause::Hung && !told.hangs(now);
+                    self.outcome.busy_ended += usize::from(works);
                     told.ended = Some(true);
+                    for (id, job, _) in told.hands.drain(..) {
+                        self.ready.entry(job.kind).or_default().push_back((id, job));
+                    }
                 }
             }
             Action::Remove { worker } => {
