@@ -28,10 +28,18 @@ eventually() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@"; do
-    ((SECONDS < deadline)) || { compose ps >&2; compose logs --tail 20 >&2; die "$what: not in time"; }
+    ((SECONDS < deadline)) || { describe; die "$what: not in time"; }
     sleep 0.5
   done
 }
+
+# What there is, and its last words.
+describe() {
+  local command
+  compose ps
+  compose logs --tail 20
+  for command in $(docker ps --all --quiet --filter name=tune-); do docker logs --tail 20 "$command"; done
+} >&2
 
 workers() { docker ps --quiet --filter label=com.docker.compose.service=worker; }
 

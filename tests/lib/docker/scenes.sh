@@ -8,7 +8,7 @@ works_from_zero() {
   quietly --profile autoscale up --build --detach --scale worker=0
   [[ -n $quick ]] || quietly --profile prometheus up --detach prometheus
   autoscaler=$(container autoscaler)
-  eventually 60 "the autoscaler is healthy" healthy "$autoscaler"
+  eventually 300 "the autoscaler is healthy" healthy "$autoscaler"
   none_autoscaled || die "there is work where nobody asked for any"
   gannet demo --quick >"$work/demo.log" &
   demo=$!
@@ -26,7 +26,7 @@ works_from_zero() {
   say "a study and a classification are done by two workers of the autoscaler"
   [[ -n $quick ]] || python3 tests/python/dashboard.py infra/grafana/gannet.json http://127.0.0.1:9090 ||
     die "the dashboard has queries that nobody answers"
-  eventually 180 "the autoscaler is back at none" none_autoscaled
+  eventually 600 "the autoscaler is back at none" none_autoscaled
   kilobytes=$(awk '/^VmRSS:/ { print $2 }' "/proc/$(process "$autoscaler")/status")
   ((kilobytes < 20000 || ${#overlays[@]})) || die "the autoscaler holds $kilobytes KB when there is nothing to do: fewer than 20 MB are wanted"
   quietly --profile autoscale stop autoscaler
@@ -37,7 +37,7 @@ works_from_zero() {
 are_confined() {
   local worker facts pid
   for worker in $(autoscaled); do
-    eventually 30 "its process runs" has_process "$worker"
+    eventually 120 "its process runs" has_process "$worker"
     pid=$(process "$worker")
     facts=$(awk '/^(Uid|Gid|CapPrm|CapEff|CapBnd|NoNewPrivs):/ { print $1 $2 }' "/proc/$pid/status" | tr '\n' ' ')
     [[ $facts == "Uid:65532 Gid:65532 CapPrm:0000000000000000 CapEff:0000000000000000 CapBnd:0000000000000000 NoNewPrivs:1 " ]] ||
@@ -88,7 +88,7 @@ start_study() {
 # ends_well RUN TRIALS: the command ends with 0, and each trial, and the test of the best one, has its one result.
 ends_well() {
   local status
-  status=$(timeout 600 docker wait "tune-$1") || die "tune $1 does not end"
+  status=$(timeout 1200 docker wait "tune-$1") || die "tune $1 does not end"
   docker logs "tune-$1" >"$work/tune-$1.log" 2>&1
   [[ $status == 0 ]] || { tail -n 30 "$work/tune-$1.log" >&2; die "tune $1 ended with $status"; }
   (($(results "$1") == $2 + 1)) || die "$1 has $(results "$1") results, not $(($2 + 1))"
@@ -96,10 +96,10 @@ ends_well() {
 }
 
 survives_kills() {
-  export GANNET_SLICE=1s
+  export GANNET_SLICE=3s
   quietly up --detach --scale worker=2
   start_study kills 6
-  eventually 300 "the study is under way" has_results kills 1
+  eventually 900 "the study is under way" has_results kills 1
   local worker
   worker=$(workers | head -n 1)
   kill_inside "$worker"
@@ -115,13 +115,13 @@ survives_a_cut() {
   local network worker processes cut since
   network=$(docker network ls --quiet --filter label=com.docker.compose.project=gannet)
   start_study cut 4
-  eventually 300 "the study is under way" has_results cut 1
+  eventually 900 "the study is under way" has_results cut 1
   # shellcheck disable=SC2046 # two words
   processes=$(process $(workers))
   cut=$SECONDS since=$EPOCHSECONDS
   for worker in $(workers); do docker network disconnect "$network" "$worker"; done
   sleep 35
-  eventually 240 "the broker gives the workers up" no_worker_connected
+  eventually 600 "the broker gives the workers up" no_worker_connected
   cut=$((SECONDS - cut))
   for worker in $(workers); do docker network connect --alias worker "$network" "$worker"; done
   ends_well cut 4
@@ -140,7 +140,7 @@ no_worker_connected() {
 
 is_well_and_keeps_its_secrets() {
   local worker
-  eventually 120 "the workers are healthy" all_healthy
+  eventually 300 "the workers are healthy" all_healthy
   worker=$(workers | head -n 1)
   ! docker inspect "$worker" | grep -q for-development || die "a worker's environment holds a secret"
   ! docker history --no-trunc gannet-worker | grep -q for-development || die "the image holds a secret"
