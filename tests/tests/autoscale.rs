@@ -244,6 +244,7 @@ async fn what_cannot_be_done_is_told_at_once() {
             (vec!["autoscale", "--health"], "give --metrics-address (GANNET_METRICS) to both"),
             (vec!["autoscale", "--processes", "--worker", "nowhere"], "name it with --worker"),
             (vec!["autoscale", "--processes", "--min", "3", "--max", "2"], "`max` is 2"),
+            (vec!["autoscale", "--processes", "--memory-mib", "512"], "is a limit of containers"),
             (vec!["autoscale", "--processes", "--config", &config.display().to_string()], "`pool[0].max` is 0"),
             (vec!["autoscale", "--docker", "--docker-host", "tcp://host"], "unix:///var/run/docker.sock"),
             (vec!["autoscale", "--docker", "--docker-host", "unix:///nowhere"], "Docker engine"),

@@ -252,6 +252,13 @@ async fn int8_is_calibrated_on_pictures_and_says_how_it_agrees() {
             all.iter().zip(&lines).any(|(a, b)| a["predictions"] != b["predictions"]),
             "other ranges, other scores"
         );
+        // Where there was nothing to calibrate on, the run is none the worse for it.
+        let late = label("late", &["late.bmp"]);
+        let mut early = fleet.start(&late)?;
+        ensure!(!early.wait(LIMIT).await?.success() && early.stdout().contains("not_found"), "{}", early.stderr());
+        write_colour(&fleet.path().join("late.bmp"), 8, [90, 9, 9])?;
+        let found = json_lines(&fleet.gannet(&late).await?)?;
+        ensure!(found[0]["precision"] == "int8", "{found:?}");
         first.terminate()?;
         ensure!(first.wait(LIMIT).await?.success(), "{}", first.stderr());
         let _second = fleet.worker("second")?;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::backend::Backend;
 use super::ending::end_all;
 use super::policy::{Action, Decision, Look, Policy, Turn};
+use super::pool::START_LIMIT;
 use super::report::Report;
 
 /// Between two tries to reach the broker.
@@ -186,12 +187,17 @@ impl Scaler {
         }
         let heartbeats = queue.heartbeats().await?;
         // Who works, and at what, is known at once.
-        queue.publish_control(&Control::Report).await?;
+        if !self.options.dry_run {
+            queue.publish_control(&Control::Report).await?;
+        }
         Ok((queue, heartbeats))
     }
 
     /// Asks for a word where one is missing.
     async fn ask_the_quiet(&mut self, queue: &dyn Queue) -> Result<(), QueueError> {
+        if self.options.dry_run {
+            return Ok(());
+        }
         if self.policy.is_quiet(self.now()) && self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
             self.asked = Some(Instant::now());
             queue.publish_control(&Control::Report).await?;
@@ -249,9 +255,10 @@ impl Scaler {
             == turn.decisions.iter().filter(|decision| matches!(decision.action, Action::Start { .. })).count();
         let starts = turn.decisions.iter().filter_map(|decision| match &decision.action {
             Action::Start { pool, worker, kinds } => Some(async {
-                let limit = self.policy.start_limit(pool);
+                // Nobody looks meanwhile: a start that takes longer goes wrong, whatever the limit of the first word.
+                let limit = self.policy.start_limit(pool).min(START_LIMIT);
                 let started = timeout(limit, self.backend.start(pool, worker, kinds)).await;
-                let late = |_| Err(anyhow::anyhow!("not within {limit:?} (--start-limit)"));
+                let late = |_| Err(anyhow::anyhow!("not within {limit:?}"));
                 (worker.as_str(), started.unwrap_or_else(late))
             }),
             _ => None,

@@ -125,18 +125,32 @@ fn place() -> Result<QueuePlace, BadSetting> {
     QueuePlace::read(&|name| std::env::var(name).ok())
 }
 
+/// What tells a fleet from others, whoever the user is: credentials may change.
+fn fleet_of(place: &QueuePlace) -> String {
+    let text = place.to_string();
+    match (place, text.rsplit_once('@')) {
+        (QueuePlace::Amqp(_), Some((_, host))) => host.to_owned(),
+        _ => text,
+    }
+}
+
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.health {
         return Ok(metrics::ask(arguments.metrics.metrics_address)?);
     }
     let place = place()?;
     let pools = pools(&arguments)?;
+    if !arguments.docker && pools.launches.values().any(|launch| launch.memory.is_some()) {
+        bail!(
+            "--memory-mib (memory_mib) is a limit of containers, with --docker: processes get --env GANNET_EXECUTOR_MIB=…"
+        );
+    }
     let every = Duration::from(arguments.every);
     if !(LEAST_EVERY..=MOST_EVERY).contains(&every) {
         bail!("--every is {}: 20ms to 1s is accepted", arguments.every);
     }
     // Other fleets of this machine have autoscalers of the same name, maybe.
-    let fleet = Digest::of(place.to_string().as_bytes()).to_string();
+    let fleet = Digest::of(fleet_of(&place).as_bytes()).to_string();
     let mark = format!("{}@{}", arguments.name, &fleet[..8]);
     let backend: Box<dyn Backend> = if arguments.docker {
         if matches!(place, QueuePlace::File(_)) {

@@ -186,7 +186,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         eprintln!("note: {left_out}");
     }
     let images = found.images;
-    let samples = calibration::find(&session, &arguments.calibrate_on).await?;
+    let samples = calibration::find(&session, arguments.run.as_ref(), &arguments.calibrate_on).await?;
     if images.is_empty() {
         let inputs: Vec<String> = arguments.inputs.iter().map(|input| quoted(&input.to_string_lossy())).collect();
         eprintln!("no pictures in {}: nothing to label", inputs.join(", "));
@@ -246,7 +246,11 @@ async fn label(
         let batch = Batch { images, ..wanted.clone() };
         // The same pictures are the same job. Others are not, nor is a file that was changed: a run that is taken up
         // never gives them an old answer.
-        let digest = Digest::of(&serde_json::to_vec(&(&batch, stamps, &calibration.stamps))?).to_string();
+        let told = match calibration.stamps.as_slice() {
+            [] => serde_json::to_vec(&(&batch, stamps))?,
+            others => serde_json::to_vec(&(&batch, stamps, others))?,
+        };
+        let digest = Digest::of(&told).to_string();
         let id = JobId::new(format!("b{number:06}-{}", &digest[..12]))?;
         anyhow::Ok((indices, Job { id, run: run.clone(), work: Work::Batch(Box::new(batch)) }))
     };

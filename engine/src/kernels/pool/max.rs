@@ -71,6 +71,11 @@ impl MaxPool {
         self.places.window.outputs() * self.places.y.blocks() * LANES * self.bytes()
     }
 
+    /// Whether its maps have all rows that windows see.
+    fn is_whole(&self) -> bool {
+        self.places.uses.len() == self.places.x.size[0]
+    }
+
     /// Bytes of a tap's number.
     fn bytes(&self) -> usize {
         if self.places.window.taps() <= BYTE { 1 } else { 4 }
@@ -78,6 +83,7 @@ impl MaxPool {
 
     /// One example, with the taps that won if a gradient is to follow.
     pub fn forward(&self, x: &[f32], y: &mut [f32], kept: Option<&mut [u8]>) {
+        assert!(self.is_whole(), "maps of all rows");
         assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
         assert!(kept.as_ref().is_none_or(|kept| kept.len() >= self.kept()), "a place for every tap");
         let (x, y, bytes) = (x.as_ptr(), y.as_mut_ptr(), self.bytes());
@@ -156,6 +162,7 @@ impl MaxPool {
 
     /// One example's gradient of `x`, from those of `y`: it overwrites what stands there, or is added to it.
     pub fn backward(&self, kept: &[u8], dy: &[f32], dx: &mut [f32], add: bool) {
+        assert!(self.is_whole(), "maps of all rows");
         assert!(dx.len() >= self.places.x.len() && dy.len() >= self.places.y.len(), "maps of the planned size");
         assert!(kept.len() >= self.kept(), "a place for every tap");
         let (kept, dy, dx, bytes) = (kept.as_ptr(), dy.as_ptr(), dx.as_mut_ptr(), self.bytes());

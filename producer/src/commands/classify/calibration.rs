@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::contract::ImageRef;
 use shared::digest::Digest;
 use shared::names::Name;
-use shared::store::{get_optional_json, layout, settle_json};
+use shared::store::{get_optional, get_optional_json, layout, settle_json};
 
 use super::take::{self, Picture};
 use crate::images::{self, Image};
@@ -30,8 +30,18 @@ pub(super) struct Calibration {
 ///
 /// # Errors
 /// There is no picture, or the store refuses.
-pub(super) async fn find(session: &Session, inputs: &[OsString]) -> anyhow::Result<Option<Vec<Image>>> {
+pub(super) async fn find(
+    session: &Session,
+    run: Option<&Name>,
+    inputs: &[OsString],
+) -> anyhow::Result<Option<Vec<Image>>> {
     if inputs.is_empty() {
+        return Ok(None);
+    }
+    // What is taken up has its own.
+    if let Some(run) = run
+        && get_optional(session.store.as_ref(), &layout::calibration(run)).await?.is_some()
+    {
         return Ok(None);
     }
     if inputs.iter().any(|input| input == "-") {
@@ -81,7 +91,14 @@ impl Calibration {
                 chosen
             }
             None => {
-                let chosen = sample(pictures.to_vec(), |picture| &picture.image.image);
+                let chosen = sample(readable(pictures), |picture| &picture.image.image);
+                if pictures.is_empty() {
+                    // Nothing is going to be computed, unless the run is taken up when there is something.
+                    return Ok(Self::default());
+                }
+                if chosen.is_empty() {
+                    bail!("int8: none of the pictures may be read, so there is nothing to calibrate it on");
+                }
                 let pictures = count(chosen.len(), "picture");
                 eprintln!(
                     "note: int8 is calibrated on {pictures} of this run: --calibrate-on with the same pictures gives the same scores in other runs"
@@ -96,15 +113,24 @@ impl Calibration {
     fn still_stands(&self, run: &Name) -> anyhow::Result<()> {
         for (image, stamp) in self.images.iter().zip(&self.stamps) {
             let Some(file) = image.file.as_deref().filter(|_| stamp.is_some()) else { continue };
-            if take::stamp(Path::new(file)).ok() != *stamp {
-                bail!(
-                    "`{}`, which int8 was calibrated on when the run `{run}` began, has changed since: its scores would not go with the others'; choose another --run",
-                    image.image
-                );
-            }
+            let problem = match take::stamp(Path::new(file)) {
+                Ok(found) if Some(found) == *stamp => continue,
+                Ok(_) => "it has changed since".into(),
+                Err(error) => error.message,
+            };
+            bail!(
+                "`{}`, which int8 was calibrated on when the run `{run}` began: {problem}; scores would not go with the others', so choose another --run",
+                image.image
+            );
         }
         Ok(())
     }
+}
+
+/// Those that may be read, as far as can be seen here: others have an error of their own, and nobody else's picture waits for them.
+fn readable(pictures: &[Picture]) -> Vec<Picture> {
+    let opens = |file: &str| std::fs::File::open(file).is_ok();
+    pictures.iter().filter(|picture| picture.image.file.as_deref().is_none_or(opens)).cloned().collect()
 }
 
 /// The picture of an outcome, and why there is none.
