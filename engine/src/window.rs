@@ -26,6 +26,11 @@ impl Window {
         self.output[0] * self.output[1]
     }
 
+    /// From the first to the last place along an axis that a kernel sees.
+    pub fn reach(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1) * self.dilation[axis] + 1
+    }
+
     /// A kernel whose outputs are as large as its input, with a step of one.
     pub fn same(kernel: [usize; 2], size: [usize; 2]) -> Self {
         let before = [(kernel[0] - 1) / 2, (kernel[1] - 1) / 2];

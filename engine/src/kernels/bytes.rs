@@ -7,11 +7,12 @@ mod depthwise;
 mod pool;
 mod quantize;
 
-pub use depthwise::{Depthwise, Weights as DepthwiseWeights};
+pub use depthwise::Depthwise;
 pub use pool::{AvgPool, GlobalAvgPool, MaxPool};
 pub use quantize::Quantize;
 
 use super::tile::{End, SCATTERED, Tile};
+use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::simd::{LANES, Simd};
 
@@ -66,6 +67,43 @@ impl Code {
     /// Four bytes of zero, as a word.
     pub fn word(zero: u8) -> f32 {
         f32::from_bits(u32::from_ne_bytes([zero; QUAD]))
+    }
+}
+
+/// Weights of a convolution as bytes.
+#[derive(Debug)]
+pub struct Weights {
+    /// In the order of its kernel.
+    pub(super) words: Buffer,
+    /// What sums begin with, for every lane of every block: whole numbers that take back what the input's zero adds.
+    pub(super) begin: Buffer,
+    /// What a step of each output's weights is worth.
+    pub scales: Vec<f32>,
+    /// By how much rounding the weights makes each output too small in the mean.
+    pub lost: Vec<f32>,
+}
+
+impl Weights {
+    /// How large a weight is; without bounds where it is not finite. Steps without bounds make no number of a sum: so it spoils the output, as in fp32.
+    pub(super) fn size(weight: f32) -> f32 {
+        if weight.is_finite() { weight.abs() } else { f32::INFINITY }
+    }
+
+    /// What a step is worth where the largest weight has this size.
+    pub(super) fn step(most: f32) -> f32 {
+        if most < f32::MIN_POSITIVE * 127.0 { 1.0 } else { most / 127.0 }
+    }
+
+    /// A weight in steps, from -127 to 127.
+    pub(super) fn byte(weight: f32, step: f32) -> i8 {
+        (weight / step).round_ties_even().clamp(-127.0, 127.0) as i8
+    }
+
+    /// Writes byte number `place` of a word.
+    pub(super) fn put(word: &mut f32, place: usize, byte: i8) {
+        let mut bytes = word.to_bits().to_le_bytes();
+        bytes[place] = byte.cast_unsigned();
+        *word = f32::from_bits(u32::from_le_bytes(bytes));
     }
 }
 

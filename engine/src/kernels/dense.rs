@@ -21,7 +21,7 @@ use gather::Gather;
 
 pub use super::tile::Finish;
 pub use bf16::Forward as Bf16Forward;
-pub use int8::{Forward as Int8Forward, Weights as Int8Weights};
+pub use int8::Forward as Int8Forward;
 pub(super) use phase::{Phase, phases};
 
 /// A convolution's shape.
@@ -41,9 +41,7 @@ impl Shape {
     /// The zeros that the convolution reads around an input of this size.
     pub fn input_halo(&self, size: [usize; 2]) -> Halo {
         let window = &self.window;
-        let reach = [0, 1].map(|axis| {
-            (window.output[axis] - 1) * window.stride[axis] + (window.kernel[axis] - 1) * window.dilation[axis] + 1
-        });
+        let reach = [0, 1].map(|axis| (window.output[axis] - 1) * window.stride[axis] + window.reach(axis));
         let after = [0, 1].map(|axis| reach[axis].saturating_sub(window.before[axis] + size[axis]));
         Halo { before: window.before, after }
     }

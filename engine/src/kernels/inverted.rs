@@ -40,17 +40,12 @@ pub struct Inverted {
     y: Maps,
 }
 
-/// Rows from the first to the last one that a window sees.
-fn reach(window: &Window) -> usize {
-    (window.kernel[0] - 1) * window.dilation[0] + 1
-}
-
 /// Whether these convolutions can be computed so, each from the outputs of the one before.
 pub fn suits([first, middle, last]: [&Shape; 3]) -> bool {
     let is_depthwise = middle.groups > 1 && [middle.ins, middle.outs] == [middle.groups; 2];
     // One whose rows are read again where outputs were written over them must not reach back.
     let window = &middle.window;
-    let keeps_behind = window.before[0] < reach(window);
+    let keeps_behind = window.before[0] < window.reach(0);
     let is_last = last.window == Window::same([1, 1], window.output);
     is_depthwise && keeps_behind && is_last && [first.groups, last.groups] == [1; 2] && !window.output.contains(&0)
 }
@@ -69,7 +64,7 @@ impl Inverted {
         let after = middle.input_halo([height, width]).after[1];
         let halo = Halo { before: [0, window.before[1]], after: [0, after] };
         let strip = |rows: usize| {
-            let wide = Maps::new(first.outs, [(rows - 1) * window.stride[0] + reach(&window), width]).with_halo(halo);
+            let wide = Maps::new(first.outs, [(rows - 1) * window.stride[0] + window.reach(0), width]).with_halo(halo);
             [wide, Maps::new(middle.outs, [rows, columns])]
         };
         let weights = 4 * (first.outs * first.ins * first.window.taps() + last.outs * last.ins);
@@ -108,7 +103,7 @@ impl Inverted {
         let mut kept = 0;
         for start in (0..all).step_by(self.deep.size[0]) {
             let rows = self.deep.size[0].min(all - start);
-            let needed = (rows - 1) * self.window.stride[0] + reach(&self.window);
+            let needed = (rows - 1) * self.window.stride[0] + self.window.reach(0);
             // Those of the strip that are in the maps.
             let [above, own] = [0, self.height].map(|row| {
                 let row = row + self.window.before[0];

@@ -27,12 +27,7 @@ pub struct Stem {
 pub fn suits(shape: &Shape, pool: &Window) -> bool {
     let between = 4 * shape.outs * shape.window.outputs();
     // Rows that the padding alone holds have nothing to begin with.
-    shape.groups == 1 && between > STRIP && pool.before[0] < reach(pool) && !pool.output.contains(&0)
-}
-
-/// Rows from the first to the last one that a window sees.
-fn reach(window: &Window) -> usize {
-    (window.kernel[0] - 1) * window.dilation[0] + 1
+    shape.groups == 1 && between > STRIP && pool.before[0] < pool.reach(0) && !pool.output.contains(&0)
 }
 
 impl Stem {
@@ -45,7 +40,7 @@ impl Stem {
         assert!(suits(shape, pool), "a stem");
         let [height, width] = shape.window.output;
         let strip = |rows: usize| {
-            let needed = (rows - 1) * pool.stride[0] + reach(pool);
+            let needed = (rows - 1) * pool.stride[0] + pool.reach(0);
             Maps::new(shape.outs, [needed.min(height), width])
         };
         let all = pool.output[0];
@@ -77,7 +72,7 @@ impl Stem {
         for start in (0..all).step_by(self.rows) {
             let end = (start + self.rows).min(all);
             let first = seen(start).saturating_sub(self.window.before[0]).min(self.height);
-            let last = (seen(end - 1) + reach(&self.window)).saturating_sub(self.window.before[0]).min(self.height);
+            let last = (seen(end - 1) + self.window.reach(0)).saturating_sub(self.window.before[0]).min(self.height);
             // Those that the last ones leave.
             let kept = first.max(there.start).min(there.end)..there.end.min(last);
             for block in strip.chunks_exact_mut(self.strip.block()) {

@@ -40,6 +40,11 @@ pub(super) fn is_depthwise(shape: &Shape) -> bool {
     shape.groups > 1 && shape.groups == shape.ins && shape.groups == shape.outs
 }
 
+/// Whether it may be computed some rows at a time: Winograd's, which are faster by themselves, are not.
+pub(super) fn is_direct(shape: &Shape) -> bool {
+    shape.window.taps() == 1 || !shape.window.is_plain()
+}
+
 /// The order of a convolution's weights.
 pub(super) fn layout(shape: &Shape, x: &Maps) -> Layout {
     if is_depthwise(shape) {

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use crate::graph::{Graph, Op, ParameterId, Value};
-use crate::kernels::bytes::{self, Code, Depthwise, Quantize, Requantize};
-use crate::kernels::dense::{self, Int8Forward};
+use crate::kernels::bytes::{self, Code, Depthwise, Quantize, Requantize, Weights};
+use crate::kernels::dense::Int8Forward;
 use crate::parallel;
 use crate::simd::Path;
 
@@ -78,6 +78,8 @@ struct ConvStage {
     residual: Option<Code>,
     clamp: Option<[f32; 2]>,
     kernel: Kernel,
+    /// As bytes, once there are some.
+    rounded: Option<Weights>,
     /// What makes an output of a sum: see [`Requantize`].
     scale: Vec<f32>,
     shift: Vec<f32>,
@@ -86,10 +88,9 @@ struct ConvStage {
     high: Vec<f32>,
 }
 
-/// A kernel with its weights, once there are some.
 enum Kernel {
-    Dense(Box<Int8Forward>, Option<dense::Int8Weights>),
-    Depthwise(Box<Depthwise>, Option<bytes::DepthwiseWeights>),
+    Dense(Box<Int8Forward>),
+    Depthwise(Box<Depthwise>),
 }
 
 impl ConvStage {
@@ -113,11 +114,11 @@ impl ConvStage {
                 let words = quantize.as_ref().map_or_else(|| x.form.maps(), Quantize::maps);
                 let kernel = Int8Forward::new(path, &shape, words, y.form.maps())?;
                 let order = Layout::Packed(kernel.packing().clone());
-                (Kernel::Dense(Box::new(kernel), None), quantize, order)
+                (Kernel::Dense(Box::new(kernel)), quantize, order)
             }
             Kind::Depthwise if is_bytes => {
                 let kernel = Depthwise::new(path, &shape, x.form.maps(), y.form.maps())?;
-                (Kernel::Depthwise(Box::new(kernel), None), None, Layout::Depthwise { taps: shape.window.taps() })
+                (Kernel::Depthwise(Box::new(kernel)), None, Layout::Depthwise { taps: shape.window.taps() })
             }
             _ => return None,
         };
@@ -137,6 +138,7 @@ impl ConvStage {
             residual,
             clamp: *clamp,
             kernel,
+            rounded: None,
             scale: Vec::new(),
             shift: Vec::new(),
             times: Vec::new(),
@@ -155,16 +157,10 @@ impl Stage for ConvStage {
             Some(norm) => (&*norm.weights, Some(&*norm.bias)),
             None => (parameters.value(self.weight), self.bias.map(|bias| parameters.value(bias))),
         };
-        let (scales, lost) = match &mut self.kernel {
-            Kernel::Dense(kernel, rounded) => {
-                let rounded = rounded.insert(kernel.round(weights, &self.code, &self.means));
-                (&rounded.scales, &rounded.lost)
-            }
-            Kernel::Depthwise(kernel, rounded) => {
-                let rounded = rounded.insert(kernel.round(weights, &self.code, &self.means));
-                (&rounded.scales, &rounded.lost)
-            }
-        };
+        let Weights { scales, lost, .. } = self.rounded.insert(match &self.kernel {
+            Kernel::Dense(kernel) => kernel.round(weights, &self.code, &self.means),
+            Kernel::Depthwise(kernel) => kernel.round(weights, &self.code, &self.means),
+        });
         // An output is sum * scale + bias + what is added, in floats, or in steps from the zero of its code.
         let lanes = scales.len();
         let of = |code: &Option<Code>, lane: usize| {
@@ -194,8 +190,8 @@ impl Stage for ConvStage {
 
     fn kept(&self) -> usize {
         let weights = match &self.kernel {
-            Kernel::Dense(kernel, _) => kernel.len(),
-            Kernel::Depthwise(kernel, _) => kernel.len(),
+            Kernel::Dense(kernel) => kernel.len(),
+            Kernel::Depthwise(kernel) => kernel.len(),
         };
         let folded = self.folded.as_ref().map_or(0, |norm| norm.weights.len() + norm.bias.len());
         weights + folded
@@ -221,9 +217,10 @@ impl Stage for ConvStage {
             high: &self.high,
             bytes: self.output.is_some(),
         };
+        let weights = self.rounded.as_ref().expect("prepared");
         let compute = |x: &[f32], y: &mut [f32]| match &self.kernel {
-            Kernel::Dense(kernel, weights) => kernel.run(weights.as_ref().expect("prepared"), x, y, finish),
-            Kernel::Depthwise(kernel, weights) => kernel.run(weights.as_ref().expect("prepared"), x, y, finish),
+            Kernel::Dense(kernel) => kernel.run(weights, x, y, finish),
+            Kernel::Depthwise(kernel) => kernel.run(weights, x, y, finish),
         };
         let odd = run.odd;
         let len = self.x.form.len();

@@ -5,6 +5,7 @@ use crate::kernels::inverted::{Inverted, STRIP, suits};
 use crate::parallel;
 
 use super::conv::ConvStage;
+use super::convolution::is_direct;
 use super::lower::{Layer, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
@@ -21,9 +22,7 @@ pub(super) fn is_one(graph: &Graph, layers: &[Layer]) -> bool {
         _ => None,
     };
     let [Some(first), Some(middle), Some(last)] = [0, 1, 2].map(|layer| shape(&layers[layer])) else { return false };
-    // Winograd's are faster by themselves.
-    let is_direct = first.window.taps() == 1 || !first.window.is_plain();
-    is_direct && suits([&first, &middle, &last])
+    is_direct(&first) && suits([&first, &middle, &last])
 }
 
 pub(super) struct InvertedStage {

@@ -6,6 +6,7 @@ use crate::kernels::stem::{Stem, suits};
 use crate::parallel;
 
 use super::conv::ConvStage;
+use super::convolution::is_direct;
 use super::lower::{Layer, LayerOp};
 use super::memory::Place;
 use super::parameters::{Layout, Parameters};
@@ -25,9 +26,7 @@ pub(super) fn is_one(graph: &Graph, layers: &[Layer]) -> bool {
         return false;
     };
     let shape = conv_shape(&layers[0].op, ins, outs);
-    // Winograd's are faster by themselves.
-    let is_direct = shape.window.taps() == 1 || !shape.window.is_plain();
-    is_direct && suits(&shape, pool)
+    is_direct(&shape) && suits(&shape, pool)
 }
 
 pub(super) struct StemStage {

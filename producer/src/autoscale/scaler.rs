@@ -107,7 +107,7 @@ impl Scaler {
             };
             tracing::debug!(%error, "the queue is not seen");
             if self.queue.as_ref().is_some_and(|queue| queue.is_blocked()) {
-                self.is_blocked();
+                self.waits_for_the_broker();
             } else {
                 self.report.unseen(&error.to_string());
                 let turn = self.policy.decide(self.now(), None);
@@ -164,7 +164,7 @@ impl Scaler {
                         () = stop.cancelled() => return Ok(()),
                     };
                     let Some(depths) = depths else {
-                        self.is_blocked();
+                        self.waits_for_the_broker();
                         continue;
                     };
                     // Never left in the middle: what was begun is known to be begun.
@@ -206,7 +206,7 @@ impl Scaler {
     }
 
     /// The broker takes no messages.
-    fn is_blocked(&mut self) {
+    fn waits_for_the_broker(&mut self) {
         let turn = self.policy.blocked();
         self.report.unseen("the broker takes no messages: its memory or its disk is short (an alarm of RabbitMQ's)");
         self.tell(&turn);

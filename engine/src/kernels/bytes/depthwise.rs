@@ -3,7 +3,7 @@
 //! Pixels that lie side by side are read at once and turned, so that a word holds four pixels of a channel; one such vector serves
 //! several outputs where the weights are shifted.
 
-use super::{Code, QUAD, Requantize, on_quads};
+use super::{Code, QUAD, Requantize, Weights, on_quads};
 use crate::buffer::Buffer;
 use crate::kernels::dense::{Phase, Shape};
 use crate::kernels::depthwise;
@@ -26,18 +26,6 @@ pub struct Depthwise {
     first: usize,
     /// Outputs whose taps are turned at once: two that are side by side, where they fit into four pixels.
     at_once: usize,
-}
-
-/// Weights as bytes.
-#[derive(Debug)]
-pub struct Weights {
-    /// For each block, row of taps and quad of taps: words of four taps, for each of the outputs at once.
-    words: Buffer,
-    begin: Buffer,
-    /// What a step of each channel's weights is worth.
-    pub scales: Vec<f32>,
-    /// By how much rounding the weights makes each output too small in the mean.
-    pub lost: Vec<f32>,
 }
 
 impl Depthwise {
@@ -75,7 +63,7 @@ impl Depthwise {
         self.kernel[1].div_ceil(QUAD)
     }
 
-    /// Words of a block's weights.
+    /// Words of a block's weights: for each row of taps and quad of taps words of four taps, for each of the outputs at once.
     fn block_len(&self) -> usize {
         self.kernel[0] * self.quads() * self.at_once * LANES
     }
@@ -106,15 +94,13 @@ impl Depthwise {
             let (block, lane) = (channel / LANES, channel % LANES);
             let step = code.scales.get(channel).copied().unwrap_or(1.0);
             let weight = |tap: usize| packed[(block * taps + tap) * LANES + lane] * step;
-            // As for dense ones: what is not finite spoils the output.
-            let finite = |weight: f32| if weight.is_finite() { weight.abs() } else { f32::INFINITY };
-            let most = (0..taps).map(|tap| finite(weight(tap))).fold(0.0, f32::max);
-            let scale = if most < f32::MIN_POSITIVE * 127.0 { 1.0 } else { most / 127.0 };
+            let most = (0..taps).map(|tap| Weights::size(weight(tap))).fold(0.0, f32::max);
+            let scale = Weights::step(most);
             weights.scales[channel] = scale;
             let mean = means.get(channel).map_or(0.0, |mean| f64::from(*mean));
             let (mut sum, mut less) = (0_i32, 0.0_f64);
             for tap in 0..taps {
-                let byte = (weight(tap) / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
+                let byte = Weights::byte(weight(tap), scale);
                 sum += i32::from(byte);
                 less += f64::from(weight(tap)) - f64::from(byte) * f64::from(scale);
                 let (row, column) = (tap / self.kernel[1], tap % self.kernel[1]);
@@ -123,9 +109,7 @@ impl Depthwise {
                     let place = column + output;
                     let quad = (row * self.quads() + place / QUAD) * self.at_once + output;
                     let word = &mut weights.words[block * self.block_len() + quad * LANES + lane];
-                    let mut bytes = word.to_bits().to_le_bytes();
-                    bytes[place % QUAD] = byte.cast_unsigned();
-                    *word = f32::from_bits(u32::from_le_bytes(bytes));
+                    Weights::put(word, place % QUAD, byte);
                 }
             }
             weights.lost[channel] = (less / f64::from(step) * mean) as f32;

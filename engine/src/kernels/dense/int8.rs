@@ -7,7 +7,7 @@
 use super::gather::{Gather, Tiles};
 use super::{Phase, Shape};
 use crate::buffer::Buffer;
-use crate::kernels::bytes::{Code, QUAD, Requantize, on_quads};
+use crate::kernels::bytes::{Code, QUAD, Requantize, Weights, on_quads};
 use crate::kernels::packing::Packing;
 use crate::kernels::tile::{Kernel, Kernels, MOST};
 use crate::maps::Maps;
@@ -23,18 +23,6 @@ pub struct Forward {
     /// The order of the weights in fp32.
     packing: Packing,
     ins: usize,
-}
-
-/// Weights as bytes.
-#[derive(Debug)]
-pub struct Weights {
-    words: Buffer,
-    /// What sums begin with, for every lane of every block: whole numbers that take back what the input's zero adds.
-    begin: Buffer,
-    /// What a step of each output's weights is worth.
-    pub scales: Vec<f32>,
-    /// By how much rounding the weights makes each output too small in the mean.
-    pub lost: Vec<f32>,
 }
 
 impl Forward {
@@ -89,12 +77,11 @@ impl Forward {
                 for tap in 0..taps {
                     let row = &packed[from(channel, tap)..][..LANES];
                     for (most, weight) in most.iter_mut().zip(row.iter().map(|weight| weight * step)) {
-                        // Steps without bounds make no number of a sum: so what is none spoils the output, as in fp32.
-                        *most = if weight.is_finite() { most.max(weight.abs()) } else { f32::INFINITY };
+                        *most = most.max(Weights::size(weight));
                     }
                 }
             }
-            let scale = most.map(|most| if most < f32::MIN_POSITIVE * 127.0 { 1.0 } else { most / 127.0 });
+            let scale = most.map(Weights::step);
             scales[block * LANES..][..LANES].copy_from_slice(&scale);
             let mut sums = [0_i32; LANES];
             let mut less = [0.0_f64; LANES];
@@ -103,11 +90,8 @@ impl Forward {
                     let from = from(channel, tap);
                     let row = to.row(block, channel / QUAD, tap).expect("there are no groups");
                     for lane in 0..LANES {
-                        let byte =
-                            (packed[from + lane] * step / scale[lane]).round_ties_even().clamp(-127.0, 127.0) as i8;
-                        let mut quad = words[row + lane].to_bits().to_le_bytes();
-                        quad[channel % QUAD] = byte.cast_unsigned();
-                        words[row + lane] = f32::from_bits(u32::from_le_bytes(quad));
+                        let byte = Weights::byte(packed[from + lane] * step, scale[lane]);
+                        Weights::put(&mut words[row + lane], channel % QUAD, byte);
                         sums[lane] += i32::from(byte);
                         let rounded = f64::from(byte) * f64::from(scale[lane]) / f64::from(*step);
                         less[lane] += (f64::from(packed[from + lane]) - rounded) * f64::from(*mean);

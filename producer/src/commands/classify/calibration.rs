@@ -1,11 +1,12 @@
 //! The pictures that int8 is calibrated on: a sample of the run's, or of others.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
-use shared::contract::ImageRef;
+use shared::contract::{ImageOutcome, ImageRef, ImageVerdict};
 use shared::digest::Digest;
 use shared::names::Name;
 use shared::store::{get_optional, get_optional_json, layout, settle_json};
@@ -134,9 +135,9 @@ fn readable(pictures: &[Picture]) -> Vec<Picture> {
 }
 
 /// The picture of an outcome, and why there is none.
-fn unreadable(outcome: &shared::contract::ImageOutcome) -> String {
+fn unreadable(outcome: &ImageOutcome) -> String {
     let why = match &outcome.verdict {
-        shared::contract::ImageVerdict::Error(error) => error.message.as_str(),
+        ImageVerdict::Error(error) => error.message.as_str(),
         _ => "it cannot be had",
     };
     format!("{}: {why}", outcome.image)
@@ -149,7 +150,7 @@ fn sample<T>(all: Vec<T>, name: impl Fn(&T) -> &str) -> Vec<T> {
         all.iter().enumerate().map(|(at, one)| (Digest::of(name(one).as_bytes()), at)).collect();
     drawn.sort_unstable();
     drawn.truncate(ENOUGH);
-    let drawn: std::collections::BTreeSet<usize> = drawn.into_iter().map(|(_, at)| at).collect();
+    let drawn: BTreeSet<usize> = drawn.into_iter().map(|(_, at)| at).collect();
     all.into_iter().enumerate().filter(|(at, _)| drawn.contains(at)).map(|(_, one)| one).collect()
 }
 

@@ -41,19 +41,23 @@ fn its_scores_are_its_networks() {
     }
 }
 
+/// So many pictures that differ.
+fn pictures(folder: &Path, count: u32) -> Vec<(String, PathBuf)> {
+    let write = |number: u32| {
+        let picture = folder.join(number.to_string());
+        let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * number) as u8, (x * y % 256) as u8]);
+        let image = RgbImage::from_fn(64, 64, pixel);
+        image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
+        (number.to_string(), picture)
+    };
+    (1..=count).map(write).collect()
+}
+
 #[test]
 fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
     let path = file("mobilenet_v3-13.onnx");
     let folder = tempfile::tempdir().expect("a folder");
-    let images: Vec<(String, PathBuf)> = (1..=5_u32)
-        .map(|number| {
-            let picture = folder.path().join(number.to_string());
-            let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * number) as u8, (x * y % 256) as u8]);
-            let image = RgbImage::from_fn(64, 64, pixel);
-            image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
-            (number.to_string(), picture)
-        })
-        .collect();
+    let images = pictures(folder.path(), 5);
     let model = model(10);
     let mut whole = Whole::load(&model, &path).expect("a model");
     let before = (whole.classify(&images, 10, 0.0), whole.classifier.bytes());
@@ -87,15 +91,7 @@ fn in_bf16_some_are_compared_and_nothing_is_left_behind() {
 fn in_int8_it_is_calibrated_and_nothing_is_left_behind() {
     let path = file("mobilenet_v3-13.onnx");
     let folder = tempfile::tempdir().expect("a folder");
-    let images: Vec<(String, PathBuf)> = (1..=6_u32)
-        .map(|number| {
-            let picture = folder.path().join(number.to_string());
-            let pixel = |x: u32, y: u32| Rgb([(x * 4) as u8, (y * number) as u8, (x * y % 256) as u8]);
-            let image = RgbImage::from_fn(64, 64, pixel);
-            image.save_with_format(&picture, image::ImageFormat::Png).expect("a picture");
-            (number.to_string(), picture)
-        })
-        .collect();
+    let images = pictures(folder.path(), 6);
     let model = model(10);
     let mut whole = Whole::load(&model, &path).expect("a model");
     let before = whole.classify(&images, 10, 0.0);
