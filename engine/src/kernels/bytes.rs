@@ -188,10 +188,7 @@ impl Requantize<'_> {
 }
 
 impl End for Requantize<'_> {
-    /// Whole numbers have no room where bytes come, and what is added stands there.
-    const RESUMES: bool = false;
-
-    fn part(self, block: usize, _: bool, _: bool) -> Self {
+    fn at_block(self, block: usize) -> Self {
         let from = block * LANES;
         let (scale, shift, high) = (&self.scale[from..], &self.shift[from..], &self.high[from..]);
         Self { scale, shift, add: self.add.map(|times| &times[from..]), low: self.low, high, bytes: self.bytes }

@@ -9,7 +9,7 @@ use super::copy::Flatten;
 use super::gradient;
 use super::optimizer::Step;
 use super::packing::{Packing, RUN};
-use super::tile::{Finish, Kernels, Tile};
+use super::tile::{Finish, Kernels, Part, Tile};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::parallel::{self, Columns};
@@ -131,10 +131,10 @@ impl Linear {
                     places: std::ptr::null(),
                     offsets: self.offsets.as_ptr(),
                     count: self.offsets.len(),
+                    ahead: Part::NONE,
                     weights: weights.as_ptr().add(self.packing.start(block)),
                     weights_block: depth * LANES,
                     bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(block * LANES)),
-                    resume: false,
                     y: to,
                     y_block: LANES,
                     y_step,
@@ -206,10 +206,10 @@ impl Linear {
                         places: std::ptr::null(),
                         offsets: self.turned.as_ptr(),
                         count: self.turned.len(),
+                        ahead: Part::NONE,
                         weights: slopes.as_ptr().add(block * units * LANES),
                         weights_block: units * LANES,
                         bias: std::ptr::null(),
-                        resume: false,
                         y: sums.as_mut_ptr().add((block * depth + start) * LANES),
                         y_block: depth * LANES,
                         y_step: LANES,

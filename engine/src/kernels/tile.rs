@@ -16,14 +16,14 @@ pub(super) struct Tile<F = Finish> {
     pub(super) offsets: *const u32,
     /// How many.
     pub(super) count: usize,
+    /// Weights that are wanted next.
+    pub(super) ahead: Part,
     /// Weights: sixteen for each input of each run.
     pub(super) weights: *const f32,
     /// From a block's weights to the next one's.
     pub(super) weights_block: usize,
     /// Sixteen a block to begin with; null for none.
     pub(super) bias: *const f32,
-    /// Whether the sums begin with what stands in their place, rather than with the bias.
-    pub(super) resume: bool,
     /// The first pixel's sums.
     pub(super) y: *mut f32,
     /// From a block of sums to the next.
@@ -36,11 +36,8 @@ pub(super) struct Tile<F = Finish> {
 
 /// What becomes of a tile's sums.
 pub(super) trait End: Copy + Sync {
-    /// Whether sums may stand where their outputs come, until a later tile goes on with them. Else a tile has all of its sums.
-    const RESUMES: bool;
-
-    /// The same for a panel that begins with block `block`, and for a part of its sums.
-    fn part(self, block: usize, is_first: bool, is_last: bool) -> Self;
+    /// The same for a panel that begins with this block.
+    fn at_block(self, block: usize) -> Self;
 
     /// Writes what becomes of a tile's sums.
     ///
@@ -102,11 +99,8 @@ impl Finish {
 }
 
 impl End for Finish {
-    const RESUMES: bool = true;
-
-    /// What stands there is added at once: the sums lie in its place from then on.
-    fn part(self, _: usize, is_first: bool, is_last: bool) -> Self {
-        Self { add: self.add && is_first, clamp: self.clamp.filter(|_| is_last) }
+    fn at_block(self, _: usize) -> Self {
+        self
     }
 
     #[expect(clippy::needless_range_loop, reason = "with iterators the sums would live in memory")]
@@ -132,31 +126,34 @@ impl End for Finish {
 /// The weights of many channels come from the third cache or from memory; the hardware foresees the lines of a panel, and not
 /// where the next one begins.
 pub(super) struct Ahead<'a> {
-    /// Of one or two blocks.
-    weights: [&'a [f32]; 2],
-    /// Floats of a block with each tile.
+    weights: &'a [f32],
+    /// Lines with each tile.
     part: usize,
+}
+
+/// Lines to ask for, which a tile spreads over its runs: many at once would keep its own loads waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    first: *const f32,
+    lines: usize,
+}
+
+impl Part {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { first: std::ptr::null(), lines: 0 };
 }
 
 impl<'a> Ahead<'a> {
     /// Over so many tiles.
-    pub(super) fn new(weights: [&'a [f32]; 2], tiles: usize) -> Self {
-        let len = weights[0].len().max(weights[1].len());
-        Self { weights, part: len.div_ceil(LANES * tiles.max(1)) * LANES }
+    pub(super) fn new(weights: &'a [f32], tiles: usize) -> Self {
+        Self { weights, part: weights.len().div_ceil(LANES).div_ceil(tiles.max(1)) }
     }
 
-    /// Asks for the next part.
-    ///
-    /// # Safety
-    /// As for [`Simd`].
-    #[inline(always)]
-    pub(super) unsafe fn ask<S: Simd>(&mut self) {
-        for weights in &mut self.weights {
-            let (now, later) = weights.split_at(self.part.min(weights.len()));
-            *weights = later;
-            // SAFETY: nothing is read.
-            now.chunks(LANES).for_each(|line| unsafe { S::prefetch(line.as_ptr()) });
-        }
+    /// The next tile's part.
+    pub(super) fn part(&mut self) -> Part {
+        let (now, later) = self.weights.split_at((self.part * LANES).min(self.weights.len()));
+        self.weights = later;
+        Part { first: now.as_ptr(), lines: now.len().div_ceil(LANES) }
     }
 }
 
@@ -215,13 +212,7 @@ unsafe fn sums<S: Simd, F: End, const PIXELS: usize, const BLOCKS: usize, const 
             };
         }
         let mut sums = [[S::splat(0.0); BLOCKS]; PIXELS];
-        if F::RESUMES && job.resume {
-            for pixel in 0..PIXELS {
-                for block in 0..BLOCKS {
-                    sums[pixel][block] = S::load(job.sums::<STEP>(pixel, block));
-                }
-            }
-        } else if !job.bias.is_null() {
+        if !job.bias.is_null() {
             for block in 0..BLOCKS {
                 let bias = S::load(job.bias.add(block * LANES));
                 for pixel in 0..PIXELS {
@@ -230,7 +221,14 @@ unsafe fn sums<S: Simd, F: End, const PIXELS: usize, const BLOCKS: usize, const 
             }
         }
         let mut weights = job.weights;
+        let (mut ahead, mut due) = (job.ahead.first, 0);
         for index in 0..job.count {
+            due += job.ahead.lines;
+            while due >= job.count {
+                due -= job.count;
+                S::prefetch(ahead);
+                ahead = ahead.wrapping_add(LANES);
+            }
             let x = job.x.add(*job.offsets.add(index) as usize);
             for input in 0..RUN {
                 let mut w = [S::splat(0.0); BLOCKS];

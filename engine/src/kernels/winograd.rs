@@ -35,6 +35,7 @@ macro_rules! on_kind {
 mod gradient;
 pub mod line;
 mod passes;
+mod products;
 mod transform;
 
 pub use gradient::WeightGradient;

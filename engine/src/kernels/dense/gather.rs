@@ -13,10 +13,6 @@ use crate::team;
 /// Bytes of input that a pass over all weights works on: about half of a core's second cache.
 const CHUNK: usize = 512 << 10;
 
-/// Bytes of a panel's weights that all tiles pass over before the next ones: they stay in a core's first cache, beside a tile's inputs. From 12 to 24 KiB
-/// nothing changes; whole sums take ResNet-50 two hundredths longer.
-const DEPTH: usize = 16 << 10;
-
 /// A sum over places, ready to run on maps of one kind.
 #[derive(Debug)]
 pub(super) struct Gather {
@@ -49,13 +45,6 @@ struct Panel {
     block: usize,
     blocks: usize,
     offsets: Vec<u32>,
-}
-
-/// What all tiles of a panel sum up before they go on.
-#[derive(Debug)]
-struct Pass<'a> {
-    panel: &'a Panel,
-    runs: Range<usize>,
 }
 
 impl Gather {
@@ -176,22 +165,20 @@ impl Gather {
         } else {
             ((CHUNK / row_bytes).clamp(1, rows.len()), columns.len())
         };
-        let depth = if F::RESUMES { DEPTH } else { usize::MAX };
         let y_first = self.y.at(0, phase.first[0] as isize, phase.first[1] as isize);
         for first_row in rows.clone().step_by(chunk_rows) {
             for first_column in columns.clone().step_by(chunk_columns) {
                 let width = chunk_columns.min(columns.end - first_column);
                 let rows = first_row..rows.end.min(first_row + chunk_rows);
-                let mut passes = panels.iter().flat_map(|panel| self.passes(panel, depth)).peekable();
-                while let Some(Pass { panel, runs }) = passes.next() {
+                let mut panels = panels.iter().peekable();
+                while let Some(panel) = panels.next() {
                     let most = S::TILE[panel.blocks - 1];
                     let tiles = width.div_ceil(most);
                     let kernels = &kernels[panel.blocks - 1];
-                    let next = passes.peek().map_or([0..0, 0..0], |next| self.weights_of(next));
-                    let mut ahead = Ahead::new(next.map(|range| &weights[range]), tiles * rows.len());
-                    let [own, beside] = self.weights_of(&Pass { panel, runs: runs.clone() });
-                    let (is_first, is_last) = (runs.start == 0, runs.end == panel.offsets.len());
-                    let finish = finish.part(panel.block, is_first, is_last);
+                    let next = panels.peek().map_or(0..0, |next| self.weights_of(next));
+                    let mut ahead = Ahead::new(&weights[next], tiles * rows.len());
+                    let own = self.weights_of(panel);
+                    let finish = finish.at_block(panel.block);
                     for row in rows.clone() {
                         for tile in 0..tiles {
                             let (start, end) = (width * tile / tiles, width * (tile + 1) / tiles);
@@ -204,17 +191,16 @@ impl Gather {
                             // of the callers hold the maps; the kernels' instruction set is the path's. Nobody else
                             // writes these outputs.
                             unsafe {
-                                ahead.ask::<S>();
                                 kernels[end - start - 1](&Tile {
                                     x: x.as_ptr().add(from),
                                     x_step,
                                     places: places.map_or(std::ptr::null(), std::ptr::from_ref),
-                                    offsets: panel.offsets.as_ptr().add(runs.start),
-                                    count: runs.len(),
+                                    offsets: panel.offsets.as_ptr(),
+                                    count: panel.offsets.len(),
+                                    ahead: ahead.part(),
                                     weights: weights.as_ptr().add(own.start),
-                                    weights_block: beside.start.saturating_sub(own.start),
+                                    weights_block: own.len() / panel.blocks,
                                     bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr().add(panel.block * LANES)),
-                                    resume: !is_first,
                                     y: y.at(0, to),
                                     y_block: self.y.block(),
                                     y_step,
@@ -228,23 +214,9 @@ impl Gather {
         }
     }
 
-    /// A panel's runs in even parts, each of at most so many bytes of weights; one where there is nothing to sum up.
-    fn passes<'a>(&self, panel: &'a Panel, depth: usize) -> impl Iterator<Item = Pass<'a>> + use<'a> {
-        let count = panel.offsets.len();
-        let parts = (count * panel.blocks * self.packing.run() * LANES * 4).div_ceil(depth).max(1);
-        (0..parts).map(move |part| Pass { panel, runs: count * part / parts..count * (part + 1) / parts })
-    }
-
-    /// The weights of some runs, of one block or two.
-    fn weights_of(&self, pass: &Pass<'_>) -> [Range<usize>; 2] {
-        let run = self.packing.run() * LANES;
-        [0, 1].map(|block| {
-            if block >= pass.panel.blocks {
-                return 0..0;
-            }
-            let start = self.packing.start(pass.panel.block + block);
-            start + pass.runs.start * run..start + pass.runs.end * run
-        })
+    /// The weights of a panel's blocks, one after the other: two are of one length.
+    fn weights_of(&self, panel: &Panel) -> Range<usize> {
+        self.packing.start(panel.block)..self.packing.block(panel.block + panel.blocks - 1).end
     }
 
     /// Whether all rows are one long row: a kernel of one tap on maps without halos.

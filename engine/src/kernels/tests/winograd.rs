@@ -220,13 +220,13 @@ fn it_pays_where_it_was_measured_to() {
     }
 }
 
-fn errors_are_small(name: &str, found: &[f32], expected: &[f64], most: f64) {
+fn errors_are_small(name: &str, found: &[f32], expected: &[f64], [most, on_average]: [f64; 2]) {
     let scale = (expected.iter().map(|sum| sum * sum).sum::<f64>() / expected.len() as f64).sqrt();
     let errors = || found.iter().zip(expected).map(|(found, sum)| (f64::from(*found) - sum).abs() / scale);
     let mean = (errors().map(|e| e * e).sum::<f64>() / expected.len() as f64).sqrt();
     let largest = errors().fold(0.0, f64::max);
     eprintln!("{name}: rms {mean:.1e}, largest {largest:.1e}");
-    assert!(largest < most && mean < 2e-6, "{name}: {largest} {mean}");
+    assert!(largest < most && mean < on_average, "{name}: {largest} {mean}");
 }
 
 /// The error of long sums, against the root of their sum of squares; what a network's layers see.
@@ -245,7 +245,30 @@ fn errors_stay_small() {
             winograd.packing().pack(&weights, &mut stored);
             let y = run(&winograd, &stored, None, &packed(&x_maps, &x), &vec![0.0; y_maps.len()], Finish::PLAIN);
             let name = format!("{} {kernel}x{kernel} {ins} channels", path.name());
-            errors_are_small(&name, &unpacked(&y_maps, &y), &expected.y, 1e-5);
+            errors_are_small(&name, &unpacked(&y_maps, &y), &expected.y, [1e-5, 2e-6]);
+        }
+    }
+}
+
+/// The same for lines, with tiles of four outputs and of six.
+#[test]
+fn errors_of_lines_stay_small() {
+    for (taps, ins, size) in [(7, 192, 17), (7, 64, 8), (3, 384, 8), (5, 32, 6)] {
+        let window = Window::same([1, taps], [2, size]);
+        let shape = Shape { ins, outs: 16, groups: 1, window };
+        let x_maps = Maps::new(ins, [2, size]).with_halo(shape.input_halo([2, size]));
+        let y_maps = Maps::new(16, [2, size]);
+        let (x, weights) = (noise("x", ins * 2 * size), noise("weights", 16 * ins * taps));
+        let expected = convolve(&shape, [2, size], &x, &weights, &[0.0; 16], &vec![0.0; 32 * size]);
+        for path in Path::available() {
+            let line = Line::new(path, &shape, x_maps, y_maps).expect("it applies");
+            let (mut stored, mut transformed) = (vec![0.0; line.packing().len()], vec![0.0; line.len()]);
+            line.packing().pack(&weights, &mut stored);
+            line.transform(&stored, &mut transformed);
+            let (mut y, mut scratch) = (vec![0.0; y_maps.len()], vec![0.0; line.scratch_len()]);
+            line.run(&transformed, None, &packed(&x_maps, &x), &mut y, Finish::PLAIN, &mut scratch);
+            let name = format!("{} 1x{taps} {ins} channels", path.name());
+            errors_are_small(&name, &unpacked(&y_maps, &y), &expected.y, [5e-5, 5e-6]);
         }
     }
 }
@@ -270,7 +293,7 @@ fn errors_of_gradients_stay_small() {
             gradient.packing().unpack(&weight_gradient(&gradient, &x_stored, &dy_stored), &mut dw);
             let name = format!("{} {kernel}x{kernel} {examples} of {size}x{size}", path.name());
             // For 5x5 1.4e-5 was seen, beside a mean that is as small as others'.
-            errors_are_small(&name, &dw, &expected, 2e-5);
+            errors_are_small(&name, &dw, &expected, [2e-5, 2e-6]);
         }
     }
 }

@@ -1,80 +1,81 @@
-//! Winograd's convolution along one axis, for kernels of one row or one column: `F(4, 4)`.
+//! Winograd's convolution along one axis, for kernels of one row or one column: `F(4, 4)` and `F(6, 4)`.
 //!
-//! The taps are cut into segments of four. A segment's tile begins four inputs behind that of the segment before, which is where the
-//! next outputs' tile begins: so all segments share the transformed inputs, and a product sums over segments and channels.
+//! The taps are cut into segments of four. A product sums over segments and channels, so that all segments share the transform back.
+
+mod points;
 
 use std::ops::Range;
 
 use super::super::dense::{Finish, Shape};
 use super::super::packing::{Packing, RUN};
-use super::super::tile::{Ahead, Kernels, Tile};
 use super::odd;
+use super::products::Products;
 use crate::maps::Maps;
 use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, Simd, on_path};
 
-/// Outputs of a tile, and taps of a segment.
-const OUT: usize = 4;
-/// Points, and inputs of a tile.
-const TILE: usize = 2 * OUT - 1;
-/// The points besides infinity. Of some two hundred choices among the best: half the error of the usual one, two and one half.
-const POINTS: [f64; TILE - 1] = [0.0, 0.625, -0.625, 1.25, -1.25, -2.5];
+/// Taps of a segment.
+const SEGMENT: usize = 4;
 /// Taps that kernels may have.
 const TAPS: std::ops::RangeInclusive<usize> = 3..=8;
-/// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache.
-const CHUNK: usize = 512 << 10;
+/// Bytes of transformed inputs and outputs that are worked on at once. Of these a position's stay in a core's second cache, while all of its weights pass, which
+/// come from farther away: lines of 192 channels at 17x17, 1 MiB, take a tenth longer in two chunks.
+const CHUNK: usize = 1200 << 10;
 
-/// What inputs, weights and outputs are multiplied by (Toom and Cook): interpolation's divisors are in the weights' matrix.
-#[derive(Debug)]
-struct Matrices {
-    inputs: [[f32; TILE]; TILE],
-    weights: [[f32; OUT]; TILE],
-    outputs: [[f32; TILE]; OUT],
+/// Outputs of a tile, which has `OUT + SEGMENT - 1` inputs and points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F4,
+    F6,
 }
 
-impl Matrices {
-    fn new() -> Self {
-        /// Coefficients of the product of `x - p` over all points but number `without`, lowest power first.
-        fn product(without: usize) -> [f64; TILE] {
-            let mut of = [0.0; TILE];
-            of[0] = 1.0;
-            for (_, point) in POINTS.iter().enumerate().filter(|(number, _)| *number != without) {
-                for power in (0..TILE).rev() {
-                    let lower = if power > 0 { of[power - 1] } else { 0.0 };
-                    of[power] = lower - point * of[power];
-                }
+/// Calls generic code with a kind's tile and outputs.
+macro_rules! on_kind {
+    ($kind:expr, $tile:ident $out:ident => $body:expr) => {
+        match $kind {
+            Kind::F4 => {
+                const $tile: usize = 7;
+                const $out: usize = 4;
+                $body
             }
-            of
-        }
-        let mut made = Self { inputs: [[0.0; TILE]; TILE], weights: [[0.0; OUT]; TILE], outputs: [[0.0; TILE]; OUT] };
-        for (number, point) in POINTS.iter().enumerate() {
-            let others = POINTS.iter().enumerate().filter(|(other, _)| *other != number);
-            let divisor: f64 = others.map(|(_, other)| point - other).product();
-            made.inputs[number] = product(number).map(|x| x as f32);
-            for power in 0..OUT {
-                made.weights[number][power] = (point.powi(power as i32) / divisor) as f32;
-                made.outputs[power][number] = point.powi(power as i32) as f32;
+            Kind::F6 => {
+                const $tile: usize = 9;
+                const $out: usize = 6;
+                $body
             }
         }
-        // At infinity the highest power alone counts.
-        made.inputs[TILE - 1] = product(TILE).map(|x| x as f32);
-        made.weights[TILE - 1][OUT - 1] = 1.0;
-        made.outputs[OUT - 1][TILE - 1] = 1.0;
-        made
+    };
+}
+
+impl Kind {
+    /// The one that takes the least time for one example, with its [`Kind::cost`].
+    fn fastest(shape: &Shape, axis: usize) -> (Self, usize) {
+        let costs = [Self::F4, Self::F6].map(|kind| (kind, kind.cost(shape, axis)));
+        costs.into_iter().min_by_key(|(_, cost)| *cost).expect("there are two")
+    }
+
+    /// Products of sixteen of one example, and what transforms and weights take; counted as in [`super::pays`].
+    fn cost(self, shape: &Shape, axis: usize) -> usize {
+        let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
+        let segments = shape.window.kernel[axis].div_ceil(SEGMENT);
+        let products = segments * shape.ins.next_multiple_of(RUN) * outs;
+        let [out, points] = self.sizes();
+        let tiles = shape.window.output[1 - axis] * shape.window.output[axis].div_ceil(out);
+        points * (tiles * (products + 10 * (ins + outs)) + 4 * products)
+    }
+
+    /// Outputs and points.
+    fn sizes(self) -> [usize; 2] {
+        on_kind!(self, TILE OUT => [OUT, TILE])
     }
 }
 
 /// Whether it takes less time for one example than a dense convolution that computes `at_once` products in the time of one; counted as in
 /// [`super::pays`].
 pub fn pays(shape: &Shape, at_once: usize) -> bool {
-    let Some(axis) = axis(shape) else { return false };
-    let [ins, outs] = [shape.ins, shape.outs].map(|channels| channels.div_ceil(LANES));
-    let segments = shape.window.kernel[axis].div_ceil(OUT);
-    let products = shape.ins.next_multiple_of(RUN) * outs;
-    let lines = shape.window.output[1 - axis];
-    let tiles = lines * shape.window.output[axis].div_ceil(OUT);
-    let fast = TILE * (tiles * (segments * products + 10 * (ins + outs)) + 4 * segments * products);
-    fast * at_once < shape.window.outputs() * shape.window.taps() * products
+    let dense =
+        shape.window.outputs() * shape.window.taps() * shape.ins.next_multiple_of(RUN) * shape.outs.div_ceil(LANES);
+    axis(shape).is_some_and(|axis| Kind::fastest(shape, axis).1 * at_once < dense)
 }
 
 /// Along which axis the kernel lies, if this kind of convolution can do it.
@@ -89,6 +90,7 @@ fn axis(shape: &Shape) -> Option<usize> {
 #[derive(Debug)]
 pub struct Line {
     path: Path,
+    kind: Kind,
     packing: Packing,
     axis: usize,
     taps: usize,
@@ -98,7 +100,6 @@ pub struct Line {
     /// Tiles of a line, and lines of a chunk at most.
     tiles: usize,
     chunk: usize,
-    matrices: Matrices,
 }
 
 impl Line {
@@ -109,13 +110,14 @@ impl Line {
         if [x.lanes, y.lanes] != [LANES; 2] {
             return None;
         }
-        let (taps, tiles) = (shape.window.kernel[axis], y.size[axis].div_ceil(OUT));
-        let bytes = TILE * 4 * LANES * ((tiles + 1) * x.blocks() + tiles * y.blocks());
+        let (kind, _) = Kind::fastest(shape, axis);
+        let (taps, tiles) = (shape.window.kernel[axis], y.size[axis].div_ceil(kind.sizes()[0]));
+        let (packing, before) = (Packing::new(shape.outs, shape.ins, 1, taps, LANES), shape.window.before);
+        let mut made = Self { path, kind, packing, axis, taps, before, x, y, tiles, chunk: 1 };
+        let bytes = kind.sizes()[1] * 4 * LANES * (made.places() * x.blocks() + tiles * y.blocks());
         let lines = y.size[1 - axis];
-        let chunk = lines.div_ceil(lines.div_ceil((CHUNK / bytes).clamp(1, lines)));
-        let packing = Packing::new(shape.outs, shape.ins, 1, taps, LANES);
-        let before = shape.window.before;
-        Some(Self { path, packing, axis, taps, before, x, y, tiles, chunk, matrices: Matrices::new() })
+        made.chunk = lines.div_ceil(lines.div_ceil((CHUNK / bytes).clamp(1, lines)));
+        Some(made)
     }
 
     /// The order of the weights that [`Line::transform`] takes.
@@ -124,7 +126,31 @@ impl Line {
     }
 
     fn segments(&self) -> usize {
-        self.taps.div_ceil(OUT)
+        self.taps.div_ceil(SEGMENT)
+    }
+
+    /// Tiles of inputs of a line. Where a segment is as long as a tile's outputs, it begins where the next tile's first one does, and they share it.
+    fn places(&self) -> usize {
+        if self.shares() { self.tiles + self.segments() - 1 } else { self.tiles * self.segments() }
+    }
+
+    fn shares(&self) -> bool {
+        self.kind.sizes()[0] == SEGMENT
+    }
+
+    /// The number of a segment's first tile of inputs.
+    fn first(&self, segment: usize) -> usize {
+        if self.shares() { segment } else { segment * self.tiles }
+    }
+
+    /// Where a tile of inputs begins in its line.
+    fn start(&self, place: usize) -> usize {
+        let [out, _] = self.kind.sizes();
+        if self.shares() { place * out } else { place % self.tiles * out + place / self.tiles * SEGMENT }
+    }
+
+    fn points(&self) -> usize {
+        self.kind.sizes()[1]
     }
 
     fn depth(&self) -> usize {
@@ -133,7 +159,7 @@ impl Line {
 
     /// Floats from a block of channels to the next: of a chunk's inputs and of its outputs.
     fn blocks(&self) -> [usize; 2] {
-        [odd((self.tiles + self.segments() - 1) * self.chunk), odd(self.tiles * self.chunk)]
+        [odd(self.places() * self.chunk), odd(self.tiles * self.chunk)]
     }
 
     /// Floats from a position to the next: of a chunk's inputs, of its outputs, and of the weights.
@@ -148,7 +174,7 @@ impl Line {
 
     /// Floats of the transformed weights.
     pub fn len(&self) -> usize {
-        TILE * self.steps()[2]
+        self.points() * self.steps()[2]
     }
 
     /// Whether there are none.
@@ -159,36 +185,36 @@ impl Line {
     /// Floats that [`Line::run`] works in. Their values do not matter.
     pub fn scratch_len(&self) -> usize {
         let [inputs, outputs, _] = self.steps();
-        TILE * (inputs + outputs)
+        self.points() * (inputs + outputs)
     }
 
     /// Transforms packed weights, to `[positions][blocks of 16 outputs][segments][inputs][16]`.
     pub fn transform(&self, packed: &[f32], to: &mut [f32]) {
         assert!(packed.len() >= self.packing.len() && to.len() >= self.len(), "weights of the planned size");
-        on_path!(self.path, S => self.weights::<S>(packed, to));
+        on_path!(self.path, S => on_kind!(self.kind, TILE _OUT => self.weights::<S, TILE>(packed, to)));
     }
 
-    fn weights<S: Simd>(&self, packed: &[f32], to: &mut [f32]) {
+    fn weights<S: Simd, const TILE: usize>(&self, packed: &[f32], to: &mut [f32]) {
         let [.., step] = self.steps();
         let row_of = |block, channel, tap| self.packing.row(block, channel, tap).expect("one group reads all inputs");
         for block in 0..self.y.blocks() {
             for segment in 0..self.segments() {
-                let taps = segment * OUT..self.taps.min((segment + 1) * OUT);
+                let taps = segment * SEGMENT..self.taps.min((segment + 1) * SEGMENT);
                 for channel in 0..self.depth() {
                     let place = ((block * self.segments() + segment) * self.depth() + channel) * LANES;
-                    let mut rows = [0; OUT];
+                    let mut rows = [0; SEGMENT];
                     rows.iter_mut().zip(taps.clone()).for_each(|(row, tap)| *row = row_of(block, channel, tap));
                     // SAFETY: rows are in the packed weights, and every position has room for every channel; the instruction set is the path's.
                     unsafe {
                         S::run(
                             #[inline(always)]
                             || {
-                                for (position, factors) in self.matrices.weights.iter().enumerate() {
-                                    let mut sum = S::splat(0.0);
-                                    for (row, factor) in rows[..taps.len()].iter().zip(factors) {
-                                        sum = S::fma(S::splat(*factor), S::load(packed.as_ptr().add(*row)), sum);
-                                    }
-                                    S::store(to.as_mut_ptr().add(position * step + place), sum);
+                                let mut own = [S::splat(0.0); SEGMENT];
+                                for (tap, row) in own[..taps.len()].iter_mut().zip(rows) {
+                                    *tap = S::load(packed.as_ptr().add(row));
+                                }
+                                for (position, value) in points::weights::<S, TILE>(&own).into_iter().enumerate() {
+                                    S::store(to.as_mut_ptr().add(position * step + place), value);
                                 }
                             },
                         );
@@ -212,18 +238,20 @@ impl Line {
         assert!(transformed.len() >= self.len(), "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         let [inputs_step, ..] = self.steps();
-        let (inputs, outputs) = scratch[..self.scratch_len()].split_at_mut(TILE * inputs_step);
+        let (inputs, outputs) = scratch[..self.scratch_len()].split_at_mut(self.points() * inputs_step);
         let y = Columns::new(y, self.y.len());
         let all = self.y.size[1 - self.axis];
         for first in (0..all).step_by(self.chunk) {
             let lines = first..all.min(first + self.chunk);
-            on_path!(self.path, S => {
+            on_path!(self.path, S => on_kind!(self.kind, TILE OUT => {
                 let to = Columns::new(inputs, inputs.len());
-                parallel::each(self.x.blocks(), |block| self.inputs::<S>(block, &lines, x, &to));
+                parallel::each(self.x.blocks(), |block| self.inputs::<S, TILE>(block, &lines, x, &to));
                 let to = Columns::new(outputs, outputs.len());
                 parallel::each(TILE, |position| self.products::<S>(position, lines.len(), transformed, inputs, &to));
-                parallel::each(self.y.blocks(), |block| self.outputs::<S>(block, &lines, outputs, bias, &y, finish));
-            });
+                parallel::each(self.y.blocks(), |block| {
+                    self.outputs::<S, TILE, OUT>(block, &lines, outputs, bias, &y, finish);
+                });
+            }));
         }
     }
 
@@ -234,7 +262,7 @@ impl Line {
 
     /// A block of some lines' inputs at every position, `[tiles][lines][16]`.
     #[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
-    fn inputs<S: Simd>(&self, block: usize, lines: &Range<usize>, x: &[f32], to: &Columns<'_>) {
+    fn inputs<S: Simd, const TILE: usize>(&self, block: usize, lines: &Range<usize>, x: &[f32], to: &Columns<'_>) {
         let ([along, across], [step, ..], axis) = (self.pixel_steps(&self.x), self.steps(), self.axis);
         let halo = &self.x.halo;
         // What is stored of a line, from where the first output's window begins.
@@ -249,23 +277,21 @@ impl Line {
             S::run(
                 #[inline(always)]
                 || {
-                    for tile in 0..self.tiles + self.segments() - 1 {
-                        let there = stored.saturating_sub(tile * OUT).min(TILE);
+                    for tile in 0..self.places() {
+                        let start = self.start(tile);
+                        let there = stored.saturating_sub(start).min(TILE);
                         for line in 0..lines.len() {
                             let from = x.as_ptr().add(line * across);
                             let to = to.at(0, block * self.blocks()[0] + (tile * lines.len() + line) * LANES);
                             let mut d = [S::splat(0.0); TILE];
                             for place in 0..TILE {
                                 if place < there {
-                                    d[place] = S::load(from.add((tile * OUT + place) * along));
+                                    d[place] = S::load(from.add((start + place) * along));
                                 }
                             }
+                            let values = points::inputs::<S, TILE>(&d);
                             for position in 0..TILE {
-                                let mut sum = S::splat(0.0);
-                                for place in 0..TILE {
-                                    sum = S::fma(S::splat(self.matrices.inputs[position][place]), d[place], sum);
-                                }
-                                S::store(to.add(position * step), sum);
+                                S::store(to.add(position * step), values[position]);
                             }
                         }
                     }
@@ -279,48 +305,31 @@ impl Line {
         let [in_step, out_step, weight_step] = self.steps();
         let [in_block, out_block] = self.blocks();
         let (depth, segments) = (self.depth(), self.segments());
-        assert!(inputs.len() >= TILE * in_step && outputs.len >= TILE * out_step && lines <= self.chunk);
-        let place =
-            |segment: usize, channel: usize| segment * lines * LANES + channel / LANES * in_block + channel % LANES;
+        let points = self.points();
+        assert!(inputs.len() >= points * in_step && outputs.len >= points * out_step && lines <= self.chunk);
+        let place = |segment: usize, channel: usize| {
+            self.first(segment) * lines * LANES + channel / LANES * in_block + channel % LANES
+        };
         let runs = |segment| (0..depth).step_by(RUN).map(move |channel| place(segment, channel) as u32);
         let offsets: Vec<u32> = (0..segments).flat_map(runs).collect();
-        let (tiles, weights_block) = (self.tiles * lines, segments * depth * LANES);
-        let most_blocks = if S::TILE[1] > 0 { 2 } else { 1 };
-        for block in (0..self.y.blocks()).step_by(most_blocks) {
-            let blocks = most_blocks.min(self.y.blocks() - block);
-            let cuts = tiles.div_ceil(S::TILE[blocks - 1]);
-            let own = position * weight_step + block * weights_block;
-            let next = (own + blocks * weights_block).min(self.len());
-            let mut ahead = Ahead::new([&weights[next..(next + blocks * weights_block).min(self.len())], &[]], cuts);
-            for cut in 0..cuts {
-                let (start, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
-                // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights, and nobody else has this
-                // position; the kernels' instruction set is the path's.
-                unsafe {
-                    ahead.ask::<S>();
-                    Kernels::<S, LANES, RUN>::ALL[blocks - 1][end - start - 1](&Tile {
-                        x: inputs.as_ptr().add(position * in_step + start * LANES),
-                        x_step: LANES,
-                        places: std::ptr::null(),
-                        offsets: offsets.as_ptr(),
-                        count: offsets.len(),
-                        weights: weights.as_ptr().add(own),
-                        weights_block,
-                        bias: std::ptr::null(),
-                        resume: false,
-                        y: outputs.at(0, position * out_step + block * out_block + start * LANES),
-                        y_block: out_block,
-                        y_step: LANES,
-                        finish: Finish::PLAIN,
-                    });
-                }
-            }
-        }
+        let (weights, beyond) = weights[position * weight_step..self.len()].split_at(weight_step);
+        let products = Products {
+            offsets: &offsets,
+            tiles: self.tiles * lines,
+            blocks: self.y.blocks(),
+            weights,
+            beyond,
+            x: inputs[position * in_step..].as_ptr(),
+            y: outputs.at(0, position * out_step),
+            y_block: out_block,
+        };
+        // SAFETY: the assertion holds every position of a chunk, and nobody else has this one; the instruction set is the path's.
+        unsafe { products.run::<S>() };
     }
 
     /// A block of some lines' outputs.
     #[expect(clippy::needless_range_loop, reason = "with iterators the vectors would live in memory")]
-    fn outputs<S: Simd>(
+    fn outputs<S: Simd, const TILE: usize, const OUT: usize>(
         &self,
         block: usize,
         lines: &Range<usize>,
@@ -348,13 +357,12 @@ impl Line {
                             for position in 0..TILE {
                                 d[position] = S::load(from.add(position * step));
                             }
-                            for place in 0..OUT.min(size - tile * OUT) {
-                                let mut sum = bias;
-                                for position in 0..TILE {
-                                    sum = S::fma(S::splat(self.matrices.outputs[place][position]), d[position], sum);
+                            let sums = points::outputs::<S, TILE, OUT>(&d, bias);
+                            for place in 0..OUT {
+                                if place < size - tile * OUT {
+                                    let to = to.add(place * along);
+                                    S::store(to, finish.apply::<S>(sums[place], to));
                                 }
-                                let to = to.add(place * along);
-                                S::store(to, finish.apply::<S>(sum, to));
                             }
                         }
                     }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::Winograd;
+use super::products::Products;
 use super::transform::{both, input, output, weights};
 use crate::kernels::dense::Finish;
 use crate::kernels::packing::RUN;
-use crate::kernels::tile::{Ahead, Kernels, Tile};
 use crate::maps::Maps;
 use crate::parallel::Columns;
 use crate::simd::{LANES, Simd};
@@ -202,41 +202,20 @@ impl Winograd {
         let positions = self.kind.positions();
         assert!(inputs.len() >= positions * in_step && outputs.len >= positions * out_step && tiles <= self.chunk);
         assert!(at.end <= positions);
-        let most_blocks = if S::TILE[1] > 0 { 2 } else { 1 };
-        let weights_block = self.depth() * LANES;
         for position in at {
-            for block in (0..self.y.blocks()).step_by(most_blocks) {
-                let blocks = most_blocks.min(self.y.blocks() - block);
-                let kernels = &Kernels::<S, LANES, RUN>::ALL[blocks - 1];
-                let cuts = tiles.div_ceil(S::TILE[blocks - 1]);
-                let (own, size) = (position * weight_step + block * weights_block, blocks * weights_block);
-                let last = block + blocks == self.y.blocks();
-                let next = if last { (position + 1) * weight_step } else { own + size };
-                let mut ahead = Ahead::new([&weights[next.min(self.len())..(next + size).min(self.len())], &[]], cuts);
-                for cut in 0..cuts {
-                    let (start, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
-                    // SAFETY: the assertions hold every position of a chunk, the caller's those of the weights, and nobody else has these
-                    // positions; the kernels' instruction set is the path's.
-                    unsafe {
-                        ahead.ask::<S>();
-                        kernels[end - start - 1](&Tile {
-                            x: inputs.as_ptr().add(position * in_step + start * LANES),
-                            x_step: LANES,
-                            places: std::ptr::null(),
-                            offsets: self.offsets.as_ptr(),
-                            count: self.offsets.len(),
-                            weights: weights.as_ptr().add(own),
-                            weights_block,
-                            bias: std::ptr::null(),
-                            resume: false,
-                            y: outputs.at(0, position * out_step + block * self.block() + start * LANES),
-                            y_block: self.block(),
-                            y_step: LANES,
-                            finish: Finish::PLAIN,
-                        });
-                    }
-                }
-            }
+            let (weights, beyond) = weights[position * weight_step..self.len()].split_at(weight_step);
+            let products = Products {
+                offsets: &self.offsets,
+                tiles,
+                blocks: self.y.blocks(),
+                weights,
+                beyond,
+                x: inputs[position * in_step..].as_ptr(),
+                y: outputs.at(0, position * out_step),
+                y_block: self.block(),
+            };
+            // SAFETY: the assertions hold every position of a chunk, and nobody else has these positions; the instruction set is the path's.
+            unsafe { products.run::<S>() };
         }
     }
 
