@@ -132,7 +132,27 @@ pub(crate) fn lower(graph: &Graph, purpose: Purpose) -> Vec<Layer> {
     }
     // A layer runs where its last node stands: what it adds has been computed by then.
     layers.sort_by_key(|layer| layer.output);
-    layers
+    if purpose == Purpose::Train { layers } else { depth_first(layers, graph) }
+}
+
+/// The same layers, each as close behind those that it reads as can be: branches one after the other, whatever the order of a file's nodes. So
+/// what a layer reads is still in a cache, and is needed for a shorter time.
+fn depth_first(layers: Vec<Layer>, graph: &Graph) -> Vec<Layer> {
+    let mut maker = vec![None; graph.nodes().len()];
+    layers.iter().enumerate().for_each(|(index, layer)| maker[layer.output.index()] = Some(index));
+    let mut layers: Vec<Option<Layer>> = layers.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(layers.len());
+    // A stack of its own: a graph from outside may be deep. What a layer adds, its second input, comes before the chain that it ends.
+    let mut open: Vec<(usize, bool)> = maker[graph.output().index()].map(|last| (last, false)).into_iter().collect();
+    while let Some((index, is_ready)) = open.pop() {
+        if is_ready {
+            ordered.extend(layers[index].take());
+        } else if let Some(layer) = &layers[index] {
+            open.push((index, true));
+            open.extend(layer.inputs.iter().filter_map(|input| maker[input.index()]).map(|maker| (maker, false)));
+        }
+    }
+    ordered
 }
 
 /// Which nodes a graph's output depends on.
