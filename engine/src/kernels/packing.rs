@@ -118,8 +118,15 @@ impl Packing {
 
     /// Copies weights `[outs, ins / groups, taps]` in.
     pub fn pack(&self, weights: &[f32], packed: &mut [f32]) {
-        packed[..self.len()].fill(0.0);
+        if !self.is_full() {
+            packed[..self.len()].fill(0.0);
+        }
         self.visit(|plain, place| packed[place] = weights[plain]);
+    }
+
+    /// Whether every number stands for a weight.
+    fn is_full(&self) -> bool {
+        self.groups == 1 && self.outs.is_multiple_of(LANES) && self.ins.is_multiple_of(self.run())
     }
 
     /// Copies weights `[outs, ins / groups, taps]` out.
@@ -138,11 +145,17 @@ impl Packing {
                 let group = self.group_of_out(first);
                 let outs = first..end.min((group + 1) * outs_per_group);
                 first = outs.end;
-                for inside in 0..per_group {
+                let channels = group * per_group..(group + 1) * per_group;
+                for in_block in channels.start / self.lanes..channels.end.div_ceil(self.lanes) {
+                    // Its channels' rows lie one after the other.
+                    let own = channels.start.max(in_block * self.lanes)..channels.end.min((in_block + 1) * self.lanes);
                     for tap in 0..self.taps {
-                        let row = self.row(block, group * per_group + inside, tap).expect("a group's inputs are read");
-                        let plain = inside * self.taps + tap;
-                        outs.clone().for_each(|out| f(out * per_group * self.taps + plain, row + out % LANES));
+                        let row = self.row(block, own.start, tap).expect("a group's inputs are read");
+                        let plain = (own.start - channels.start) * self.taps + tap;
+                        for inside in 0..own.len() {
+                            let (row, plain) = (row + inside * LANES, plain + inside * self.taps);
+                            outs.clone().for_each(|out| f(out * per_group * self.taps + plain, row + out % LANES));
+                        }
                     }
                 }
             }

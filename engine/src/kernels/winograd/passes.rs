@@ -247,6 +247,12 @@ impl Winograd {
                             let bias = bias.map_or(S::splat(0.0), |bias| S::load(bias.as_ptr().add(block * LANES)));
                             let from = from.as_ptr().add(block * block_step + (number + index) * LANES);
                             let y = y.at(place.example, maps.at(block, first[0] as isize, first[1] as isize));
+                            // The next tile's rows: large maps have left the caches since the last example, and a write waits for its line.
+                            for row in 0..OUT {
+                                for column in OUT..2 * OUT {
+                                    S::prefetch(y.wrapping_add(row * maps.row() + column * LANES));
+                                }
+                            }
                             both::<S, TILE, OUT>(
                                 #[inline(always)]
                                 |row, column| S::load(from.add((row * TILE + column) * step)),
