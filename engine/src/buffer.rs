@@ -7,9 +7,6 @@ use std::ptr::NonNull;
 /// Bytes that a buffer is aligned to: a cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// Bytes of a large page of most systems. A large buffer begins at a multiple of it.
-const LARGE_PAGE: usize = 2 << 20;
-
 /// A fixed number of floats, on a cache line's boundary.
 pub struct Buffer {
     /// What was allocated; the floats begin at its first boundary.
@@ -34,13 +31,8 @@ impl Buffer {
         let memory = unsafe { alloc_zeroed(layout) };
         let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
         // SAFETY: the layout has room for the floats behind the first boundary.
-        let start = unsafe { memory.add(memory.align_offset(Self::alignment(len))) };
-        ask_for_large_pages(start, len * size_of::<f32>());
-        Self { memory, start: start.cast(), len }
-    }
-
-    fn alignment(len: usize) -> usize {
-        if len * size_of::<f32>() < LARGE_PAGE { ALIGNMENT } else { LARGE_PAGE }
+        let start = unsafe { memory.add(memory.align_offset(ALIGNMENT)) }.cast();
+        Self { memory, start, len }
     }
 
     /// Makes room for at least `len` floats; a larger buffer is zero.
@@ -52,23 +44,10 @@ impl Buffer {
 
     /// Room for as many floats behind a boundary. The allocator is not asked for the boundary itself: it would write its zeros.
     fn layout(len: usize) -> Layout {
-        len.checked_add(Self::alignment(len) / size_of::<f32>())
+        len.checked_add(ALIGNMENT / size_of::<f32>())
             .and_then(|len| Layout::array::<f32>(len).ok())
             .expect("shapes are bounded")
     }
-}
-
-/// Has the system give memory in large pages, where it has any: a network's weights are some hundred MiB, and small pages of these take
-/// longer to get than the weights to be packed. No page reaches beyond the buffer.
-fn ask_for_large_pages(start: NonNull<u8>, bytes: usize) {
-    let whole = bytes / LARGE_PAGE * LARGE_PAGE;
-    #[cfg(target_os = "linux")]
-    if whole > 0 {
-        // SAFETY: the pages are the buffer's, and their contents stay. A system that has no large pages says so, which changes nothing.
-        unsafe { libc::madvise(start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, whole);
 }
 
 impl Default for Buffer {
@@ -124,7 +103,6 @@ mod tests {
     fn buffers_begin_on_a_boundary_and_are_zero() {
         for len in [0, 1, 15, 16, 17, 1000, 1 << 20] {
             let mut buffer = Buffer::zeros(len);
-            assert!(len < 1 << 19 || buffer.as_ptr().addr().is_multiple_of(LARGE_PAGE));
             assert!(buffer.len() == len && buffer.iter().all(|value| *value == 0.0));
             assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(ALIGNMENT));
             buffer.fill(1.0);

@@ -42,14 +42,17 @@ def main():
         panels = json.load(text)["panels"]
     queries = [target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel.get("targets", [])]
     names = {name for query in queries for name in re.findall(r"\b(?:gannet|rabbitmq)_\w+", query)}
+    # Counts of what has not happened yet are told by nobody, and those who have left tell nothing more.
+    deadline, seen = time.monotonic() + LIMIT_S, set()
+    while True:
+        missing, seen = JOBS - watched(server), seen | told(server, names)
+        if not missing and seen == names:
+            break
+        if time.monotonic() > deadline:
+            raise SystemExit(f"dashboard: nobody answered as {sorted(missing)}, nobody told {sorted(names - seen)}")
+        time.sleep(1)
     for query in queries:
         ask(server, "query", query=query)
-    # Counts of what has not happened yet are told by nobody: the autoscaler's of workers that leave come last.
-    deadline = time.monotonic() + LIMIT_S
-    while (missing := JOBS - watched(server)) or (unknown := names - told(server, names)):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"dashboard: nobody answered as {sorted(missing)}" if missing else f"dashboard: nobody tells {sorted(unknown)}")
-        time.sleep(1)
     print(f"{len(queries)} queries about {len(names)} metrics")
 
 

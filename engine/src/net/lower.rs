@@ -130,29 +130,59 @@ pub(crate) fn lower(graph: &Graph, purpose: Purpose) -> Vec<Layer> {
             layers.push(chains.layer(Value(index), purpose));
         }
     }
-    // A layer runs where its last node stands: what it adds has been computed by then.
+    // In the order of their last nodes: what a layer adds has been computed by then.
     layers.sort_by_key(|layer| layer.output);
-    if purpose == Purpose::Train { layers } else { depth_first(layers, graph) }
+    if purpose == Purpose::Train {
+        return layers;
+    }
+    let deep = depth_first(&layers, graph);
+    if peak(&deep, graph) <= peak(&layers, graph) { deep } else { layers }
 }
 
-/// The same layers, each as close behind those that it reads as can be: branches one after the other, whatever the order of a file's nodes. So
-/// what a layer reads is still in a cache, and is needed for a shorter time.
-fn depth_first(layers: Vec<Layer>, graph: &Graph) -> Vec<Layer> {
+/// The same layers, branches one after the other, whatever the order of a file's nodes: what a layer reads has just been computed, and is still in a cache.
+/// What it adds, its second input, comes before the chain that it ends.
+fn depth_first(layers: &[Layer], graph: &Graph) -> Vec<Layer> {
     let mut maker = vec![None; graph.nodes().len()];
     layers.iter().enumerate().for_each(|(index, layer)| maker[layer.output.index()] = Some(index));
-    let mut layers: Vec<Option<Layer>> = layers.into_iter().map(Some).collect();
     let mut ordered = Vec::with_capacity(layers.len());
-    // A stack of its own: a graph from outside may be deep. What a layer adds, its second input, comes before the chain that it ends.
+    let mut is_placed = vec![false; layers.len()];
+    // A stack of its own: a graph from outside may be deep.
     let mut open: Vec<(usize, bool)> = maker[graph.output().index()].map(|last| (last, false)).into_iter().collect();
     while let Some((index, is_ready)) = open.pop() {
+        if is_placed[index] {
+            continue;
+        }
         if is_ready {
-            ordered.extend(layers[index].take());
-        } else if let Some(layer) = &layers[index] {
+            is_placed[index] = true;
+            ordered.push(layers[index].clone());
+        } else {
             open.push((index, true));
-            open.extend(layer.inputs.iter().filter_map(|input| maker[input.index()]).map(|maker| (maker, false)));
+            let makers = layers[index].inputs.iter().filter_map(|input| maker[input.index()]);
+            open.extend(makers.map(|maker| (maker, false)));
         }
     }
     ordered
+}
+
+/// Elements of values that are needed at once at most, in this order of layers. Readers of files bound it for the order of nodes.
+fn peak(layers: &[Layer], graph: &Graph) -> usize {
+    let mut last = vec![0; graph.nodes().len()];
+    for (index, layer) in layers.iter().enumerate() {
+        layer.inputs.iter().for_each(|input| last[input.index()] = index);
+    }
+    last[graph.output().index()] = layers.len();
+    let elements = |value: Value| graph.shape(value).iter().product::<usize>();
+    let (mut live, mut most) = (elements(graph.input()), 0);
+    for (index, layer) in layers.iter().enumerate() {
+        live += elements(layer.output);
+        most = most.max(live);
+        // A value that is read twice ends once.
+        let mut ended: Vec<Value> = layer.inputs.iter().copied().filter(|input| last[input.index()] == index).collect();
+        ended.sort();
+        ended.dedup();
+        live -= ended.into_iter().map(elements).sum::<usize>();
+    }
+    most
 }
 
 /// Which nodes a graph's output depends on.

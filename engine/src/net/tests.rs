@@ -475,6 +475,43 @@ fn branches() {
 }
 
 #[test]
+fn branches_run_one_after_the_other() {
+    let mut b = Builder::new(&[16, 8, 8]);
+    let x = b.graph.input();
+    // As some files have them, both first halves before the second ones.
+    let firsts = [16, 32].map(|filters| b.conv(x, filters, 1, 1, 1, false));
+    let seconds = firsts.map(|first| b.conv(first, 16, 3, 1, 1, false));
+    b.add(Op::Concat, &seconds);
+    let net = Net::new(&b.graph, 1, Purpose::Infer, Path::Portable).expect("it fits");
+    let names: Vec<&str> = net.times().map(|(name, _)| name).collect();
+    let kernels: Vec<&str> = names.iter().filter_map(|name| name.split_whitespace().nth(1)).collect();
+    assert_eq!(kernels[..4], ["1x1/1", "3x3/1", "1x1/1", "3x3/1"], "{names:?}");
+}
+
+/// Exits behind each layer of a long chain: depth first the last one would be computed first, and all maps be kept for the others.
+#[test]
+fn no_order_of_layers_takes_more_memory_than_that_of_the_nodes() {
+    let bytes = |exits: usize, turned: bool| {
+        let mut b = Builder::new(&[16, 32, 32]);
+        let mut x = b.graph.input();
+        let mut seen = Vec::new();
+        for _ in 0..exits {
+            x = b.conv(x, 16, 1, 1, 1, false);
+            seen.push(b.add(Op::GlobalAvgPool, &[x]));
+        }
+        if turned {
+            seen.reverse();
+        }
+        b.add(Op::Append, &seen);
+        Net::new(&b.graph, 1, Purpose::Infer, Path::Portable).expect("it fits").bytes()
+    };
+    for turned in [false, true] {
+        let [few, many] = [3, 30].map(|exits| bytes(exits, turned));
+        assert!(many < 2 * few, "{few} and {many} bytes");
+    }
+}
+
+#[test]
 fn nodes_that_the_output_does_not_depend_on() {
     let mut b = Builder::new(&[3, 6, 6]);
     let x = b.conv(b.graph.input(), 20, 3, 1, 1, true);

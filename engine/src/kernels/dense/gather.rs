@@ -124,11 +124,11 @@ impl Gather {
         let y = Columns::new(&mut y[..end], end);
         let (panels, threads) = (self.panels.len(), team::threads());
         if threads == 1 {
-            self.area::<S, F>(&self.panels, &area, weights, bias, x, &y, finish);
+            self.area::<S, F>(0..panels, &area, weights, bias, x, &y, finish);
         } else if panels >= 4 * threads {
             // Each thread has weights of its own, and finds them in its cache.
             parallel::each(panels, |panel| {
-                self.area::<S, F>(&self.panels[panel..=panel], &area, weights, bias, x, &y, finish);
+                self.area::<S, F>(panel..panel + 1, &area, weights, bias, x, &y, finish);
             });
         } else {
             let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
@@ -136,7 +136,7 @@ impl Gather {
                 let mut area = area.clone();
                 *(if area.flat { &mut area.columns } else { &mut area.rows }) =
                     cut.start + part.start..cut.start + part.end;
-                self.area::<S, F>(&self.panels, &area, weights, bias, x, &y, finish);
+                self.area::<S, F>(0..panels, &area, weights, bias, x, &y, finish);
             });
         }
     }
@@ -145,7 +145,7 @@ impl Gather {
     #[expect(clippy::too_many_arguments, reason = "operands of a sum")]
     fn area<S: Simd, F: Tiles<S>>(
         &self,
-        panels: &[Panel],
+        panels: Range<usize>,
         area: &Area,
         weights: &[f32],
         bias: Option<&[f32]>,
@@ -170,12 +170,13 @@ impl Gather {
             for first_column in columns.clone().step_by(chunk_columns) {
                 let width = chunk_columns.min(columns.end - first_column);
                 let rows = first_row..rows.end.min(first_row + chunk_rows);
-                let mut panels = panels.iter().peekable();
-                while let Some(panel) = panels.next() {
+                for number in panels.clone() {
+                    let panel = &self.panels[number];
                     let most = S::TILE[panel.blocks - 1];
                     let tiles = width.div_ceil(most);
                     let kernels = &kernels[panel.blocks - 1];
-                    let next = panels.peek().map_or(0..0, |next| self.weights_of(next));
+                    // Also where others are asked for the next one: a thread's share is a row of panels.
+                    let next = self.panels.get(number + 1).map_or(0..0, |next| self.weights_of(next));
                     let mut ahead = Ahead::new(&weights[next], tiles * rows.len());
                     let own = self.weights_of(panel);
                     let finish = finish.at_block(panel.block);

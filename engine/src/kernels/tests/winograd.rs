@@ -343,6 +343,11 @@ proptest! {
             line.transform(&packed_weights, &mut transformed);
             let (mut y, mut scratch) = (packed(&y_maps, &before), vec![f32::NAN; line.scratch_len()]);
             line.run(&transformed, Some(&padded(&bias)), &packed(&x_maps, &x), &mut y, finish, &mut scratch);
+            let small = Line::new(path, &shape, x_maps, y_maps).expect("it applies").in_chunks(2);
+            let mut again = packed(&y_maps, &before);
+            scratch = vec![f32::NAN; small.scratch_len()];
+            small.run(&transformed, Some(&padded(&bias)), &packed(&x_maps, &x), &mut again, finish, &mut scratch);
+            prop_assert!(y.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "bits depend on chunks");
             let finished = finished(&expected, &before, finish);
             let terms = (ins * window.taps()) as f64;
             close("y", &unpacked(&y_maps, &y), &finished, terms.sqrt(), TOLERANCE)?;

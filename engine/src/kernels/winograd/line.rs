@@ -61,7 +61,8 @@ impl Kind {
         let products = segments * shape.ins.next_multiple_of(RUN) * outs;
         let [out, points] = self.sizes();
         let tiles = shape.window.output[1 - axis] * shape.window.output[axis].div_ceil(out);
-        points * (tiles * (products + 10 * (ins + outs)) + 4 * products)
+        let transformed = if out == SEGMENT { ins } else { segments * ins };
+        points * (tiles * (products + 10 * (transformed + outs)) + 4 * products)
     }
 
     /// Outputs and points.
@@ -113,11 +114,16 @@ impl Line {
         let (kind, _) = Kind::fastest(shape, axis);
         let (taps, tiles) = (shape.window.kernel[axis], y.size[axis].div_ceil(kind.sizes()[0]));
         let (packing, before) = (Packing::new(shape.outs, shape.ins, 1, taps, LANES), shape.window.before);
-        let mut made = Self { path, kind, packing, axis, taps, before, x, y, tiles, chunk: 1 };
+        let made = Self { path, kind, packing, axis, taps, before, x, y, tiles, chunk: 1 };
         let bytes = kind.sizes()[1] * 4 * LANES * (made.places() * x.blocks() + tiles * y.blocks());
-        let lines = y.size[1 - axis];
-        made.chunk = lines.div_ceil(lines.div_ceil((CHUNK / bytes).clamp(1, lines)));
-        Some(made)
+        Some(made.in_chunks(CHUNK / bytes))
+    }
+
+    /// The same with chunks of at most so many lines, as good as even.
+    pub(in crate::kernels) fn in_chunks(mut self, most: usize) -> Self {
+        let lines = self.y.size[1 - self.axis];
+        self.chunk = lines.div_ceil(lines.div_ceil(most.clamp(1, lines)));
+        self
     }
 
     /// The order of the weights that [`Line::transform`] takes.

@@ -107,6 +107,12 @@ impl Calibration {
                 chosen
             }
         };
+        if chosen.len() < ENOUGH {
+            eprintln!(
+                "note: {} are few to calibrate on: with {ENOUGH} that are like those to label (--calibrate-on) scores are nearer to fp32's",
+                count(chosen.len(), "picture")
+            );
+        }
         let (images, stamps) = chosen.into_iter().map(|picture| (picture.image, picture.stamp)).unzip();
         Ok(settle_json(store, &key, Self { images, stamps }).await?)
     }
