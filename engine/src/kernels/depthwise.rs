@@ -8,10 +8,13 @@
 mod line;
 mod sums;
 
+use std::ops::Range;
+
 use super::dense::{Finish, Phase, Shape, phases};
 use crate::maps::Maps;
-use crate::parallel;
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, on_path};
+use crate::team;
 use line::Line;
 
 /// Copies weights `[channels, taps]` into `[channels / 16][taps][16]`; lanes beyond the last channel are zero.
@@ -86,12 +89,23 @@ impl Gather {
         }
     }
 
-    /// Adds up the first rows of a block of channels.
-    fn run(&self, rows: usize, weights: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+    /// Adds up some rows of a block of channels, whose outputs begin at `y`.
+    ///
+    /// # Safety
+    /// `y` is good for a block of the maps, and nobody else reads or writes these rows.
+    unsafe fn run(
+        &self,
+        rows: Range<usize>,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: *mut f32,
+        finish: Finish,
+    ) {
         assert!(weights.len() >= self.taps.len() * LANES && bias.is_none_or(|bias| bias.len() >= LANES));
         let [all, columns] = self.count;
-        assert!(rows <= all, "rows of the maps");
-        for row in 0..rows {
+        assert!(rows.end <= all, "rows of the maps");
+        for row in rows {
             // SAFETY: the maps' halos hold every tap of every output, and their slices are a block's; the kernel's instruction set is the path's.
             unsafe {
                 (self.kernel)(&line::Row {
@@ -100,7 +114,7 @@ impl Gather {
                     x_step: self.x_step[1],
                     weights: weights.as_ptr(),
                     bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                    y: y.as_mut_ptr().add(self.first + row * self.y_step[0]),
+                    y: y.add(self.first + row * self.y_step[0]),
                     y_step: self.y_step[1],
                     count: columns,
                     finish,
@@ -145,10 +159,22 @@ impl Forward {
         let taps = self.gather.taps.len() * LANES;
         assert!(weights.len() >= self.x.blocks() * taps, "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
-        parallel::share(y.chunks_mut(self.y.block()).take(self.x.blocks()), |block, y| {
-            let bias = bias.map(|bias| &bias[block * LANES..]);
-            self.gather.run(rows, &weights[block * taps..], bias, &x[block * self.x.block()..], y, finish);
-        });
+        let blocks = self.x.blocks();
+        let y = Columns::new(y, self.y.len());
+        let some = |blocks: Range<usize>, rows: Range<usize>| {
+            for block in blocks {
+                let (x, y) = (&x[block * self.x.block()..], y.at(0, block * self.y.block()));
+                let bias = bias.map(|bias| &bias[block * LANES..]);
+                // SAFETY: the lengths are checked; no two calls have the same rows of a block.
+                unsafe { self.gather.run(rows.clone(), &weights[block * taps..], bias, x, y, finish) };
+            }
+        };
+        // Rows as dense convolutions share them, as long as there are many: what a thread reads it has written.
+        if rows >= 4 * team::threads() {
+            parallel::ranges(rows, |rows| some(0..blocks, rows));
+        } else {
+            parallel::ranges(blocks, |blocks| some(blocks, 0..rows));
+        }
     }
 }
 
@@ -202,7 +228,8 @@ impl InputGradient {
             let (dy, dx) = (&dy[block * self.dy.block()..], &mut dx[block * self.dx.block()..]);
             let mut weights = &reordered[block * self.taps[1] * LANES..];
             for gather in &self.gathers {
-                gather.run(gather.count[0], weights, None, dy, dx, finish);
+                // SAFETY: the block is this call's alone.
+                unsafe { gather.run(0..gather.count[0], weights, None, dy, dx.as_mut_ptr(), finish) };
                 weights = &weights[gather.taps.len() * LANES..];
             }
         }

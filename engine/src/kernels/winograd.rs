@@ -272,11 +272,16 @@ impl Winograd {
         self.kind.positions() * (inputs + outputs)
     }
 
-    /// The tiles of so many examples, in chunks that are as good as even: a last one of few tiles would read all weights for little.
-    fn chunks(&self, examples: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let all = examples * self.tiles[0] * self.tiles[1];
+    /// Tiles of so many examples.
+    fn tiles_of(&self, examples: usize) -> usize {
+        examples * self.tiles[0] * self.tiles[1]
+    }
+
+    /// Some tiles, in chunks that are as good as even: a last one of few tiles would read all weights for little.
+    fn chunks(&self, tiles: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let all = tiles.len();
         let chunk = all.div_ceil(all.div_ceil(self.chunk).max(1)).max(1);
-        (0..all).step_by(chunk).map(move |first| first..all.min(first + chunk))
+        (tiles.start..tiles.end).step_by(chunk).map(move |first| first..tiles.end.min(first + chunk))
     }
 
     /// Transforms the convolution's weights, packed as [`Winograd::packing`] says, for this direction.
@@ -301,10 +306,41 @@ impl Winograd {
         assert!(transformed.len() >= self.len(), "weights of the planned size");
         assert!(scratch.len() >= self.scratch_len(), "scratch of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
+        self.some(0..self.tiles_of(examples), transformed, bias, x, &Columns::new(y, self.y.len()), finish, scratch);
+    }
+
+    /// Whether threads that share an example should each take some tiles, and read all weights, rather than some positions, and exchange transformed tiles:
+    /// they do what moves less.
+    pub fn is_better_apart(&self) -> bool {
+        let tiles = self.kind.positions() * self.tiles_of(1) * LANES * (self.x.blocks() + self.y.blocks());
+        !parallel::alone() && self.len() <= tiles
+    }
+
+    /// One example, whose tiles threads share once: each reads all weights, and what it computes from its tiles stays with it.
+    pub fn run_apart(&self, transformed: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
+        assert!(x.len() == self.x.len() && y.len() == self.y.len(), "maps of the planned size");
+        let y = Columns::new(y, self.y.len());
+        parallel::ranges(self.tiles_of(1), |tiles| {
+            parallel::with_scratch(self.scratch_len(), |scratch| {
+                self.some(tiles, transformed, bias, x, &y, finish, scratch);
+            });
+        });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "operands of a sum")]
+    fn some(
+        &self,
+        tiles: Range<usize>,
+        transformed: &[f32],
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &Columns<'_>,
+        finish: Finish,
+        scratch: &mut [f32],
+    ) {
         let [inputs_step, ..] = self.steps();
         let (inputs, outputs) = scratch.split_at_mut(self.kind.positions() * inputs_step);
-        let y = Columns::new(y, self.y.len());
-        for tiles in self.chunks(examples) {
+        for tiles in self.chunks(tiles) {
             // Passes one after the other, each by all threads: they share a chunk's weights.
             on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL OUT => {
                 let to = Columns::new(inputs, inputs.len());
@@ -313,7 +349,7 @@ impl Winograd {
                 parallel::ranges(self.kind.positions(), |at| {
                     self.products::<S>(at, transformed, tiles.len(), inputs, &to);
                 });
-                self.share(&tiles, |first, tiles| self.outputs::<S, TILE, OUT>(outputs, tiles, first, bias, &y, finish));
+                self.share(&tiles, |first, tiles| self.outputs::<S, TILE, OUT>(outputs, tiles, first, bias, y, finish));
                 const { assert!(TILE + 1 == KERNEL + OUT) };
             }));
         }

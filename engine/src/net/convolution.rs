@@ -149,6 +149,9 @@ impl Convolution {
                 Kernel::Line(line) => parallel::with_scratch(line.scratch_len(), |scratch| {
                     line.run(&self.weights, bias, x, y, finish, scratch);
                 }),
+                Kernel::Winograd(winograd) if n == 1 && winograd.is_better_apart() => {
+                    winograd.run_apart(&self.weights, bias, x, y, finish);
+                }
                 Kernel::Winograd(winograd) => parallel::with_scratch(winograd.scratch_len(), |scratch| {
                     winograd.run(&self.weights, bias, x, y, finish, scratch);
                 }),

@@ -123,15 +123,17 @@ impl Gather {
         }
         let y = Columns::new(&mut y[..end], end);
         let (panels, threads) = (self.panels.len(), team::threads());
+        let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
+        // What moves less between cores: most of its rows a thread has written itself.
+        let by_panels = self.packing.len() > self.x.len() + self.y.len() || cut.len() < 4 * threads;
         if threads == 1 {
             self.area::<S, F>(0..panels, &area, weights, bias, x, &y, finish);
-        } else if panels >= 4 * threads {
+        } else if panels >= 4 * threads && by_panels {
             // Each thread has weights of its own, and finds them in its cache.
             parallel::each(panels, |panel| {
                 self.area::<S, F>(panel..panel + 1, &area, weights, bias, x, &y, finish);
             });
         } else {
-            let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
             parallel::ranges(cut.len(), |part| {
                 let mut area = area.clone();
                 *(if area.flat { &mut area.columns } else { &mut area.rows }) =

@@ -1,8 +1,11 @@
 //! The mean of each window.
 
+use std::ops::Range;
+
 use super::{Places, SIDE, Span};
 use crate::kernels::view::{View, get, put};
 use crate::maps::Maps;
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, Simd, on_path};
 use crate::window::Window;
 
@@ -34,16 +37,20 @@ impl AvgPool {
     /// One example.
     pub fn forward(&self, x: &[f32], y: &mut [f32]) {
         assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
-        let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-        // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
-        on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.sums::<S>(x, y)) });
+        let y = Columns::new(y, self.places.y.len());
+        parallel::ranges(self.places.window.output[0], |rows| {
+            let (x, y) = (x.as_ptr(), y.at(0, 0));
+            // SAFETY: the lengths are checked, `Places` has only taps inside the maps, and nobody else has these rows; the path is the machine's.
+            on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.sums::<S>(rows, x, y)) });
+        });
     }
 
     #[inline(always)]
-    unsafe fn sums<S: Simd>(&self, x: *const f32, y: *mut f32) {
+    unsafe fn sums<S: Simd>(&self, lines: Range<usize>, x: *const f32, y: *mut f32) {
         let Places { window, x: x_maps, y: y_maps, taps, inner, .. } = &self.places;
         for block in 0..y_maps.blocks() {
-            for (line, rows) in taps[0].iter().enumerate() {
+            for line in lines.clone() {
+                let rows = &taps[0][line];
                 let shares = &self.shares[line * window.output[1]..][..window.output[1]];
                 let top = if rows.is_empty() { 0 } else { self.places.source_row(line, rows.start) };
                 // SAFETY: the caller's.

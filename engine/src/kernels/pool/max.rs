@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{Places, SIDE, Span};
 use crate::maps::Maps;
+use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, Simd, on_path};
 use crate::window::Window;
 
@@ -86,21 +87,26 @@ impl MaxPool {
         assert!(self.is_whole(), "maps of all rows");
         assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
         assert!(kept.as_ref().is_none_or(|kept| kept.len() >= self.kept()), "a place for every tap");
-        let (x, y, bytes) = (x.as_ptr(), y.as_mut_ptr(), self.bytes());
+        let rows = self.places.window.output[0];
+        let Some(kept) = kept else {
+            let y = Columns::new(y, self.places.y.len());
+            parallel::ranges(rows, |rows| {
+                let (x, y) = (x.as_ptr(), y.at(0, 0));
+                // SAFETY: as below; nobody else has these rows.
+                on_path!(self.path, S => unsafe {
+                    S::run(#[inline(always)] || self.some::<S, 0>(rows, 0, x, y, std::ptr::null_mut()));
+                });
+            });
+            return;
+        };
+        let (x, y, kept, bytes) = (x.as_ptr(), y.as_mut_ptr(), kept.as_mut_ptr(), self.bytes());
         // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
         on_path!(self.path, S => unsafe {
-            S::run(#[inline(always)] || match kept {
-                None => self.all::<S, 0>(x, y, std::ptr::null_mut()),
-                Some(kept) if bytes == 1 => self.all::<S, 1>(x, y, kept.as_mut_ptr()),
-                Some(kept) => self.all::<S, 4>(x, y, kept.as_mut_ptr()),
+            S::run(#[inline(always)] || match bytes {
+                1 => self.some::<S, 1>(0..rows, 0, x, y, kept),
+                _ => self.some::<S, 4>(0..rows, 0, x, y, kept),
             });
         });
-    }
-
-    #[inline(always)]
-    unsafe fn all<S: Simd, const KEEP: usize>(&self, x: *const f32, y: *mut f32, kept: *mut u8) {
-        // SAFETY: the caller's.
-        unsafe { self.some::<S, KEEP>(0..self.places.window.output[0], 0, x, y, kept) }
     }
 
     /// Some rows of outputs, from maps that begin with row `first`.

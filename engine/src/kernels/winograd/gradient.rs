@@ -68,7 +68,7 @@ impl WeightGradient {
         assert!(scratch.len() >= self.scratch_len(), "scratch of the planned size");
         let (sums, scratch) = scratch.split_at_mut(forward.len());
         let (inputs, slopes) = scratch.split_at_mut(forward.kind.positions() * forward.steps()[0]);
-        for (index, tiles) in forward.chunks(examples).enumerate() {
+        for (index, tiles) in forward.chunks(0..forward.tiles_of(examples)).enumerate() {
             on_path!(forward.path, S => on_kind!(forward.kind, TILE KERNEL OUT => {
                 forward.inputs::<S, TILE, OUT>(x, tiles.clone(), 0, &Columns::new(inputs, inputs.len()));
                 self.slopes::<S, OUT, TILE>(dy, tiles.clone(), slopes);
