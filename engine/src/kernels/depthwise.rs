@@ -92,7 +92,7 @@ impl Gather {
     /// Adds up some rows of a block of channels, whose outputs begin at `y`.
     ///
     /// # Safety
-    /// `y` is good for a block of the maps, and nobody else reads or writes these rows.
+    /// `x` holds a block of the maps, which nobody writes; `y` is good for one, and nobody else reads or writes these rows.
     unsafe fn run(
         &self,
         rows: Range<usize>,

@@ -48,6 +48,7 @@ use super::packing::{Packing, RUN};
 use crate::maps::Maps;
 use crate::parallel::{self, Columns};
 use crate::simd::{LANES, Path, on_path};
+use crate::team;
 
 /// Bytes of transformed inputs and outputs that are worked on at once: they stay in a core's second cache beside the weights. From
 /// 160 to 960 KiB nothing changes by more than a tenth.
@@ -56,6 +57,9 @@ const CHUNK: usize = 320 << 10;
 /// Tiles that share a pass over the weights at least, where channels are so many that their chunk passes [`CHUNK`]: weights
 /// of 512 by 512 channels are 36 MiB and come from memory.
 const LEAST: usize = 56;
+
+/// Bytes of scratch that each of several threads may have, so that a network's account of memory holds for any number of them: 512 by 512 channels take half.
+const APART: usize = 16 << 20;
 
 /// Outputs and taps of a tile along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,15 +314,19 @@ impl Winograd {
     }
 
     /// Whether threads that share an example should each take some tiles, and read all weights, rather than some positions, and exchange transformed tiles:
-    /// they do what moves less.
+    /// they do what moves less between cores.
     pub fn is_better_apart(&self) -> bool {
-        let tiles = self.kind.positions() * self.tiles_of(1) * LANES * (self.x.blocks() + self.y.blocks());
-        !parallel::alone() && self.len() <= tiles
+        let (threads, tiles) = (team::threads(), self.tiles_of(1));
+        let transformed = self.kind.positions() * tiles * LANES * (self.x.blocks() + self.y.blocks());
+        let fits = self.scratch_len() * size_of::<f32>() <= APART;
+        threads > 1 && tiles >= 4 * threads && (threads - 1) * self.len() <= transformed && fits
     }
 
     /// One example, whose tiles threads share once: each reads all weights, and what it computes from its tiles stays with it.
     pub fn run_apart(&self, transformed: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32], finish: Finish) {
         assert!(x.len() == self.x.len() && y.len() == self.y.len(), "maps of the planned size");
+        assert!(transformed.len() >= self.len(), "weights of the planned size");
+        assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         let y = Columns::new(y, self.y.len());
         parallel::ranges(self.tiles_of(1), |tiles| {
             parallel::with_scratch(self.scratch_len(), |scratch| {
@@ -327,6 +335,7 @@ impl Winograd {
         });
     }
 
+    /// Some tiles, whose examples lie one after the other.
     #[expect(clippy::too_many_arguments, reason = "operands of a sum")]
     fn some(
         &self,
@@ -341,7 +350,7 @@ impl Winograd {
         let [inputs_step, ..] = self.steps();
         let (inputs, outputs) = scratch.split_at_mut(self.kind.positions() * inputs_step);
         for tiles in self.chunks(tiles) {
-            // Passes one after the other, each by all threads: they share a chunk's weights.
+            // Passes one after the other, each by all threads, which share a chunk's weights, or by one that has tiles of its own.
             on_path!(self.path, S => on_kind!(self.kind, TILE KERNEL OUT => {
                 let to = Columns::new(inputs, inputs.len());
                 self.share(&tiles, |first, tiles| self.inputs::<S, TILE, OUT>(x, tiles, first, &to));

@@ -3,6 +3,7 @@
 use crate::graph::{Activation, Affine, Graph, Op, ParameterId, Value};
 use crate::kernels::dense::Finish;
 use crate::kernels::pooled;
+use crate::simd::LANES;
 use crate::window::Window;
 
 use super::Purpose;
@@ -164,14 +165,19 @@ fn depth_first(layers: &[Layer], graph: &Graph) -> Vec<Layer> {
     ordered
 }
 
-/// Elements of values that are needed at once at most, in this order of layers. Readers of files bound it for the order of nodes.
+/// Elements of values that are needed at once at most, in this order of layers, maps in whole blocks. Readers of files bound it for the order of nodes.
 fn peak(layers: &[Layer], graph: &Graph) -> usize {
     let mut last = vec![0; graph.nodes().len()];
     for (index, layer) in layers.iter().enumerate() {
         layer.inputs.iter().for_each(|input| last[input.index()] = index);
     }
     last[graph.output().index()] = layers.len();
-    let elements = |value: Value| graph.shape(value).iter().product::<usize>();
+    let elements = |value: Value| match graph.shape(value) {
+        [channels, pixels @ ..] if !pixels.is_empty() => {
+            channels.next_multiple_of(LANES) * pixels.iter().product::<usize>()
+        }
+        row => row.iter().product(),
+    };
     let (mut live, mut most) = (elements(graph.input()), 0);
     for (index, layer) in layers.iter().enumerate() {
         live += elements(layer.output);

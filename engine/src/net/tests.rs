@@ -612,6 +612,44 @@ fn outputs_do_not_depend_on_earlier_inputs() {
     }
 }
 
+/// Threads share a picture in other ways than a batch: by rows, tiles, panels, positions and blocks of channels.
+#[test]
+fn the_number_of_threads_changes_no_bit_of_a_picture() {
+    let mut b = Builder::new(&[16, 40, 40]);
+    let wide = b.conv(b.graph.input(), 32, 3, 1, 1, true);
+    let branches = [b.conv(wide, 16, 5, 1, 1, true), b.max_pool(wide, 3, 1, 1), b.conv(wide, 32, 3, 1, 32, true)];
+    let window = b.window(wide, 3, 1, 1);
+    let mean = b.add(Op::AvgPool { window, count_padding: false }, &[wide]);
+    let x = b.add(Op::Concat, &[&branches[..], &[mean]].concat());
+    let x = b.conv(x, 48, 1, 1, 1, true);
+    let x = b.relu(x);
+    let x = b.max_pool(x, 2, 2, 0);
+    let x = b.conv(x, 300, 1, 2, 1, true);
+    let x = b.max_pool(x, 2, 2, 0);
+    // Small maps of many channels.
+    let x = b.conv(x, 520, 3, 1, 1, true);
+    let x = b.conv(x, 520, 1, 1, 1, true);
+    let x = b.conv(x, 520, 3, 1, 520, true);
+    b.add(Op::GlobalAvgPool, &[x]);
+    let x = noise("x", 16 * 40 * 40);
+    for path in Path::available() {
+        let mut net = Net::new(&b.graph, 1, Purpose::Infer, path).expect("a network");
+        values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
+        let mut bits = |threads: usize| {
+            crate::set_threads(threads);
+            net.set_input(0, &x);
+            net.forward(1, &Mode::Infer);
+            net.outputs(1).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let one = bits(1);
+        assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
+        for threads in [2, 3, 50] {
+            assert!(one == bits(threads), "{threads} threads on {}", path.name());
+        }
+        crate::set_threads(1);
+    }
+}
+
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let mut b = Builder::new(&[3, 16, 16]);

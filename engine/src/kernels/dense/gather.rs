@@ -124,8 +124,9 @@ impl Gather {
         let y = Columns::new(&mut y[..end], end);
         let (panels, threads) = (self.panels.len(), team::threads());
         let cut = if area.flat { area.columns.clone() } else { area.rows.clone() };
-        // What moves less between cores: most of its rows a thread has written itself.
-        let by_panels = self.packing.len() > self.x.len() + self.y.len() || cut.len() < 4 * threads;
+        // Where weights are more than maps, or rows are too few; else a thread goes on with rows that it has written, and little moves between cores.
+        let maps = [&self.x, &self.y].map(|maps| maps.len() - maps.beside).iter().sum();
+        let by_panels = self.packing.len() > maps || cut.len() < 4 * threads;
         if threads == 1 {
             self.area::<S, F>(0..panels, &area, weights, bias, x, &y, finish);
         } else if panels >= 4 * threads && by_panels {

@@ -60,10 +60,14 @@ impl MaxPool {
             rows.clone().zip(&taps[0][rows.clone()]).all(|(output, taps)| is_there(output, taps)),
             "rows that are there"
         );
-        let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-        // SAFETY: the lengths are checked, and that the taps of these rows are there; the path is the machine's.
-        on_path!(self.path, S => unsafe {
-            S::run(#[inline(always)] || self.some::<S, 0>(rows, first, x, y, std::ptr::null_mut()));
+        let (all, y) = (rows, Columns::new(y, y_maps.len()));
+        parallel::ranges(all.len(), |rows| {
+            let (x, y) = (x.as_ptr(), y.at(0, 0));
+            let rows = all.start + rows.start..all.start + rows.end;
+            // SAFETY: the lengths are checked, and that the taps of these rows are there, which nobody else has; the path is the machine's.
+            on_path!(self.path, S => unsafe {
+                S::run(#[inline(always)] || self.some::<S, 0>(rows, first, x, y, std::ptr::null_mut()));
+            });
         });
     }
 
@@ -92,7 +96,7 @@ impl MaxPool {
             let y = Columns::new(y, self.places.y.len());
             parallel::ranges(rows, |rows| {
                 let (x, y) = (x.as_ptr(), y.at(0, 0));
-                // SAFETY: as below; nobody else has these rows.
+                // SAFETY: the lengths are checked, `Places` has only taps inside the maps, and nobody else has these rows; the path is the machine's.
                 on_path!(self.path, S => unsafe {
                     S::run(#[inline(always)] || self.some::<S, 0>(rows, 0, x, y, std::ptr::null_mut()));
                 });
