@@ -33,10 +33,11 @@ pub(crate) fn share<T: Send>(items: impl Iterator<Item = T>, f: impl Fn(usize, T
     });
 }
 
-/// Calls `f` for ranges that are `0..count` together: one a thread.
-pub(crate) fn ranges(count: usize, f: impl Fn(Range<usize>) + Sync) {
+/// Calls `f` for ranges that are `all` together: one a thread.
+pub(crate) fn ranges(all: Range<usize>, f: impl Fn(Range<usize>) + Sync) {
+    let (start, count) = (all.start, all.len());
     let parts = team::threads().min(count);
-    each(parts, |part| f(count * part / parts..count * (part + 1) / parts));
+    each(parts, |part| f(start + count * part / parts..start + count * (part + 1) / parts));
 }
 
 /// Calls `f(first example, their floats)` for groups of at most `group` of the first `n` examples, which are `stride` floats apart.

@@ -171,9 +171,9 @@ impl Forward {
         };
         // Rows as dense convolutions share them, as long as there are many: what a thread reads it has written.
         if rows >= 4 * team::threads() {
-            parallel::ranges(rows, |rows| some(0..blocks, rows));
+            parallel::ranges(0..rows, |rows| some(0..blocks, rows));
         } else {
-            parallel::ranges(blocks, |blocks| some(blocks, 0..rows));
+            parallel::ranges(0..blocks, |blocks| some(blocks, 0..rows));
         }
     }
 }

@@ -58,7 +58,7 @@ const CHUNK: usize = 320 << 10;
 /// of 512 by 512 channels are 36 MiB and come from memory.
 const LEAST: usize = 56;
 
-/// Bytes of scratch that each of several threads may have, so that a network's account of memory holds for any number of them: 512 by 512 channels take half.
+/// Bytes of scratch that each of several threads may have: no account of a network's memory has it, so it is bounded. 512 by 512 channels take half.
 const APART: usize = 16 << 20;
 
 /// Outputs and taps of a tile along one axis.
@@ -328,7 +328,7 @@ impl Winograd {
         assert!(transformed.len() >= self.len(), "weights of the planned size");
         assert!(bias.is_none_or(|bias| bias.len() >= self.y.blocks() * LANES), "a bias for every lane");
         let y = Columns::new(y, self.y.len());
-        parallel::ranges(self.tiles_of(1), |tiles| {
+        parallel::ranges(0..self.tiles_of(1), |tiles| {
             parallel::with_scratch(self.scratch_len(), |scratch| {
                 self.some(tiles, transformed, bias, x, &y, finish, scratch);
             });
@@ -355,7 +355,7 @@ impl Winograd {
                 let to = Columns::new(inputs, inputs.len());
                 self.share(&tiles, |first, tiles| self.inputs::<S, TILE, OUT>(x, tiles, first, &to));
                 let to = Columns::new(outputs, outputs.len());
-                parallel::ranges(self.kind.positions(), |at| {
+                parallel::ranges(0..self.kind.positions(), |at| {
                     self.products::<S>(at, transformed, tiles.len(), inputs, &to);
                 });
                 self.share(&tiles, |first, tiles| self.outputs::<S, TILE, OUT>(outputs, tiles, first, bias, y, finish));
@@ -366,6 +366,6 @@ impl Winograd {
 
     /// Calls `f(number of the first in the chunk, tiles)` for parts of a chunk.
     fn share(&self, tiles: &Range<usize>, f: impl Fn(usize, Range<usize>) + Sync) {
-        parallel::ranges(tiles.len(), |part| f(part.start, tiles.start + part.start..tiles.start + part.end));
+        parallel::ranges(tiles.clone(), |part| f(part.start - tiles.start, part));
     }
 }

@@ -612,6 +612,15 @@ fn outputs_do_not_depend_on_earlier_inputs() {
     }
 }
 
+/// One example's outputs, by so many threads.
+fn bits_by(net: &mut Net, x: &[f32], threads: usize) -> Vec<u32> {
+    // Other tests compute meanwhile, on as many: their number changes no bit.
+    crate::set_threads(threads);
+    net.set_input(0, x);
+    net.forward(1, &Mode::Infer);
+    net.outputs(1).into_iter().map(f32::to_bits).collect()
+}
+
 /// Threads share a picture in other ways than a batch: by rows, tiles, panels, positions and blocks of channels.
 #[test]
 fn the_number_of_threads_changes_no_bit_of_a_picture() {
@@ -635,12 +644,7 @@ fn the_number_of_threads_changes_no_bit_of_a_picture() {
     for path in Path::available() {
         let mut net = Net::new(&b.graph, 1, Purpose::Infer, path).expect("a network");
         values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
-        let mut bits = |threads: usize| {
-            crate::set_threads(threads);
-            net.set_input(0, &x);
-            net.forward(1, &Mode::Infer);
-            net.outputs(1).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
-        };
+        let mut bits = |threads: usize| bits_by(&mut net, &x, threads);
         let one = bits(1);
         assert!(one.iter().all(|bits| f32::from_bits(*bits).is_finite()));
         for threads in [2, 3, 50] {

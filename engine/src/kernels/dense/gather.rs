@@ -135,10 +135,9 @@ impl Gather {
                 self.area::<S, F>(panel..panel + 1, &area, weights, bias, x, &y, finish);
             });
         } else {
-            parallel::ranges(cut.len(), |part| {
+            parallel::ranges(cut, |part| {
                 let mut area = area.clone();
-                *(if area.flat { &mut area.columns } else { &mut area.rows }) =
-                    cut.start + part.start..cut.start + part.end;
+                *(if area.flat { &mut area.columns } else { &mut area.rows }) = part;
                 self.area::<S, F>(0..panels, &area, weights, bias, x, &y, finish);
             });
         }

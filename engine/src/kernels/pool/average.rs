@@ -38,7 +38,7 @@ impl AvgPool {
     pub fn forward(&self, x: &[f32], y: &mut [f32]) {
         assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
         let y = Columns::new(y, self.places.y.len());
-        parallel::ranges(self.places.window.output[0], |rows| {
+        parallel::ranges(0..self.places.window.output[0], |rows| {
             let (x, y) = (x.as_ptr(), y.at(0, 0));
             // SAFETY: the lengths are checked, `Places` has only taps inside the maps, and nobody else has these rows; the path is the machine's.
             on_path!(self.path, S => unsafe { S::run(#[inline(always)] || self.sums::<S>(rows, x, y)) });

@@ -60,10 +60,9 @@ impl MaxPool {
             rows.clone().zip(&taps[0][rows.clone()]).all(|(output, taps)| is_there(output, taps)),
             "rows that are there"
         );
-        let (all, y) = (rows, Columns::new(y, y_maps.len()));
-        parallel::ranges(all.len(), |rows| {
+        let y = Columns::new(y, y_maps.len());
+        parallel::ranges(rows, |rows| {
             let (x, y) = (x.as_ptr(), y.at(0, 0));
-            let rows = all.start + rows.start..all.start + rows.end;
             // SAFETY: the lengths are checked, and that the taps of these rows are there, which nobody else has; the path is the machine's.
             on_path!(self.path, S => unsafe {
                 S::run(#[inline(always)] || self.some::<S, 0>(rows, first, x, y, std::ptr::null_mut()));
@@ -92,17 +91,7 @@ impl MaxPool {
         assert!(x.len() >= self.places.x.len() && y.len() >= self.places.y.len(), "maps of the planned size");
         assert!(kept.as_ref().is_none_or(|kept| kept.len() >= self.kept()), "a place for every tap");
         let rows = self.places.window.output[0];
-        let Some(kept) = kept else {
-            let y = Columns::new(y, self.places.y.len());
-            parallel::ranges(rows, |rows| {
-                let (x, y) = (x.as_ptr(), y.at(0, 0));
-                // SAFETY: the lengths are checked, `Places` has only taps inside the maps, and nobody else has these rows; the path is the machine's.
-                on_path!(self.path, S => unsafe {
-                    S::run(#[inline(always)] || self.some::<S, 0>(rows, 0, x, y, std::ptr::null_mut()));
-                });
-            });
-            return;
-        };
+        let Some(kept) = kept else { return self.run_rows(0..rows, 0, x, y) };
         let (x, y, kept, bytes) = (x.as_ptr(), y.as_mut_ptr(), kept.as_mut_ptr(), self.bytes());
         // SAFETY: the lengths are checked, and `Places` has only taps inside the maps; the path is the machine's.
         on_path!(self.path, S => unsafe {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Builder, check_outputs, values};
+use super::{Builder, bits_by, check_outputs, values};
 use crate::graph::{Activation, Op, Value};
 use crate::kernels::tests::noise;
 use crate::net::{Mode, Net, Purpose};
@@ -114,13 +114,7 @@ fn inverted_residuals() {
         let is_inverted = |(name, _): &(&str, _)| name.matches("convolution").count() == 3;
         assert!(net.times().filter(is_inverted).count() == 4, "{net:?}");
         values(&b.graph).iter().enumerate().for_each(|(index, values)| net.set_parameter(index, values));
-        let mut bits = |threads: usize| {
-            // Other tests compute meanwhile, on as many: their number changes no bit.
-            crate::set_threads(threads);
-            net.set_input(0, &x);
-            net.forward(1, &Mode::Infer);
-            net.outputs(1).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
-        };
+        let mut bits = |threads: usize| bits_by(&mut net, &x, threads);
         let one = bits(1);
         assert!(
             [2, 3].into_iter().all(|threads| bits(threads) == one),
